@@ -1,0 +1,103 @@
+"""Estimators of the Hessian's diagonal.
+
+An estimator is a function
+
+    estimate(objective, batch, variables, weights, probes, seed) -> Estimate
+
+that returns the loss, its gradient by `variables` and the diagonal of its Hessian by `weights`, all
+of one forward pass, so that dropout masks and batch statistics are the same in each. It is called
+inside a `tf.function`. To add one, add a file and a line in `ESTIMATORS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from prospr_ops.batches import checked
+from prospr_ops.curvature.estimate import Estimate, Estimator
+from prospr_ops.curvature.hutchinson import hutchinson
+from prospr_ops.curvature.row_sum import row_sum
+from prospr_ops.objective import Batch, Loss, Objective
+from prospr_ops.prunable import Prunable, prunable_weights
+from prospr_ops.settings import Settings, choose
+from prospr_ops.state import preserved
+
+ESTIMATORS: dict[str, Estimator] = {
+    "auto": hutchinson,
+    "hutchinson": hutchinson,
+    "row_sum": row_sum,
+}
+
+__all__ = ["ESTIMATORS", "Estimate", "Estimator", "diagonal", "find", "used_by"]
+
+
+def find(name: str) -> Estimator:
+    """The estimator of that name.
+
+    Raises:
+        ValueError: There is none; the message lists them.
+    """
+    return ESTIMATORS[choose("curvature", name, ESTIMATORS)]
+
+
+def used_by(name: str, weights: dict[str, keras.Variable]) -> dict[str, str]:
+    """Which estimator `name` comes down to for each weight."""
+    return dict.fromkeys(weights, find(name).__name__)
+
+
+def diagonal(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    *,
+    loss: Loss | None = None,
+    estimator: str = "auto",
+    probes: int = 1,
+    seed: int | None = None,
+    prunable: Prunable | None = None,
+) -> dict[str, tf.Tensor]:
+    """The diagonal of the Hessian of the training loss, on one batch.
+
+    Args:
+        model: A built Keras model. It is left as it was.
+        x: Inputs, samples along the first axis.
+        y: Targets.
+        loss: A Keras loss, its name or a function; None for the one the model is compiled with.
+            Regularisation losses of the model are added.
+        estimator: "hutchinson" (unbiased, any model), "row_sum" (H·1, which is *not* the diagonal)
+            or "auto" (at present hutchinson).
+        probes: Random vectors that an estimator with randomness averages over.
+        seed: Of that randomness; None draws one.
+        prunable: Which weights, as in `prospr_ops.prune`.
+
+    Returns:
+        A tensor in the shape and dtype of each weight, by variable path. Deterministic for a given
+        seed.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is out of range, the model is not built, the data does not fit it,
+            or the curvature is not finite.
+    """
+    estimate = find(estimator)
+    settings = Settings.of(curvature=estimator, probes=probes, seed=seed)
+    weights = prunable_weights(model, prunable)
+    objective = Objective.of(model, loss)
+    batch = Batch(x, y).map(tf.convert_to_tensor)
+    with preserved(model):
+        batch = next(checked([batch], objective))
+        values = [variable.value for variable in weights.values()]
+        run = tf.function(
+            lambda: estimate(
+                objective, batch, [], values, settings.probes, tf.constant([settings.seed, 0])
+            )
+        )
+        found = run()
+    for path, values in zip(weights, found.diagonal, strict=True):
+        if not bool(tf.reduce_all(tf.math.is_finite(values))):
+            msg = f"the curvature of {path} holds NaN or infinity"
+            raise ValueError(msg)
+    return dict(zip(weights, found.diagonal, strict=True))

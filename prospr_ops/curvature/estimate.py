@@ -1,0 +1,45 @@
+"""What every estimator takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from prospr_ops.objective import Batch, Objective
+
+
+class Estimate(NamedTuple):
+    """What one forward pass gave.
+
+    Attributes:
+        loss: Scalar.
+        gradients: Gradient of the loss by each variable, dense, in its shape.
+        diagonal: Diagonal of the Hessian by each weight, in its shape.
+    """
+
+    loss: tf.Tensor
+    gradients: list[tf.Tensor]
+    diagonal: list[tf.Tensor]
+
+
+Estimator = Callable[
+    [Objective, Batch, Sequence[tf.Variable], Sequence[tf.Variable], int, tf.Tensor], Estimate
+]
+
+
+def gradient(
+    tape: tf.GradientTape,
+    target: tf.Tensor | Sequence[tf.Tensor],
+    sources: Sequence[tf.Variable],
+    output_gradients: Sequence[tf.Tensor] | None = None,
+) -> list[tf.Tensor]:
+    """Dense gradients of `target`; zeros for a source that it does not depend on."""
+    gradients = tape.gradient(
+        target,
+        sources,
+        output_gradients=output_gradients,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    return [tf.convert_to_tensor(gradient) for gradient in gradients]

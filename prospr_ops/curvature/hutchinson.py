@@ -1,0 +1,65 @@
+"""Hutchinson's estimator of the diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from prospr_ops.curvature.estimate import Estimate, gradient
+from prospr_ops.objective import Batch, Objective
+
+
+def rademacher(shape: tf.TensorShape, dtype: tf.DType, seed: tf.Tensor) -> tf.Tensor:
+    """A tensor of independent −1 and +1, each with probability one half."""
+    bits = tf.random.stateless_uniform(
+        shape, seed, minval=0, maxval=2, dtype=tf.int32, alg="philox"
+    )
+    return tf.cast(2 * bits - 1, dtype)
+
+
+def hutchinson(
+    objective: Objective,
+    batch: Batch,
+    variables: Sequence[tf.Variable],
+    weights: Sequence[tf.Variable],
+    probes: int,
+    seed: tf.Tensor,
+) -> Estimate:
+    """diag(H) ≈ mean of z ⊙ Hz over `probes` random sign vectors z.
+
+    Unbiased for any model and loss, batch statistics and dropout included: E[z_i z_j] is 1 for
+    i = j and else 0, so E[z_i Σ_j H_ij z_j] = H_ii. The variance of element i is Σ_{j≠i} H_ij² a
+    probe. One Hessian-vector product, reverse over reverse, a probe. (Bekas, Kokiopoulou and Saad,
+    "An estimator for the diagonal of a matrix", 2007.)
+    """
+    with tf.GradientTape(persistent=True) as outer:
+        with tf.GradientTape() as inner:
+            loss = objective(batch)
+        gradients = gradient(inner, loss, [*variables, *weights])
+        by_weight = gradients[len(variables) :]
+
+    def add_probe(probe: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        probe_seed = tf.random.experimental.stateless_fold_in(seed, probe, alg="philox")
+        signs = [
+            rademacher(
+                weight.shape,
+                weight.dtype,
+                tf.random.experimental.stateless_fold_in(probe_seed, i, alg="philox"),
+            )
+            for i, weight in enumerate(weights)
+        ]
+        products = gradient(outer, by_weight, weights, signs)
+        return (
+            probe + 1,
+            *(total + z * hz for total, z, hz in zip(sums, signs, products, strict=True)),
+        )
+
+    # A loop in the graph: neither tracing nor memory grows with the number of probes.
+    _, *sums = tf.while_loop(
+        lambda probe, *_: probe < probes,
+        add_probe,
+        (tf.constant(0), *(tf.zeros_like(weight) for weight in weights)),
+        parallel_iterations=1,
+    )
+    return Estimate(loss, gradients[: len(variables)], [total / probes for total in sums])

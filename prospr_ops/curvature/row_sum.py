@@ -1,0 +1,32 @@
+"""The row sums of the Hessian, which are not its diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from prospr_ops.curvature.estimate import Estimate, gradient
+from prospr_ops.objective import Batch, Objective
+
+
+def row_sum(
+    objective: Objective,
+    batch: Batch,
+    variables: Sequence[tf.Variable],
+    weights: Sequence[tf.Variable],
+    probes: int,
+    seed: tf.Tensor,
+) -> Estimate:
+    """H·1, what differentiating the gradient a second time gives.
+
+    Σ_j H_ij is *not* H_ii: it is wrong by the sum of the off-diagonal elements, which does not
+    average out. It is here because it is the path that people reach for, to compare with.
+    """
+    del probes, seed  # nothing here is random
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            loss = objective(batch)
+        gradients = gradient(inner, loss, [*variables, *weights])
+        by_weight = gradients[len(variables) :]
+    return Estimate(loss, gradients[: len(variables)], gradient(outer, by_weight, weights))

@@ -1,0 +1,98 @@
+"""ProsPr with the diagonal of each step's Jacobian, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from prospr_ops import curvature, ops
+from prospr_ops.methods.descent import gradient_descent, log_final_gradient, log_weights
+from prospr_ops.methods.problem import LogScores, Problem, StepOutput, run_step
+from prospr_ops.objective import Batch
+
+# Takes the gradient and the curvature of one weight; returns whether they were finite.
+_Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+# Gives log|∂w/∂w_0| after the last step.
+_LogFactor = Callable[[], tf.Tensor]
+
+
+def diagonal(problem: Problem) -> LogScores:
+    """log|∇L_M(w_M)| + Σ_m log|γ_m| + log|w_0|, with γ_m = 1 − α diag(H_m).
+
+    The derivative ∂w_M/∂w_0 of the inner gradient descent is a product of matrices I − α H_m; here
+    each is replaced by its diagonal, so the product is one number a weight and only its logarithm
+    and sign outlive a step. With momentum the number becomes a pair (see
+    `prospr_ops.ops.gamma_momentum_step`). After ProsPr (Alizadeh et al., arXiv 2202.08132), which
+    differentiates through the steps.
+    """
+    settings = problem.settings
+    estimate = curvature.find(settings.curvature)
+    weights, others = problem.prunable(), problem.others()
+    initial = log_weights(problem)
+    accumulators = [
+        _accumulator(weight, settings.learning_rate, settings.momentum) for weight in weights
+    ]
+    descend = gradient_descent(others, settings.learning_rate, settings.momentum)
+
+    @tf.function(reduce_retracing=True)
+    def step(batch: Batch, number: tf.Tensor) -> StepOutput:
+        seed = tf.stack([tf.constant(settings.seed, tf.int64), number])
+        found = estimate(
+            problem.objective, batch, [*weights, *others], weights, settings.probes, seed
+        )
+        gradients = found.gradients[: len(weights)]
+        finite = [
+            accumulate(g, h)
+            for (accumulate, _), g, h in zip(accumulators, gradients, found.diagonal, strict=True)
+        ]
+        descend(found.gradients[len(weights) :])
+        return StepOutput(found.loss, tf.stack(finite), ())
+
+    for number in range(settings.steps):
+        run_step(problem, step, number, list(problem.weights))
+    final = log_final_gradient(problem, settings.steps)
+    return {
+        path: tf.add_n([final[path], log_factor(), initial[path]])
+        for path, (_, log_factor) in zip(problem.weights, accumulators, strict=True)
+    }
+
+
+def _accumulator(
+    weight: tf.Variable, learning_rate: float, momentum: float
+) -> tuple[_Step, _LogFactor]:
+    """The running product of one weight's factors."""
+    if weight.dtype in (tf.float32, tf.float64):
+        return _full_precision(weight, learning_rate, momentum)
+
+    # Half precision holds neither a sum of logarithms nor a small step: both happen in float32.
+    shadow = tf.Variable(tf.cast(weight, tf.float32))
+    accumulate_shadow, log_factor = _full_precision(shadow, learning_rate, momentum)
+
+    def accumulate(gradient: tf.Tensor, diagonal: tf.Tensor) -> tf.Tensor:
+        finite = accumulate_shadow(tf.cast(gradient, tf.float32), tf.cast(diagonal, tf.float32))
+        weight.assign(tf.cast(shadow, weight.dtype))
+        return finite
+
+    return accumulate, log_factor
+
+
+def _full_precision(
+    weight: tf.Variable, learning_rate: float, momentum: float
+) -> tuple[_Step, _LogFactor]:
+    zeros = tf.zeros_like(weight)
+    if momentum == 0.0:
+        log_gamma = tf.Variable(zeros)
+        sign = tf.Variable(tf.ones_like(weight, tf.int8))
+        return (
+            lambda g, h: ops.gamma_step(weight, log_gamma, sign, g, h, learning_rate),
+            lambda: tf.convert_to_tensor(log_gamma),
+        )
+    velocity, log_scale, q = (tf.Variable(zeros) for _ in range(3))
+    p = tf.Variable(tf.ones_like(weight))
+    return (
+        lambda g, h: ops.gamma_momentum_step(
+            weight, velocity, log_scale, p, q, g, h, learning_rate, momentum
+        ),
+        lambda: log_scale + tf.math.log(tf.abs(p)),
+    )

@@ -1,0 +1,30 @@
+"""ProsPr's first-order variant."""
+
+from __future__ import annotations
+
+from prospr_ops.methods.descent import descend, log_final_gradient, log_weights
+from prospr_ops.methods.problem import LogScores, Problem
+
+
+def first_order(problem: Problem) -> LogScores:
+    """log|∇L_M(w_M) ⊙ w_0|: the meta-gradient with every step's Jacobian taken as the identity.
+
+    (Alizadeh et al., arXiv 2202.08132, section on first-order approximation.)
+    """
+    return _connection_sensitivity(problem, problem.settings.steps)
+
+
+def snip(problem: Problem) -> LogScores:
+    """log|∇L(w_0) ⊙ w_0|, the connection sensitivity before any step; `steps` is not used.
+
+    (Lee, Ajanthan and Torr, "SNIP", arXiv 1810.02340, equation 6, without the normalisation, which
+    changes no ranking.)
+    """
+    return _connection_sensitivity(problem, 0)
+
+
+def _connection_sensitivity(problem: Problem, steps: int) -> LogScores:
+    initial = log_weights(problem)
+    descend(problem, steps)
+    final = log_final_gradient(problem, steps)
+    return {path: final[path] + initial[path] for path in initial}

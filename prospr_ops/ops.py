@@ -1,0 +1,173 @@
+"""The compiled ops.
+
+Each function here is one op of the compiled library; its slow twin of the same name is in
+`prospr_ops.reference`. They run on TensorFlow's own thread pool, eagerly or inside a `tf.function`
+(not under `jit_compile=True`), and give the same bits for every number of threads.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import keras
+import tensorflow as tf
+
+from prospr_ops import _load, reference
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_library: Any = _load.load_ops()
+
+
+def _raises_value_error(op: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The kernels hold the checks; this turns what they report into Python's own exception."""
+
+    @functools.wraps(op)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return op(*args, **kwargs)
+        except (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError) as error:
+            msg = f"{op.__name__}: {error.message}"
+            raise ValueError(msg) from error
+
+    return wrapper
+
+
+def _variables(**candidates: Any) -> list[tf.Variable]:
+    """Unwraps Keras variables, and refuses what is no variable."""
+    variables = []
+    for name, candidate in candidates.items():
+        variable = candidate.value if isinstance(candidate, keras.Variable) else candidate
+        if not isinstance(variable, tf.Variable):
+            msg = f"{name} must be a tf.Variable or keras.Variable, not {type(candidate).__name__}"
+            raise TypeError(msg)
+        variables.append(variable)
+    return variables
+
+
+def _on_gpu(variable: tf.Variable) -> bool:
+    """There are no CUDA kernels yet: what lives on a GPU is left to the twin in TensorFlow."""
+    return "GPU" in (variable.device or "")
+
+
+@_raises_value_error
+def gamma_update(
+    log_gamma: tf.Tensor,
+    sign: tf.Tensor,
+    curvature: tf.Tensor,
+    learning_rate: float | tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Multiplies γ = 1 − learning_rate · curvature into a running product.
+
+    The product is kept as log|γ| and a sign, exact to about 2.5 units in the last place: curvature
+    far under the machine's epsilon still counts, γ = 0 gives −inf and keeps the sign, and NaN and
+    infinity propagate. Deterministic.
+
+    Args:
+        log_gamma: Σ log|γ| so far; float32 or float64, any shape with at least one element.
+        sign: −1 or +1; int8, in `log_gamma`'s shape.
+        curvature: Diagonal of the Hessian, in `log_gamma`'s dtype and shape.
+        learning_rate: A finite scalar, at least 0.
+
+    Returns:
+        The new `log_gamma` and `sign`.
+
+    Raises:
+        ValueError: Shapes or dtypes do not fit, a tensor is empty, or the learning rate is negative
+            or not finite.
+    """
+    log_gamma = tf.convert_to_tensor(log_gamma)
+    learning_rate = tf.cast(learning_rate, log_gamma.dtype)
+    return tuple(_library.prospr_gamma_update(log_gamma, sign, curvature, learning_rate))
+
+
+@_raises_value_error
+def gamma_step(
+    weight: tf.Variable,
+    log_gamma: tf.Variable,
+    sign: tf.Variable,
+    gradient: tf.Tensor,
+    curvature: tf.Tensor,
+    learning_rate: float | tf.Tensor,
+) -> tf.Tensor:
+    """One step of gradient descent and of the streaming prospect, in place, in one pass.
+
+    `weight` −= `learning_rate` · `gradient`, and γ = 1 − `learning_rate` · `curvature` is
+    multiplied into `log_gamma` and `sign` as `gamma_update` does. Moves 24 bytes a float32 weight.
+    Deterministic.
+
+    Args:
+        weight: float32 or float64 variable (TensorFlow's or Keras's) with at least one element.
+        log_gamma: Variable of `weight`'s dtype and shape.
+        sign: int8 variable of `weight`'s shape, −1 or +1.
+        gradient: In `weight`'s dtype and shape.
+        curvature: In `weight`'s dtype and shape.
+        learning_rate: A finite scalar, at least 0.
+
+    Returns:
+        A boolean scalar: whether all of `gradient` and `curvature` was finite. The step is taken
+        all the same.
+
+    Raises:
+        TypeError: One of the first three is no variable.
+        ValueError: Shapes or dtypes do not fit, a tensor is empty, a variable is given twice or not
+            initialised, or the learning rate is negative or not finite.
+    """
+    variables = _variables(weight=weight, log_gamma=log_gamma, sign=sign)
+    tensors = (gradient, curvature, tf.cast(learning_rate, variables[0].dtype))
+    if _on_gpu(variables[0]):
+        return reference.gamma_step(*(*variables, *tensors))
+    return _library.prospr_gamma_step(*(variable.handle for variable in variables), *tensors)
+
+
+@_raises_value_error
+def gamma_momentum_step(
+    weight: tf.Variable,
+    velocity: tf.Variable,
+    log_scale: tf.Variable,
+    p: tf.Variable,
+    q: tf.Variable,
+    gradient: tf.Tensor,
+    curvature: tf.Tensor,
+    learning_rate: float | tf.Tensor,
+    momentum: float | tf.Tensor,
+) -> tf.Tensor:
+    """`gamma_step` under momentum, where a pair of derivatives takes the place of γ.
+
+    In place: `velocity` = `momentum` · `velocity` + `gradient`; `weight` −= `learning_rate` ·
+    `velocity`; and with p = ∂w/∂w₀, q = `learning_rate` · ∂v/∂w₀ of the diagonal recursion:
+    q ← `momentum` · q + `learning_rate` · `curvature` · p, then p ← p − q. Both are divided by
+    max(|p|, |q|), whose logarithm is added to `log_scale`, so ∂w/∂w₀ = p · exp(`log_scale`).
+    Start from velocity = 0, log_scale = 0, p = 1, q = 0. Deterministic.
+
+    Args:
+        weight: float32 or float64 variable (TensorFlow's or Keras's) with at least one element.
+        velocity: Variable of `weight`'s dtype and shape, as are the next three.
+        log_scale: Logarithm of the scale of `p` and `q`.
+        p: Derivative of the weight, scaled.
+        q: Derivative of `learning_rate` · `velocity`, scaled.
+        gradient: In `weight`'s dtype and shape.
+        curvature: In `weight`'s dtype and shape.
+        learning_rate: A finite scalar, at least 0, the same in every step.
+        momentum: A finite scalar, at least 0.
+
+    Returns:
+        A boolean scalar: whether all of `gradient` and `curvature` was finite. The step is taken
+        all the same.
+
+    Raises:
+        TypeError: One of the first five is no variable.
+        ValueError: Shapes or dtypes do not fit, a tensor is empty, a variable is given twice or not
+            initialised, or a scalar is negative or not finite.
+    """
+    variables = _variables(weight=weight, velocity=velocity, log_scale=log_scale, p=p, q=q)
+    dtype = variables[0].dtype
+    tensors = (gradient, curvature, tf.cast(learning_rate, dtype), tf.cast(momentum, dtype))
+    if _on_gpu(variables[0]):
+        return reference.gamma_momentum_step(*(*variables, *tensors))
+    return _library.prospr_gamma_momentum_step(
+        *(variable.handle for variable in variables), *tensors
+    )

@@ -1,0 +1,308 @@
+"""Pruning a model: score, select, apply."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from prospr_ops import curvature as curvatures
+from prospr_ops.batches import checked, endless_batches
+from prospr_ops.masking import apply_masks
+from prospr_ops.methods import DATA_FREE, METHODS, Problem
+from prospr_ops.objective import Loss, Objective
+from prospr_ops.prunable import Prunable, prunable_weights
+from prospr_ops.select import SCOPES, Masks, Scores, select
+from prospr_ops.settings import Settings, check_real, choose
+from prospr_ops.state import preserved
+
+STRUCTURES = ("weight",)
+
+
+@dataclass(frozen=True, repr=False)
+class PruneResult:
+    """What `prune` did.
+
+    Attributes:
+        masks: Boolean array by variable path, True for a weight that is kept.
+        scores: Log-score array by variable path; larger is more important.
+        sparsity: The fraction that was asked for.
+        settings: Every option of the run, the seed included: enough to repeat it.
+        losses: Loss of each prospect step and of the final batch; empty for methods without data.
+        estimators: Curvature estimator by variable path; empty for methods without curvature.
+        seconds: Time the whole call took.
+    """
+
+    masks: Masks
+    scores: Scores
+    sparsity: float
+    settings: dict[str, Any]
+    losses: tuple[float, ...]
+    estimators: dict[str, str]
+    seconds: float
+
+    @property
+    def weights(self) -> int:
+        """Number of prunable weights."""
+        return sum(mask.size for mask in self.masks.values())
+
+    @property
+    def kept(self) -> int:
+        """Number of weights that were kept."""
+        return sum(int(np.count_nonzero(mask)) for mask in self.masks.values())
+
+    def __repr__(self) -> str:
+        """One line, without the arrays."""
+        return (
+            f"PruneResult(method={self.settings['method']!r}, sparsity={self.sparsity:g}, "
+            f"kept={self.kept:,} of {self.weights:,} weights, seconds={self.seconds:.2f})"
+        )
+
+    def summary(self, console: Console | None = None) -> None:
+        """Prints a table of the weights by layer."""
+        from prospr_ops.report import pruning_table  # noqa: PLC0415  (it needs this class)
+
+        (console or Console()).print(pruning_table(self))
+
+
+def prune(
+    model: keras.Model,
+    data: Any,
+    *,
+    sparsity: float,
+    method: str = "diagonal",
+    curvature: str = "auto",
+    probes: int = 1,
+    steps: int = 3,
+    learning_rate: float = 0.1,
+    momentum: float = 0.0,
+    loss: Loss | None = None,
+    batch_size: int = 128,
+    scope: str = "global",
+    structure: str = "weight",
+    prunable: Prunable | None = None,
+    seed: int | None = None,
+    allow_empty: bool = False,
+    verbose: int = 1,
+) -> PruneResult:
+    """Prunes a model at initialisation, in place.
+
+    Afterwards the pruned weights are zero and stay zero under training (see `apply_masks`); every
+    other weight and all other state of the model is as it was. On any error the model is exactly as
+    before the call.
+
+    Args:
+        model: A built Keras model.
+        data: A tuple (x, y) of arrays, a batched `tf.data.Dataset`, or any re-iterable of (x, y)
+            batches; sample weights may follow y. `steps` + 1 batches are drawn, starting over when
+            it ends; arrays are shuffled. None for the methods "magnitude" and "random".
+        sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
+            ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
+        method: "diagonal" (ProsPr with the streamed diagonal), "first_order" (ProsPr's first-order
+            variant), "snip", "magnitude" or "random".
+        curvature: For "diagonal": where the Hessian's diagonal comes from, "auto", "hutchinson" or
+            "row_sum"; see `prospr_ops.curvature`.
+        probes: Random vectors a step that the estimator averages over.
+        steps: Steps of gradient descent, at least 0.
+        learning_rate: Of those steps, at least 0.
+        momentum: Of those steps, in [0, 1).
+        loss: A Keras loss, its name or a function; None for the one the model is compiled with.
+            Regularisation losses of the model are added.
+        batch_size: Samples a batch, where `data` is arrays.
+        scope: "global" ranks all weights together, "layer" prunes each layer by itself.
+        structure: "weight".
+        prunable: Which weights: None for the kernels of Dense, EinsumDense, Embedding, convolution,
+            transposed, depthwise and separable convolution layers; a function of (layer, variable);
+            or variable paths, in which `*` and `?` are wildcards.
+        seed: Of everything random in the call; None draws one (see `PruneResult.settings`). The
+            same seed, model and data give the same masks.
+        allow_empty: Accept that a layer is left with no weight at all.
+        verbose: 0 is silent; 1 shows a progress bar and a table.
+
+    Returns:
+        Masks, scores and a record of the run.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is out of range, the model is not built or has nothing to prune, the
+            data is empty or does not fit the model, the loss or a derivative becomes NaN or
+            infinite, or a layer would be left empty.
+    """
+    start = time.perf_counter()
+    check_real("sparsity", sparsity, below=1.0)
+    choose("scope", scope, SCOPES)
+    scored = _score(
+        model,
+        data,
+        method=method,
+        loss=loss,
+        structure=structure,
+        prunable=prunable,
+        verbose=verbose,
+        settings=Settings.of(
+            curvature=curvature,
+            probes=probes,
+            steps=steps,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            batch_size=batch_size,
+            seed=seed,
+        ),
+    )
+    masks = select(scored.scores, sparsity, scope, allow_empty=allow_empty)
+    apply_masks(model, masks)
+    result = PruneResult(
+        masks=masks,
+        scores=scored.scores,
+        sparsity=float(sparsity),
+        settings={**scored.settings, "scope": scope, "sparsity": float(sparsity)},
+        losses=scored.losses,
+        estimators=scored.estimators,
+        seconds=time.perf_counter() - start,
+    )
+    if verbose:
+        result.summary()
+    return result
+
+
+def score(
+    model: keras.Model,
+    data: Any,
+    *,
+    method: str = "diagonal",
+    curvature: str = "auto",
+    probes: int = 1,
+    steps: int = 3,
+    learning_rate: float = 0.1,
+    momentum: float = 0.0,
+    loss: Loss | None = None,
+    batch_size: int = 128,
+    structure: str = "weight",
+    prunable: Prunable | None = None,
+    seed: int | None = None,
+    verbose: int = 1,
+) -> Scores:
+    """Scores the weights of a model and changes nothing in it.
+
+    Args:
+        model: A built Keras model.
+        data: As for `prune`, like all that follow.
+        method: The criterion.
+        curvature: Where the Hessian's diagonal comes from.
+        probes: Random vectors a step.
+        steps: Steps of gradient descent.
+        learning_rate: Of those steps.
+        momentum: Of those steps.
+        loss: The loss; None for the compiled one.
+        batch_size: Samples a batch, where `data` is arrays.
+        structure: "weight".
+        prunable: Which weights.
+        seed: Of everything random in the call.
+        verbose: 0 is silent; 1 shows a progress bar.
+
+    Returns:
+        Logarithm of each weight's score, float32 (float64 for float64 weights), by variable path;
+        larger is more important, −inf is least. Give it to `select`.
+
+    Raises:
+        TypeError: As for `prune`.
+        ValueError: As for `prune`.
+    """
+    return _score(
+        model,
+        data,
+        method=method,
+        loss=loss,
+        structure=structure,
+        prunable=prunable,
+        verbose=verbose,
+        settings=Settings.of(
+            curvature=curvature,
+            probes=probes,
+            steps=steps,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            batch_size=batch_size,
+            seed=seed,
+        ),
+    ).scores
+
+
+@dataclass(frozen=True)
+class _Scored:
+    scores: Scores
+    settings: dict[str, Any]
+    losses: tuple[float, ...]
+    estimators: dict[str, str]
+
+
+def _score(
+    model: keras.Model,
+    data: Any,
+    *,
+    method: str,
+    loss: Loss | None,
+    structure: str,
+    prunable: Prunable | None,
+    verbose: int,
+    settings: Settings,
+) -> _Scored:
+    choose("method", method, METHODS)
+    choose("structure", structure, STRUCTURES)
+    weights = prunable_weights(model, prunable)
+    estimators = curvatures.used_by(settings.curvature, weights)
+    needs_data = method not in DATA_FREE
+    objective = Objective.of(model, loss) if needs_data else Objective(model, None)
+    batches = (
+        checked(endless_batches(data, settings.batch_size, settings.seed), objective)
+        if needs_data
+        else iter(())
+    )
+    losses: list[float] = []
+    steps = settings.steps if method in {"diagonal", "first_order"} else 0
+    with preserved(model), _progress(method, steps + 1, verbose and needs_data) as advance:
+
+        def on_loss(value: float) -> None:
+            losses.append(value)
+            advance()
+
+        problem = Problem(objective, weights, batches, settings, on_loss)
+        scores = {path: values.numpy() for path, values in METHODS[method](problem).items()}
+    for path, values in scores.items():
+        if np.isnan(values).any():
+            msg = (
+                f"the scores of {path} hold NaN: its weights or derivatives are too large; lower "
+                f"learning_rate (now {settings.learning_rate:g})"
+            )
+            raise ValueError(msg)
+    return _Scored(
+        scores,
+        {"method": method, **asdict(settings), "structure": structure},
+        tuple(losses),
+        estimators if method == "diagonal" else {},
+    )
+
+
+@contextmanager
+def _progress(method: str, total: int, verbose: int) -> Iterator[Callable[[], None]]:
+    """A progress bar over the batches; a function that advances it."""
+    if not verbose:
+        yield lambda: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("batches"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task(f"scoring by {method}", total=total)
+        yield lambda: progress.advance(task)

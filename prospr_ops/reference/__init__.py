@@ -1,0 +1,22 @@
+"""The slow twin of everything fast: plain TensorFlow and NumPy, written to be read.
+
+Tests compare every compiled or optimised path with its twin here, and benchmarks measure against
+it. Nothing in this package uses the compiled library.
+"""
+
+from __future__ import annotations
+
+from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
+from prospr_ops.reference.hessian import hessian, hessian_diagonal
+from prospr_ops.reference.scores import diagonal_scores
+from prospr_ops.reference.select import select
+
+__all__ = [
+    "diagonal_scores",
+    "gamma_momentum_step",
+    "gamma_step",
+    "gamma_update",
+    "hessian",
+    "hessian_diagonal",
+    "select",
+]

@@ -1,0 +1,69 @@
+"""Twins of the γ ops, in plain TensorFlow."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def _log_abs_one_minus(x: tf.Tensor) -> tf.Tensor:
+    return tf.where(x < 1, tf.math.log1p(-tf.minimum(x, 1)), tf.math.log(x - 1))
+
+
+def _all_finite(*tensors: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
+
+
+def gamma_update(
+    log_gamma: tf.Tensor, sign: tf.Tensor, curvature: tf.Tensor, learning_rate: float | tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Twin of `prospr_ops.ops.gamma_update`."""
+    x = tf.cast(learning_rate, curvature.dtype) * curvature
+    return log_gamma + _log_abs_one_minus(x), tf.where(x > 1, -sign, sign)
+
+
+def gamma_step(
+    weight: tf.Variable,
+    log_gamma: tf.Variable,
+    sign: tf.Variable,
+    gradient: tf.Tensor,
+    curvature: tf.Tensor,
+    learning_rate: float | tf.Tensor,
+) -> tf.Tensor:
+    """Twin of `prospr_ops.ops.gamma_step`."""
+    new_log_gamma, new_sign = gamma_update(
+        tf.convert_to_tensor(log_gamma), tf.convert_to_tensor(sign), curvature, learning_rate
+    )
+    weight.assign_sub(tf.cast(learning_rate, gradient.dtype) * gradient)
+    log_gamma.assign(new_log_gamma)
+    sign.assign(new_sign)
+    return _all_finite(gradient, curvature)
+
+
+def gamma_momentum_step(
+    weight: tf.Variable,
+    velocity: tf.Variable,
+    log_scale: tf.Variable,
+    p: tf.Variable,
+    q: tf.Variable,
+    gradient: tf.Tensor,
+    curvature: tf.Tensor,
+    learning_rate: float | tf.Tensor,
+    momentum: float | tf.Tensor,
+) -> tf.Tensor:
+    """Twin of `prospr_ops.ops.gamma_momentum_step`.
+
+    It rounds p − q before it takes the logarithm: a curvature under the machine's epsilon is lost
+    here, and is not in the compiled op.
+    """
+    learning_rate = tf.cast(learning_rate, gradient.dtype)
+    momentum = tf.cast(momentum, gradient.dtype)
+    velocity.assign(momentum * velocity + gradient)
+    weight.assign_sub(learning_rate * velocity)
+    new_q = momentum * q + learning_rate * curvature * p
+    new_p = p - new_q
+    largest = tf.maximum(tf.abs(new_p), tf.abs(new_q))
+    log_scale.assign_add(tf.math.log(largest))
+    divisor = tf.where(largest == 0, tf.ones_like(largest), largest)
+    p.assign(new_p / divisor)
+    q.assign(new_q / divisor)
+    return _all_finite(gradient, curvature)

@@ -1,0 +1,26 @@
+"""Puts a model back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+
+@contextmanager
+def preserved(model: keras.Model) -> Iterator[None]:
+    """Restores every variable of the model on exit, whatever happened in between.
+
+    Weights, moving averages, seed generators and metrics are all put back, bit for bit; the
+    optimizer is not touched by anything here. TensorFlow copies a variable's buffer only when it is
+    first written, so what is never changed costs no memory.
+    """
+    variables = [*model.variables, *model.metrics_variables]
+    values = [tf.identity(variable.value) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
