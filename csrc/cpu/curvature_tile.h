@@ -1,0 +1,125 @@
+// The inner loop of the contractions: one tile of products, squared and summed in registers.
+//
+// Included only by files that are compiled once for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "core/macros.h"
+
+namespace prospr::cpu::PROSPR_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename Sum>
+struct VectorOf {
+  typedef Sum Type __attribute__((vector_size(kVectorBytes)));
+};
+template <typename Sum>
+using Vector = typename VectorOf<Sum>::Type;
+template <typename Sum>
+constexpr std::int64_t kVectorLanes = kVectorBytes / sizeof(Sum);
+
+template <typename Sum>
+PROSPR_HD Vector<Sum> load(const Sum* from) {
+  Vector<Sum> vector;
+  __builtin_memcpy(&vector, from, kVectorBytes);
+  return vector;
+}
+
+template <typename Sum>
+PROSPR_HD void store(Sum* to, Vector<Sum> vector) {
+  __builtin_memcpy(to, &vector, kVectorBytes);
+}
+
+// Vectors of a tile along the patch.
+constexpr int kTileVectors = 2;
+template <typename Sum>
+constexpr std::int64_t kLanes = kTileVectors * kVectorLanes<Sum>;
+
+template <typename Sum>
+struct Tile {
+  std::int64_t samples;
+  std::int64_t columns;
+  std::int64_t positions;
+  const Sum* patches;  // [samples, positions, kLanes]
+  const Sum* factors;  // of outputs that are neighbours in memory, with these strides:
+  std::int64_t sample_stride;
+  std::int64_t column_stride;
+  std::int64_t position_stride;
+  Sum* sums;  // [outputs, kLanes]
+};
+
+// sums += sum over samples and columns of (sum over positions of patch x factor), squared or not.
+//
+// Both the products and the sums stay in registers: kOutputs x kVectors of each.
+template <bool kSquare, int kOutputs, int kVectors, typename Sum>
+void add_tile(const Tile<Sum>& tile) {
+  constexpr std::int64_t kStep = kVectorLanes<Sum>;
+  Vector<Sum> sums[kOutputs][kVectors];
+  for (int o = 0; o < kOutputs; ++o) {
+    for (int v = 0; v < kVectors; ++v) sums[o][v] = load(tile.sums + o * kLanes<Sum> + v * kStep);
+  }
+  for (std::int64_t n = 0; n < tile.samples; ++n) {
+    for (std::int64_t c = 0; c < tile.columns; ++c) {
+      const Sum* patch = tile.patches + n * tile.positions * kLanes<Sum>;
+      const Sum* factor = tile.factors + n * tile.sample_stride + c * tile.column_stride;
+      Vector<Sum> products[kOutputs][kVectors] = {};
+      for (std::int64_t t = 0; t < tile.positions; ++t) {
+        Vector<Sum> lanes[kVectors];
+        for (int v = 0; v < kVectors; ++v) lanes[v] = load(patch + v * kStep);
+        for (int o = 0; o < kOutputs; ++o) {
+          for (int v = 0; v < kVectors; ++v) products[o][v] += lanes[v] * factor[o];
+        }
+        patch += kLanes<Sum>;
+        factor += tile.position_stride;
+      }
+      for (int o = 0; o < kOutputs; ++o) {
+        for (int v = 0; v < kVectors; ++v) {
+          sums[o][v] += kSquare ? products[o][v] * products[o][v] : products[o][v];
+        }
+      }
+    }
+  }
+  for (int o = 0; o < kOutputs; ++o) {
+    for (int v = 0; v < kVectors; ++v) store(tile.sums + o * kLanes<Sum> + v * kStep, sums[o][v]);
+  }
+}
+
+template <bool kSquare, int kVectors, typename Sum>
+void add_tile(const Tile<Sum>& tile, std::int64_t outputs) {
+  switch (outputs) {
+    case 1:
+      return add_tile<kSquare, 1, kVectors>(tile);
+    case 2:
+      return add_tile<kSquare, 2, kVectors>(tile);
+    case 3:
+      return add_tile<kSquare, 3, kVectors>(tile);
+    case 4:
+      return add_tile<kSquare, 4, kVectors>(tile);
+    case 5:
+      return add_tile<kSquare, 5, kVectors>(tile);
+    default:
+      return add_tile<kSquare, 6, kVectors>(tile);
+  }
+}
+
+// Of `lanes` <= kLanes that are wanted; the others of the last vector are computed in vain.
+template <bool kSquare, typename Sum>
+void add_tile(const Tile<Sum>& tile, std::int64_t outputs, std::int64_t lanes) {
+  if (lanes > kVectorLanes<Sum>) {
+    add_tile<kSquare, 2>(tile, outputs);
+  } else {
+    add_tile<kSquare, 1>(tile, outputs);
+  }
+}
+
+}  // namespace
+}  // namespace prospr::cpu::PROSPR_ISA
