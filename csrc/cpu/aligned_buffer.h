@@ -1,22 +1,19 @@
 // Memory for vectors, aligned to the widest of them.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <new>
 
 namespace prospr::cpu {
 
-// `size` zeros.
+// `size` elements, not initialised.
 template <typename T>
 class AlignedBuffer {
  public:
   explicit AlignedBuffer(std::int64_t size)
       : data_(static_cast<T*>(::operator new(static_cast<std::size_t>(size) * sizeof(T),
-                                             std::align_val_t(kAlignment)))) {
-    std::fill_n(data_.get(), size, T(0));
-  }
+                                             std::align_val_t(kAlignment)))) {}
 
   T* data() { return data_.get(); }
 

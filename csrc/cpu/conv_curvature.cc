@@ -22,8 +22,9 @@ constexpr std::int64_t kMostTiles = 8;
 constexpr std::int64_t kWantedTasks = 32;
 // Pairs of more positions than these would not fit a cache.
 constexpr std::int64_t kMostPairedPositions = 32;
-// Factors of outputs this near each other serve without being packed.
+// Factors of so few outputs, or for so small a patch, are not worth packing.
 constexpr std::int64_t kNearOutputs = 32;
+constexpr std::int64_t kFewElements = 128;
 
 // The rough speed of one core, in multiply-adds a nanosecond.
 constexpr double kSpeed = 20;
@@ -121,8 +122,8 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   plan.pairwise = plan.positions <= kMostPairedPositions &&
                   plan.positions * (plan.patch + shape.columns) < 2 * shape.columns * plan.patch;
   plan.entries = plan.pairwise ? plan.positions * (plan.positions + 1) / 2 : plan.positions;
-  const bool packed =
-      plan.pairwise || sizeof(T) < sizeof(Sum) || shape.output_channels > kNearOutputs;
+  const bool packed = plan.pairwise || sizeof(T) < sizeof(Sum) ||
+                      (shape.output_channels > kNearOutputs && plan.patch > kFewElements);
   const std::int64_t packed_sample =
       !packed
           ? 0
@@ -142,9 +143,13 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
                                 kSliceBytes / (kernel_size * sum_bytes)),
                        1, chunk);
 
-  AlignedBuffer<Sum> inputs(chunk * plan.padded_sample + kernels.slack);
+  const std::int64_t inputs_size = chunk * plan.padded_sample + kernels.slack;
+  AlignedBuffer<Sum> inputs(inputs_size);
   AlignedBuffer<Sum> factors(chunk * packed_sample);
-  AlignedBuffer<Sum> slices(plan.slices == 1 ? 0 : plan.slices * kernel_size);
+  const std::int64_t apart = plan.slices == 1 ? 0 : plan.slices * kernel_size;
+  AlignedBuffer<Sum> slices(apart);
+  std::fill_n(inputs.data(), inputs_size, Sum(0));
+  std::fill_n(slices.data(), apart, Sum(0));
   plan.inputs = inputs.data();
   plan.factors = packed ? factors.data() : nullptr;
   plan.sums = plan.slices == 1 ? conv.curvature : slices.data();

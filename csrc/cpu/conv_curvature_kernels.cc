@@ -96,7 +96,12 @@ void prepare(const Plan<T>& plan, std::int64_t begin, std::int64_t end, Sum<T>* 
   }
 }
 
-// Gathers one sample's patches: to[positions, kLanes]. Whole vectors are moved: what one writes
+// Elements that are moved at a time: most runs of small patches are shorter than a wide vector.
+constexpr int kPieceBytes = kVectorBytes < 32 ? kVectorBytes : 32;
+template <typename Sum>
+constexpr std::int64_t kPiece = kPieceBytes / sizeof(Sum);
+
+// Gathers one sample's patches: to[positions, kLanes]. Whole pieces are moved: what one writes
 // beyond its run is overwritten by the next run or row, or is a lane (or slack) that nobody reads.
 template <typename T>
 void pack_patches(const Plan<T>& plan, const Sum<T>* from, std::int64_t patch_tile, Sum<T>* to) {
@@ -105,8 +110,8 @@ void pack_patches(const Plan<T>& plan, const Sum<T>* from, std::int64_t patch_ti
   for (std::int64_t t = 0; t < plan.positions; ++t, to += kLanes<Sum<T>>) {
     const Sum<T>* const patch = from + plan.position_offsets[t];
     for (const Run* run = first; run < last; ++run) {
-      for (std::int64_t i = 0; i < run->length; i += kVectorLanes<Sum<T>>) {
-        store(to + run->lane + i, load(patch + run->offset + i));
+      for (std::int64_t i = 0; i < run->length; i += kPiece<Sum<T>>) {
+        __builtin_memcpy(to + run->lane + i, patch + run->offset + i, kPieceBytes);
       }
     }
   }
@@ -258,7 +263,7 @@ void contract(const Plan<T>& plan, std::int64_t begin, std::int64_t end, Sum<T>*
 
 template <typename T>
 ConvKernels<T> conv_kernels() {
-  return {kLanes<Sum<T>>, kVectorLanes<Sum<T>>, prepare<T>, contract<T>, scratch_size<T>};
+  return {kLanes<Sum<T>>, kPiece<Sum<T>>, prepare<T>, contract<T>, scratch_size<T>};
 }
 
 template ConvKernels<float> conv_kernels<float>();

@@ -57,33 +57,57 @@ struct Tile {
   Sum* sums;  // [outputs, kLanes]
 };
 
+// Rows of patches that stay in the first-level cache while this many columns pass over them.
+constexpr std::int64_t kNearPositions = 128;
+constexpr std::int64_t kNearColumns = 8;
+
+PROSPR_HD std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
 // sums += sum over samples and columns of (sum over positions of patch x factor), squared or not.
 //
-// Both the products and the sums stay in registers: kOutputs x kVectors of each.
+// Both the products and the sums stay in registers, kOutputs x kVectors of each; only where there
+// are many positions are unfinished products put aside.
 template <bool kSquare, int kOutputs, int kVectors, typename Sum>
 void add_tile(const Tile<Sum>& tile) {
   constexpr std::int64_t kStep = kVectorLanes<Sum>;
   Vector<Sum> sums[kOutputs][kVectors];
+  Vector<Sum> unfinished[kNearColumns][kOutputs][kVectors];
   for (int o = 0; o < kOutputs; ++o) {
     for (int v = 0; v < kVectors; ++v) sums[o][v] = load(tile.sums + o * kLanes<Sum> + v * kStep);
   }
   for (std::int64_t n = 0; n < tile.samples; ++n) {
-    for (std::int64_t c = 0; c < tile.columns; ++c) {
-      const Sum* patch = tile.patches + n * tile.positions * kLanes<Sum>;
-      const Sum* factor = tile.factors + n * tile.sample_stride + c * tile.column_stride;
-      Vector<Sum> products[kOutputs][kVectors] = {};
-      for (std::int64_t t = 0; t < tile.positions; ++t) {
-        Vector<Sum> lanes[kVectors];
-        for (int v = 0; v < kVectors; ++v) lanes[v] = load(patch + v * kStep);
-        for (int o = 0; o < kOutputs; ++o) {
-          for (int v = 0; v < kVectors; ++v) products[o][v] += lanes[v] * factor[o];
-        }
-        patch += kLanes<Sum>;
-        factor += tile.position_stride;
-      }
-      for (int o = 0; o < kOutputs; ++o) {
-        for (int v = 0; v < kVectors; ++v) {
-          sums[o][v] += kSquare ? products[o][v] * products[o][v] : products[o][v];
+    const Sum* const patches = tile.patches + n * tile.positions * kLanes<Sum>;
+    for (std::int64_t first_c = 0; first_c < tile.columns; first_c += kNearColumns) {
+      const std::int64_t columns = smaller(kNearColumns, tile.columns - first_c);
+      const Sum* const factors =
+          tile.factors + n * tile.sample_stride + first_c * tile.column_stride;
+      for (std::int64_t first_t = 0; first_t < tile.positions; first_t += kNearPositions) {
+        const std::int64_t positions = smaller(kNearPositions, tile.positions - first_t);
+        const bool starts = first_t == 0;
+        const bool ends = first_t + positions == tile.positions;
+        for (std::int64_t c = 0; c < columns; ++c) {
+          const Sum* patch = patches + first_t * kLanes<Sum>;
+          const Sum* factor = factors + c * tile.column_stride + first_t * tile.position_stride;
+          Vector<Sum> products[kOutputs][kVectors] = {};
+          if (!starts) __builtin_memcpy(products, unfinished[c], sizeof(products));
+          for (std::int64_t t = 0; t < positions; ++t) {
+            Vector<Sum> lanes[kVectors];
+            for (int v = 0; v < kVectors; ++v) lanes[v] = load(patch + v * kStep);
+            for (int o = 0; o < kOutputs; ++o) {
+              for (int v = 0; v < kVectors; ++v) products[o][v] += lanes[v] * factor[o];
+            }
+            patch += kLanes<Sum>;
+            factor += tile.position_stride;
+          }
+          if (!ends) {
+            __builtin_memcpy(unfinished[c], products, sizeof(products));
+            continue;
+          }
+          for (int o = 0; o < kOutputs; ++o) {
+            for (int v = 0; v < kVectors; ++v) {
+              sums[o][v] += kSquare ? products[o][v] * products[o][v] : products[o][v];
+            }
+          }
         }
       }
     }

@@ -13,9 +13,7 @@ REGISTER_OP("Prospr>DenseCurvature")
     .Attr("A: {float, double} = DT_FLOAT")
     .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) -> absl::Status {
       TF_RETURN_IF_ERROR(check_accumulator_type(context));
-      tensorflow::shape_inference::ShapeHandle shape;
-      TF_RETURN_IF_ERROR(context->WithRank(context->input(2), 2, &shape));
-      context->set_output(0, shape);
+      context->set_output(0, context->input(2));
       cpu::Shape shapes[3];
       cpu::ConvShape checked;
       if (!known_shapes(context, shapes)) return absl::OkStatus();

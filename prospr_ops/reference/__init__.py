@@ -1,0 +1,1 @@
+"""Slow twins of the compiled kernels, in plain TensorFlow."""
