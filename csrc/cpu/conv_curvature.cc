@@ -3,7 +3,9 @@
 
 #include "cpu/aligned_buffer.h"
 #include "cpu/conv_curvature_kernels.h"
+#include "cpu/conv_offsets.h"
 #include "cpu/curvature.h"
+#include "cpu/depthwise_curvature.h"
 
 namespace prospr::cpu {
 namespace {
@@ -33,39 +35,6 @@ std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / 
 
 std::int64_t within(std::int64_t value, std::int64_t least, std::int64_t most) {
   return std::max(least, std::min(value, most));
-}
-
-std::vector<std::int64_t> position_offsets(const ConvShape& shape) {
-  std::vector<std::int64_t> offsets;
-  for (std::int64_t z = 0; z < shape.output_size[0]; ++z) {
-    for (std::int64_t y = 0; y < shape.output_size[1]; ++y) {
-      for (std::int64_t x = 0; x < shape.output_size[2]; ++x) {
-        const std::int64_t row =
-            z * shape.strides[0] * padded_size(shape, 1) + y * shape.strides[1];
-        offsets.push_back((row * padded_size(shape, 2) + x * shape.strides[2]) *
-                          shape.input_channels);
-      }
-    }
-  }
-  return offsets;
-}
-
-std::vector<std::int64_t> patch_offsets(const ConvShape& shape) {
-  std::vector<std::int64_t> offsets;
-  for (std::int64_t z = 0; z < shape.kernel_size[0]; ++z) {
-    for (std::int64_t y = 0; y < shape.kernel_size[1]; ++y) {
-      for (std::int64_t x = 0; x < shape.kernel_size[2]; ++x) {
-        const std::int64_t row =
-            z * shape.dilations[0] * padded_size(shape, 1) + y * shape.dilations[1];
-        const std::int64_t pixel =
-            (row * padded_size(shape, 2) + x * shape.dilations[2]) * shape.input_channels;
-        for (std::int64_t i = 0; i < shape.input_channels / shape.groups; ++i) {
-          offsets.push_back(pixel + i);
-        }
-      }
-    }
-  }
-  return offsets;
 }
 
 // The runs of a patch, tile by tile of `lanes` elements.
@@ -102,6 +71,8 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
          const ParallelFor& parallel_for) {
   using Sum = core::Accumulator<T>;
   const ConvShape& shape = conv.shape;
+  if (is_depthwise(shape)) return run_depthwise(conv, instruction_set, parallel_for);
+
   const ConvKernels<T> kernels = kernels_for<T>(instruction_set);
   const std::vector<std::int64_t> positions = position_offsets(shape);
   const std::vector<std::int64_t> patch = patch_offsets(shape);
@@ -112,8 +83,7 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   plan.positions = static_cast<std::int64_t>(positions.size());
   plan.patch = static_cast<std::int64_t>(patch.size());
   plan.outputs = shape.output_channels / shape.groups;
-  plan.padded_sample =
-      padded_size(shape, 0) * padded_size(shape, 1) * padded_size(shape, 2) * shape.input_channels;
+  plan.padded_sample = padded_sample_size(shape);
   plan.position_offsets = positions.data();
   plan.runs = runs.runs.data();
   plan.tile_runs = runs.tile_begin.data();
