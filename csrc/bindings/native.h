@@ -1,0 +1,36 @@
+// What the files of the Python module prospr_ops._native share.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/instruction_set.h"
+#include "cpu/parallel_for.h"
+
+namespace prospr::bindings {
+
+namespace py = pybind11;
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+// `threads` equal parts, each on a thread of its own.
+cpu::ParallelFor split_into(int threads);
+
+std::string shape_of(const py::array& array);
+
+// The common size of arrays of one shape.
+std::int64_t checked_size(const std::vector<std::pair<const char*, const py::array*>>& arrays);
+
+cpu::InstructionSet instruction_set_or_best(const std::string& name);
+
+// Each adds its family of kernels. Arguments are taken as they are: an array of another dtype or
+// layout would be a copy, and an in-place kernel must not work on a copy.
+void define_gamma(py::module_& module);
+void define_curvature(py::module_& module);
+
+}  // namespace prospr::bindings

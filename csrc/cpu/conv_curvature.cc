@@ -1,0 +1,157 @@
+#include <algorithm>
+#include <vector>
+
+#include "cpu/aligned_buffer.h"
+#include "cpu/conv_curvature_kernels.h"
+#include "cpu/conv_offsets.h"
+#include "cpu/curvature.h"
+#include "cpu/depthwise_curvature.h"
+
+namespace prospr::cpu {
+namespace {
+
+constexpr std::int64_t kKibi = 1024;
+constexpr std::int64_t kMebi = 1024 * kKibi;
+
+// Bytes of packed patches that a task works on: half of a second-level cache.
+constexpr std::int64_t kPanelBytes = 256 * kKibi;
+// Bytes of copied inputs and factors at a time.
+constexpr std::int64_t kChunkBytes = 32 * kMebi;
+// Bytes of sums that are kept apart, so that samples too can be spread over threads.
+constexpr std::int64_t kSliceBytes = 8 * kMebi;
+// Patch tiles that share a pass over the factors, and tasks to spread over threads.
+constexpr std::int64_t kMostTiles = 8;
+constexpr std::int64_t kWantedTasks = 32;
+// Pairs of more positions than these would not fit a cache.
+constexpr std::int64_t kMostPairedPositions = 32;
+// Factors of so few outputs, or for so small a patch, are not worth packing.
+constexpr std::int64_t kNearOutputs = 32;
+constexpr std::int64_t kFewElements = 128;
+
+// The rough speed of one core, in multiply-adds a nanosecond.
+constexpr double kSpeed = 20;
+
+std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+std::int64_t within(std::int64_t value, std::int64_t least, std::int64_t most) {
+  return std::max(least, std::min(value, most));
+}
+
+// The runs of a patch, tile by tile of `lanes` elements.
+struct Runs {
+  std::vector<Run> runs;
+  std::vector<std::int64_t> tile_begin;
+};
+
+Runs runs_of(const std::vector<std::int64_t>& offsets, std::int64_t lanes) {
+  Runs result;
+  for (std::int64_t k = 0; k < static_cast<std::int64_t>(offsets.size()); ++k) {
+    if (k % lanes == 0) {
+      result.tile_begin.push_back(static_cast<std::int64_t>(result.runs.size()));
+    } else if (offsets[k] == offsets[k - 1] + 1) {
+      ++result.runs.back().length;
+      continue;
+    }
+    result.runs.push_back({k % lanes, 1, offsets[k]});
+  }
+  result.tile_begin.push_back(static_cast<std::int64_t>(result.runs.size()));
+  return result;
+}
+
+template <typename T>
+ConvKernels<T> kernels_for(InstructionSet instruction_set) {
+  return choose(instruction_set, baseline::conv_kernels<T>, avx2::conv_kernels<T>,
+                avx512::conv_kernels<T>)();
+}
+
+}  // namespace
+
+template <typename T>
+void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
+         const ParallelFor& parallel_for) {
+  using Sum = core::Accumulator<T>;
+  const ConvShape& shape = conv.shape;
+  if (is_depthwise(shape)) return run_depthwise(conv, instruction_set, parallel_for);
+
+  const ConvKernels<T> kernels = kernels_for<T>(instruction_set);
+  const std::vector<std::int64_t> positions = position_offsets(shape);
+  const std::vector<std::int64_t> patch = patch_offsets(shape);
+  const Runs runs = runs_of(patch, kernels.lanes);
+
+  ConvPlan<T> plan{};
+  plan.conv = conv;
+  plan.positions = static_cast<std::int64_t>(positions.size());
+  plan.patch = static_cast<std::int64_t>(patch.size());
+  plan.outputs = shape.output_channels / shape.groups;
+  plan.padded_sample = padded_sample_size(shape);
+  plan.position_offsets = positions.data();
+  plan.runs = runs.runs.data();
+  plan.tile_runs = runs.tile_begin.data();
+
+  // Multiply-adds of the tiles and, for pairs, of the sums over columns.
+  plan.pairwise = plan.positions <= kMostPairedPositions &&
+                  plan.positions * (plan.patch + shape.columns) < 2 * shape.columns * plan.patch;
+  plan.entries = plan.pairwise ? plan.positions * (plan.positions + 1) / 2 : plan.positions;
+  const bool packed = plan.pairwise || sizeof(T) < sizeof(Sum) ||
+                      (shape.output_channels > kNearOutputs && plan.patch > kFewElements);
+  const std::int64_t packed_sample =
+      !packed
+          ? 0
+          : shape.output_channels * (plan.pairwise ? plan.entries : shape.columns * plan.positions);
+  const auto sum_bytes = static_cast<std::int64_t>(sizeof(Sum));
+  const std::int64_t chunk =
+      within(kChunkBytes / ((plan.padded_sample + packed_sample) * sum_bytes), 1, shape.samples);
+
+  plan.patch_tiles = ceil_divide(plan.patch, kernels.lanes);
+  plan.output_tiles = ceil_divide(plan.outputs, kTileOutputs);
+  const std::int64_t tile_bytes = plan.entries * kernels.lanes * sum_bytes;
+  plan.block = within(kPanelBytes / 2 / tile_bytes, 1, std::min(kMostTiles, plan.patch_tiles));
+  plan.blocks = ceil_divide(plan.patch_tiles, plan.block);
+  plan.panel = within(kPanelBytes / (plan.block * tile_bytes), 1, chunk);
+  const std::int64_t kernel_size = plan.patch * shape.output_channels;
+  plan.slices = within(std::min(ceil_divide(kWantedTasks, shape.groups * plan.blocks),
+                                kSliceBytes / (kernel_size * sum_bytes)),
+                       1, chunk);
+
+  const std::int64_t inputs_size = chunk * plan.padded_sample + kernels.slack;
+  AlignedBuffer<Sum> inputs(inputs_size);
+  AlignedBuffer<Sum> factors(chunk * packed_sample);
+  const std::int64_t apart = plan.slices == 1 ? 0 : plan.slices * kernel_size;
+  AlignedBuffer<Sum> slices(apart);
+  std::fill_n(inputs.data(), inputs_size, Sum(0));
+  std::fill_n(slices.data(), apart, Sum(0));
+  plan.inputs = inputs.data();
+  plan.factors = packed ? factors.data() : nullptr;
+  plan.sums = plan.slices == 1 ? conv.curvature : slices.data();
+
+  for (; plan.first_sample < shape.samples; plan.first_sample += chunk) {
+    plan.samples = std::min(chunk, shape.samples - plan.first_sample);
+    const auto copied = static_cast<double>(shape.columns * plan.positions * shape.output_channels *
+                                            (plan.pairwise ? plan.positions : 1));
+    parallel_for(plan.samples, copied / kSpeed, [&](std::int64_t begin, std::int64_t end) {
+      AlignedBuffer<Sum> scratch(kernels.scratch_size(plan));
+      kernels.prepare(plan, begin, end, scratch.data());
+    });
+    const std::int64_t tasks = plan.slices * shape.groups * plan.blocks;
+    const auto products = static_cast<double>(plan.samples * plan.entries * kernel_size) *
+                          (plan.pairwise ? 1.0 : static_cast<double>(shape.columns));
+    parallel_for(tasks, products / kSpeed / static_cast<double>(tasks),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   AlignedBuffer<Sum> scratch(kernels.scratch_size(plan));
+                   kernels.contract(plan, begin, end, scratch.data());
+                 });
+  }
+  if (plan.slices > 1) {
+    for (std::int64_t slice = 0; slice < plan.slices; ++slice) {
+      const Sum* const sums = slices.data() + slice * kernel_size;
+      for (std::int64_t i = 0; i < kernel_size; ++i) conv.curvature[i] += sums[i];
+    }
+  }
+}
+
+template void run(const ConvCurvature<float>&, InstructionSet, const ParallelFor&);
+template void run(const ConvCurvature<double>&, InstructionSet, const ParallelFor&);
+template void run(const ConvCurvature<core::Half>&, InstructionSet, const ParallelFor&);
+template void run(const ConvCurvature<core::BFloat16>&, InstructionSet, const ParallelFor&);
+
+}  // namespace prospr::cpu

@@ -1,0 +1,274 @@
+#include "cpu/conv_curvature_kernels.h"
+
+#include "cpu/curvature_tile.h"
+
+namespace prospr::cpu::PROSPR_ISA {
+namespace {
+
+template <typename T>
+using Plan = ConvPlan<T>;
+template <typename T>
+using Sum = core::Accumulator<T>;
+
+// Copies a sample into the middle of its zeros.
+template <typename T>
+void pad(const Plan<T>& plan, std::int64_t sample) {
+  const ConvShape& shape = plan.conv.shape;
+  const std::int64_t* const size = shape.input_size;
+  const std::int64_t* const before = shape.padding_before;
+  const std::int64_t row = size[2] * shape.input_channels;
+  const T* from = plan.conv.inputs + (plan.first_sample + sample) * size[0] * size[1] * row;
+  Sum<T>* const to = plan.inputs + sample * plan.padded_sample;
+  for (std::int64_t z = 0; z < size[0]; ++z) {
+    for (std::int64_t y = 0; y < size[1]; ++y) {
+      Sum<T>* const to_row =
+          to + (((z + before[0]) * padded_size(shape, 1) + y + before[1]) * padded_size(shape, 2) +
+                before[2]) *
+                   shape.input_channels;
+      for (std::int64_t i = 0; i < row; ++i) to_row[i] = core::widen(from[i]);
+      from += row;
+    }
+  }
+}
+
+// Cuts a row of all outputs into tiles, as row `row` of the `rows` that each of them has.
+template <typename T, typename From>
+void scatter(const Plan<T>& plan, const From* from, std::int64_t row, std::int64_t rows) {
+  Sum<T>* to = plan.factors;
+  for (std::int64_t group = 0; group < plan.conv.shape.groups; ++group) {
+    for (std::int64_t tile = 0; tile < plan.output_tiles; ++tile) {
+      const std::int64_t width = outputs_begin(plan, tile + 1) - outputs_begin(plan, tile);
+      for (std::int64_t o = 0; o < width; ++o) to[row * width + o] = core::widen(from[o]);
+      to += rows * width;
+      from += width;
+    }
+  }
+}
+
+template <typename T>
+void pack_factors(const Plan<T>& plan, std::int64_t sample) {
+  const ConvShape& shape = plan.conv.shape;
+  for (std::int64_t c = 0; c < shape.columns; ++c) {
+    for (std::int64_t t = 0; t < plan.positions; ++t) {
+      const std::int64_t row =
+          (c * shape.samples + plan.first_sample + sample) * plan.positions + t;
+      scatter(plan, plan.conv.factors + row * shape.output_channels,
+              (sample * shape.columns + c) * plan.positions + t,
+              plan.samples * shape.columns * plan.positions);
+    }
+  }
+}
+
+// `scratch` holds a row of outputs.
+template <typename T>
+void pack_factor_pairs(const Plan<T>& plan, std::int64_t sample, Sum<T>* scratch) {
+  const ConvShape& shape = plan.conv.shape;
+  const std::int64_t width = shape.output_channels;
+  const std::int64_t column_stride = shape.samples * plan.positions * width;
+  const T* const factors =
+      plan.conv.factors + (plan.first_sample + sample) * plan.positions * width;
+  std::int64_t row = sample * plan.entries;
+  for (std::int64_t t = 0; t < plan.positions; ++t) {
+    for (std::int64_t u = t; u < plan.positions; ++u) {
+      const auto weight = static_cast<Sum<T>>(t == u ? 1 : 2);
+      for (std::int64_t o = 0; o < width; ++o) scratch[o] = 0;
+      for (std::int64_t c = 0; c < shape.columns; ++c) {
+        const T* const at_t = factors + c * column_stride + t * width;
+        const T* const at_u = factors + c * column_stride + u * width;
+        for (std::int64_t o = 0; o < width; ++o) {
+          scratch[o] += weight * core::widen(at_t[o]) * core::widen(at_u[o]);
+        }
+      }
+      scatter(plan, scratch, row++, plan.samples * plan.entries);
+    }
+  }
+}
+
+template <typename T>
+void prepare(const Plan<T>& plan, std::int64_t begin, std::int64_t end, Sum<T>* scratch) {
+  for (std::int64_t sample = begin; sample < end; ++sample) {
+    pad(plan, sample);
+    if (plan.pairwise) {
+      pack_factor_pairs(plan, sample, scratch);
+    } else if (plan.factors != nullptr) {
+      pack_factors(plan, sample);
+    }
+  }
+}
+
+// Elements that are moved at a time: most runs of small patches are shorter than a wide vector.
+constexpr int kPieceBytes = kVectorBytes < 32 ? kVectorBytes : 32;
+template <typename Sum>
+constexpr std::int64_t kPiece = kPieceBytes / sizeof(Sum);
+
+// Gathers one sample's patches: to[positions, kLanes]. Whole pieces are moved: what one writes
+// beyond its run is overwritten by the next run or row, or is a lane (or slack) that nobody reads.
+template <typename T>
+void pack_patches(const Plan<T>& plan, const Sum<T>* from, std::int64_t patch_tile, Sum<T>* to) {
+  const Run* const first = plan.runs + plan.tile_runs[patch_tile];
+  const Run* const last = plan.runs + plan.tile_runs[patch_tile + 1];
+  for (std::int64_t t = 0; t < plan.positions; ++t, to += kLanes<Sum<T>>) {
+    const Sum<T>* const patch = from + plan.position_offsets[t];
+    for (const Run* run = first; run < last; ++run) {
+      for (std::int64_t i = 0; i < run->length; i += kPiece<Sum<T>>) {
+        __builtin_memcpy(to + run->lane + i, patch + run->offset + i, kPieceBytes);
+      }
+    }
+  }
+}
+
+// to[pairs, kLanes] = the products of every pair t <= u of rows of from[positions, kLanes].
+template <typename Sum>
+void pair_patches(const Sum* from, std::int64_t positions, Sum* to) {
+  for (std::int64_t t = 0; t < positions; ++t) {
+    for (std::int64_t u = t; u < positions; ++u, to += kLanes<Sum>) {
+      for (std::int64_t i = 0; i < kLanes<Sum>; ++i) {
+        to[i] = from[t * kLanes<Sum> + i] * from[u * kLanes<Sum> + i];
+      }
+    }
+  }
+}
+
+// A task's scratch: its sums [output tile, patch tile, outputs of the tile, kLanes], its panels
+// [patch tile, sample, entry, kLanes] with a vector of slack, and the rows that pairs are made of.
+template <typename T>
+std::int64_t sums_size(const Plan<T>& plan) {
+  return plan.outputs * plan.block * kLanes<Sum<T>>;
+}
+
+template <typename T>
+std::int64_t panels_size(const Plan<T>& plan) {
+  return (plan.block * plan.panel * plan.entries + 1) * kLanes<Sum<T>>;
+}
+
+template <typename T>
+std::int64_t scratch_size(const Plan<T>& plan) {
+  const std::int64_t rows = plan.pairwise ? (plan.positions + 1) * kLanes<Sum<T>> : 0;
+  const std::int64_t task = sums_size(plan) + panels_size(plan) + rows;
+  return task > plan.conv.shape.output_channels ? task : plan.conv.shape.output_channels;
+}
+
+template <typename T>
+Tile<Sum<T>> tile_of(const Plan<T>& plan, std::int64_t group, std::int64_t output_tile,
+                     std::int64_t sample, std::int64_t samples) {
+  const ConvShape& shape = plan.conv.shape;
+  const std::int64_t output = group * plan.outputs + outputs_begin(plan, output_tile);
+  Tile<Sum<T>> tile{};
+  if (plan.pairwise) {
+    // Pairs are added up as they are, so those of all samples are one row of positions.
+    const std::int64_t width =
+        outputs_begin(plan, output_tile + 1) - outputs_begin(plan, output_tile);
+    tile.samples = 1;
+    tile.columns = 1;
+    tile.positions = samples * plan.entries;
+    tile.position_stride = width;
+    tile.factors = plan.factors + (output * plan.samples + sample * width) * plan.entries;
+  } else {
+    tile.samples = samples;
+    tile.columns = shape.columns;
+    tile.positions = plan.positions;
+    if (plan.factors != nullptr) {
+      const std::int64_t width =
+          outputs_begin(plan, output_tile + 1) - outputs_begin(plan, output_tile);
+      tile.position_stride = width;
+      tile.column_stride = plan.positions * width;
+      tile.sample_stride = shape.columns * tile.column_stride;
+      tile.factors = plan.factors + output * plan.samples * shape.columns * plan.positions +
+                     sample * tile.sample_stride;
+    } else if constexpr (sizeof(T) == sizeof(Sum<T>)) {
+      tile.position_stride = shape.output_channels;
+      tile.sample_stride = plan.positions * shape.output_channels;
+      tile.column_stride = shape.samples * tile.sample_stride;
+      tile.factors = plan.conv.factors + (plan.first_sample + sample) * tile.sample_stride + output;
+    }
+  }
+  return tile;
+}
+
+// One task: a block of patch tiles of one group, all outputs, one slice of the samples.
+template <typename T>
+void contract_block(const Plan<T>& plan, std::int64_t slice, std::int64_t group, std::int64_t block,
+                    Sum<T>* scratch) {
+  constexpr std::int64_t kTileLanes = kLanes<Sum<T>>;
+  const ConvShape& shape = plan.conv.shape;
+  Sum<T>* const sums = scratch;
+  Sum<T>* const panels = sums + sums_size(plan);
+  Sum<T>* const rows = panels + panels_size(plan);
+  const std::int64_t first_tile = block * plan.block;
+  const std::int64_t rest = plan.patch_tiles - first_tile;
+  const std::int64_t tiles = rest < plan.block ? rest : plan.block;
+  const std::int64_t group_channel = group * (shape.input_channels / shape.groups);
+
+  for (std::int64_t i = 0; i < sums_size(plan); ++i) sums[i] = 0;
+  const std::int64_t end = slice_begin(plan, slice + 1);
+  for (std::int64_t sample = slice_begin(plan, slice); sample < end; sample += plan.panel) {
+    const std::int64_t samples = end - sample < plan.panel ? end - sample : plan.panel;
+    Sum<T>* panel = panels;
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      for (std::int64_t n = 0; n < samples; ++n, panel += plan.entries * kTileLanes) {
+        const Sum<T>* const from = plan.inputs + (sample + n) * plan.padded_sample + group_channel;
+        pack_patches(plan, from, first_tile + i, plan.pairwise ? rows : panel);
+        if (plan.pairwise) pair_patches(rows, plan.positions, panel);
+      }
+    }
+    for (std::int64_t j = 0; j < plan.output_tiles; ++j) {
+      const std::int64_t outputs = outputs_begin(plan, j + 1) - outputs_begin(plan, j);
+      Tile<Sum<T>> tile = tile_of(plan, group, j, sample, samples);
+      tile.patches = panels;
+      tile.sums = sums + outputs_begin(plan, j) * plan.block * kTileLanes;
+      for (std::int64_t i = 0; i < tiles; ++i) {
+        const std::int64_t lanes = plan.patch - (first_tile + i) * kTileLanes;
+        if (plan.pairwise) {
+          add_tile<false>(tile, outputs, lanes);
+        } else {
+          add_tile<true>(tile, outputs, lanes);
+        }
+        tile.patches += samples * plan.entries * kTileLanes;
+        tile.sums += outputs * kTileLanes;
+      }
+    }
+  }
+
+  // Transposed into the kernel's layout. Pairs may have cancelled to just below zero.
+  Sum<T>* const result = plan.sums + slice * plan.patch * shape.output_channels;
+  for (std::int64_t j = 0; j < plan.output_tiles; ++j) {
+    const std::int64_t outputs = outputs_begin(plan, j + 1) - outputs_begin(plan, j);
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      const Sum<T>* const from =
+          sums + (outputs_begin(plan, j) * plan.block + i * outputs) * kTileLanes;
+      const std::int64_t first = (first_tile + i) * kTileLanes;
+      const std::int64_t lanes = plan.patch - first < kTileLanes ? plan.patch - first : kTileLanes;
+      Sum<T>* const to =
+          result + first * shape.output_channels + group * plan.outputs + outputs_begin(plan, j);
+      for (std::int64_t lane = 0; lane < lanes; ++lane) {
+        for (std::int64_t o = 0; o < outputs; ++o) {
+          const Sum<T> sum = from[o * kTileLanes + lane];
+          to[lane * shape.output_channels + o] += sum < 0 ? Sum<T>(0) : sum;
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void contract(const Plan<T>& plan, std::int64_t begin, std::int64_t end, Sum<T>* scratch) {
+  const std::int64_t groups = plan.conv.shape.groups;
+  for (std::int64_t task = begin; task < end; ++task) {
+    contract_block(plan, task / (groups * plan.blocks), task / plan.blocks % groups,
+                   task % plan.blocks, scratch);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+ConvKernels<T> conv_kernels() {
+  return {kLanes<Sum<T>>, kPiece<Sum<T>>, prepare<T>, contract<T>, scratch_size<T>};
+}
+
+template ConvKernels<float> conv_kernels<float>();
+template ConvKernels<double> conv_kernels<double>();
+template ConvKernels<core::Half> conv_kernels<core::Half>();
+template ConvKernels<core::BFloat16> conv_kernels<core::BFloat16>();
+
+}  // namespace prospr::cpu::PROSPR_ISA

@@ -1,0 +1,19 @@
+// Where a convolution's patches lie in a sample that is stored with its zeros, in elements.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/curvature.h"
+
+namespace prospr::cpu {
+
+std::int64_t padded_sample_size(const ConvShape& shape);
+
+// Of each output pixel's patch.
+std::vector<std::int64_t> position_offsets(const ConvShape& shape);
+
+// Of each element of the first group's patch, from the patch's first.
+std::vector<std::int64_t> patch_offsets(const ConvShape& shape);
+
+}  // namespace prospr::cpu

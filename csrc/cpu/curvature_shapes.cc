@@ -1,0 +1,200 @@
+#include <algorithm>
+#include <limits>
+
+#include "cpu/curvature.h"
+
+namespace prospr::cpu {
+namespace {
+
+std::string text(const Shape& shape) {
+  std::string result = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    result += (i == 0 ? "" : ",") + std::to_string(shape[i]);
+  }
+  return result + "]";
+}
+
+std::string must_be(const std::string& name, const Shape& shape, const std::string& wanted) {
+  return name + " has shape " + text(shape) + "; it must be " + wanted;
+}
+
+// The checks that all contractions share.
+std::string check_sizes(const std::string& inputs_name, const Shape& inputs, const Shape& factors,
+                        const Shape& accumulator) {
+  const std::pair<const std::string, const Shape&> arrays[] = {
+      {inputs_name, inputs}, {"factors", factors}, {"accumulator", accumulator}};
+  for (const auto& [name, shape] : arrays) {
+    if (std::any_of(shape.begin(), shape.end(), [](std::int64_t size) { return size < 1; })) {
+      return name + " has shape " + text(shape) + "; at least one element is needed";
+    }
+  }
+  return "";
+}
+
+std::int64_t product(Shape::const_iterator begin, Shape::const_iterator end) {
+  std::int64_t result = 1;
+  for (; begin != end; ++begin) result *= *begin;
+  return result;
+}
+
+// `factors` without its last axis must be [columns, leading...].
+bool leads(const Shape& leading, const Shape& factors) {
+  return factors.size() == leading.size() + 2 &&
+         std::equal(leading.begin(), leading.end(), factors.begin() + 1);
+}
+
+// One axis of a convolution: its output size and the zeros before its first input.
+struct Axis {
+  std::int64_t output_size;
+  std::int64_t padding_before;
+};
+
+// `extent` is the reach of the kernel, dilation included.
+Axis axis_of(std::int64_t input_size, std::int64_t extent, std::int64_t stride, Padding padding) {
+  switch (padding) {
+    case Padding::kSame: {
+      const std::int64_t output_size = (input_size - 1) / stride + 1;
+      const std::int64_t needed = (output_size - 1) * stride + extent - input_size;
+      return {output_size, std::max<std::int64_t>(needed, 0) / 2};
+    }
+    case Padding::kCausal:
+      return {(input_size - 1) / stride + 1, extent - 1};
+    default:
+      return {input_size < extent ? 0 : (input_size - extent) / stride + 1, 0};
+  }
+}
+
+}  // namespace
+
+std::string check_dense(const Shape& inputs, const Shape& factors, const Shape& accumulator,
+                        ConvShape* result) {
+  if (inputs.size() < 2) return must_be("inputs", inputs, "[samples, ..., inputs]");
+  const Shape leading(inputs.begin(), inputs.end() - 1);
+  if (!leads(leading, factors)) {
+    return must_be("factors", factors,
+                   "[columns, samples, ..., outputs], the samples and middle axes being those of "
+                   "inputs, " +
+                       text(inputs));
+  }
+  if (accumulator != Shape{inputs.back(), factors.back()}) {
+    return must_be("accumulator", accumulator, text({inputs.back(), factors.back()}));
+  }
+  *result = {inputs.front(),
+             factors.front(),
+             1,
+             inputs.back(),
+             factors.back(),
+             {1, 1, product(leading.begin() + 1, leading.end())},
+             {1, 1, product(leading.begin() + 1, leading.end())},
+             {1, 1, 1},
+             {1, 1, 1},
+             {1, 1, 1},
+             {0, 0, 0}};
+  return check_sizes("inputs", inputs, factors, accumulator);
+}
+
+std::string check_conv(const Shape& inputs, const Shape& factors, const Shape& accumulator,
+                       const ConvOptions& options, ConvShape* result) {
+  const std::size_t axes = options.strides.size();
+  if (axes < 1 || axes > ConvShape::kAxes || options.dilations.size() != axes) {
+    return "strides " + text(options.strides) + " and dilations " + text(options.dilations) +
+           " must both have 1, 2 or 3 elements, one for each spatial axis";
+  }
+  constexpr std::int64_t kLargest = std::numeric_limits<std::int32_t>::max();
+  for (const auto& [name, values] :
+       {std::pair<const char*, const Shape&>("strides", options.strides),
+        {"dilations", options.dilations}}) {
+    for (const std::int64_t value : values) {
+      if (value < 1 || value > kLargest) {
+        return std::string(name) + " are " + text(values) +
+               "; each must be at least 1 and at most " + std::to_string(kLargest);
+      }
+    }
+  }
+  if (options.padding == Padding::kCausal && axes != 1) {
+    return "causal padding has one spatial axis, not " + std::to_string(axes);
+  }
+  if (inputs.size() != axes + 2) {
+    return must_be("inputs", inputs,
+                   "[samples, " + std::to_string(axes) + " spatial axes, channels]");
+  }
+  if (accumulator.size() != axes + 2) {
+    return must_be("accumulator", accumulator,
+                   "[" + std::to_string(axes) + " kernel axes, channels / groups, outputs]");
+  }
+  if (const std::string wrong = check_sizes("inputs", inputs, factors, accumulator); !wrong.empty())
+    return wrong;
+
+  const std::int64_t channels = inputs.back();
+  const std::int64_t outputs = accumulator.back();
+  if (options.groups < 1 || channels % options.groups != 0 || outputs % options.groups != 0) {
+    return "groups is " + std::to_string(options.groups) + "; it must divide both the " +
+           std::to_string(channels) + " input channels and the " + std::to_string(outputs) +
+           " output channels";
+  }
+  if (accumulator[axes] != channels / options.groups) {
+    return "accumulator has shape " + text(accumulator) + "; its last axis but one must be the " +
+           std::to_string(channels) + " input channels divided by " +
+           std::to_string(options.groups) + " groups";
+  }
+
+  *result = {inputs.front(), 1,         options.groups, channels,  outputs,  {1, 1, 1},
+             {1, 1, 1},      {1, 1, 1}, {1, 1, 1},      {1, 1, 1}, {0, 0, 0}};
+  Shape leading = {inputs.front()};
+  auto padded_elements = static_cast<double>(channels);
+  for (std::size_t i = 0; i < axes; ++i) {
+    const std::size_t axis = ConvShape::kAxes - axes + i;
+    const std::int64_t input_size = inputs[i + 1];
+    const std::int64_t reach = (accumulator[i] - 1) * options.dilations[i] + 1;
+    const auto [output_size, before] =
+        axis_of(input_size, reach, options.strides[i], options.padding);
+    if (output_size < 1) {
+      return "inputs has " + std::to_string(input_size) + " elements on spatial axis " +
+             std::to_string(i) + ", fewer than the " + std::to_string(reach) +
+             " that a kernel of size " + std::to_string(accumulator[i]) + " and dilation " +
+             std::to_string(options.dilations[i]) + " covers";
+    }
+    result->input_size[axis] = input_size;
+    result->output_size[axis] = output_size;
+    result->kernel_size[axis] = accumulator[i];
+    result->strides[axis] = options.strides[i];
+    result->dilations[axis] = options.dilations[i];
+    result->padding_before[axis] = before;
+    leading.push_back(output_size);
+    padded_elements *= static_cast<double>(padded_size(*result, axis));
+  }
+  // A sample is copied with its padding, so an absurd dilation would ask for absurd memory.
+  constexpr double kMostPadded = 1 << 26;
+  const auto sample_size = static_cast<double>(product(inputs.begin() + 1, inputs.end()));
+  if (padded_elements > kMostPadded + 4 * sample_size) {
+    return "dilations " + text(options.dilations) + " with a kernel of shape " + text(accumulator) +
+           " would pad a sample of inputs, " + text(inputs) + ", with too many zeros";
+  }
+  if (!leads(leading, factors) || factors.back() != outputs) {
+    Shape wanted(leading);
+    wanted.push_back(outputs);
+    return "factors has shape " + text(factors) + "; after the columns it must be " + text(wanted);
+  }
+  result->columns = factors.front();
+  return "";
+}
+
+std::string check_embedding(const Shape& indices, const Shape& factors, const Shape& accumulator,
+                            EmbeddingShape* result) {
+  if (indices.empty()) return must_be("indices", indices, "[samples, ...]");
+  if (!leads(indices, factors)) {
+    return must_be("factors", factors,
+                   "[columns, samples, ..., outputs], the samples and middle axes being those of "
+                   "indices, " +
+                       text(indices));
+  }
+  if (accumulator.size() != 2 || accumulator.back() != factors.back()) {
+    return must_be("accumulator", accumulator,
+                   "[vocabulary, " + std::to_string(factors.back()) + "]");
+  }
+  *result = {indices.front(), product(indices.begin() + 1, indices.end()), factors.front(),
+             accumulator.front(), accumulator.back()};
+  return check_sizes("indices", indices, factors, accumulator);
+}
+
+}  // namespace prospr::cpu

@@ -1,0 +1,56 @@
+#include "ops/curvature.h"
+
+#include <algorithm>
+
+namespace prospr::ops {
+
+using tensorflow::Tensor;
+using tensorflow::shape_inference::InferenceContext;
+
+cpu::Shape shape_of(const Tensor& tensor) {
+  const auto sizes = tensor.shape().dim_sizes();
+  return cpu::Shape(sizes.begin(), sizes.end());
+}
+
+absl::Status status_of(const std::string& wrong) {
+  return wrong.empty() ? absl::OkStatus() : absl::InvalidArgumentError(wrong);
+}
+
+template <typename Sum>
+absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** curvature) {
+  const Tensor& accumulator = context->input(2);
+  Tensor* output;
+  TF_RETURN_IF_ERROR(
+      context->forward_input_or_allocate_output({2}, 0, accumulator.shape(), &output));
+  *curvature = output->flat<Sum>().data();
+  const Sum* const from = accumulator.flat<Sum>().data();
+  if (from != *curvature) std::copy_n(from, accumulator.NumElements(), *curvature);
+  return absl::OkStatus();
+}
+
+template absl::Status forward_accumulator(tensorflow::OpKernelContext*, float**);
+template absl::Status forward_accumulator(tensorflow::OpKernelContext*, double**);
+
+absl::Status check_accumulator_type(InferenceContext* context) {
+  tensorflow::DataType type;
+  tensorflow::DataType accumulator;
+  TF_RETURN_IF_ERROR(context->GetAttr("T", &type));
+  TF_RETURN_IF_ERROR(context->GetAttr("A", &accumulator));
+  const auto wanted = type == tensorflow::DT_DOUBLE ? tensorflow::DT_DOUBLE : tensorflow::DT_FLOAT;
+  if (accumulator == wanted) return absl::OkStatus();
+  return absl::InvalidArgumentError("the accumulator of " + tensorflow::DataTypeString(type) +
+                                    " must be of dtype " + tensorflow::DataTypeString(wanted) +
+                                    ", not " + tensorflow::DataTypeString(accumulator));
+}
+
+bool known_shapes(InferenceContext* context, cpu::Shape shapes[3]) {
+  for (int i = 0; i < 3; ++i) {
+    if (!context->FullyDefined(context->input(i))) return false;
+    for (int axis = 0; axis < context->Rank(context->input(i)); ++axis) {
+      shapes[i].push_back(context->Value(context->Dim(context->input(i), axis)));
+    }
+  }
+  return true;
+}
+
+}  // namespace prospr::ops

@@ -1,0 +1,47 @@
+// What the curvature ops share.
+#pragma once
+
+#include <string>
+
+#include "cpu/curvature.h"
+#include "tensorflow/core/framework/bfloat16.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace prospr::ops {
+
+// The kernels' name for each of TensorFlow's element types.
+template <typename T>
+struct KernelType {
+  using Type = T;
+};
+template <>
+struct KernelType<Eigen::half> {
+  using Type = core::Half;
+};
+template <>
+struct KernelType<tensorflow::bfloat16> {
+  using Type = core::BFloat16;
+};
+
+template <typename T>
+const typename KernelType<T>::Type* data_of(const tensorflow::Tensor& tensor) {
+  return reinterpret_cast<const typename KernelType<T>::Type*>(tensor.flat<T>().data());
+}
+
+cpu::Shape shape_of(const tensorflow::Tensor& tensor);
+
+// InvalidArgument if anything is wrong.
+absl::Status status_of(const std::string& wrong);
+
+// Output 0 with input 2's values, the accumulator's: its own buffer if nobody else holds it.
+template <typename Sum>
+absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** curvature);
+
+// Of attributes T and A: A must be the type that sums of T are kept in.
+absl::Status check_accumulator_type(tensorflow::shape_inference::InferenceContext* context);
+
+// Reads the shapes of three inputs; false unless all are fully known.
+bool known_shapes(tensorflow::shape_inference::InferenceContext* context, cpu::Shape shapes[3]);
+
+}  // namespace prospr::ops

@@ -1,0 +1,234 @@
+"""Closed-form diagonals of the Hessian (generalised Gauss-Newton), one function a kind of layer.
+
+All are sums over samples and over the columns of a factor of the loss's Hessian at the model's
+output, backpropagated to the layer's output before its activation. Scale factors such as
+1 / sqrt(batch size) belong in the factors; nothing is divided in here. Positions (time steps,
+pixels) are summed before the square, so no tensor of products is ever stored.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import tensorflow as tf
+
+_library = tf.load_op_library(str(resources.files("prospr_ops") / "_prospr_ops.so"))
+
+_SUM_DTYPES = {
+    tf.float16: tf.float32,
+    tf.bfloat16: tf.float32,
+    tf.float32: tf.float32,
+    tf.float64: tf.float64,
+}
+
+
+def dense_curvature(inputs: Any, factors: Any, accumulator: Any = None) -> tf.Tensor:
+    """Diagonal of the Hessian of a dense layer's kernel.
+
+    Computes ``accumulator[i, o] + sum_n sum_c (sum_t inputs[n, t, i] * factors[c, n, t, o])**2``,
+    t being all middle axes together. Without middle axes this is one matrix product. The result is
+    the same bits for any number of threads.
+
+    Args:
+        inputs: The layer's input, ``[N, ..., I]``, of float16, bfloat16, float32 or float64.
+        factors: Gradient factors at its output, ``[C, N, ..., O]``, of the inputs' dtype.
+        accumulator: What the result is added to, ``[I, O]``, of float64 for float64 inputs, else
+            float32. Zeros by default.
+
+    Returns:
+        The diagonal, ``[I, O]``, of the accumulator's dtype.
+
+    Raises:
+        ValueError: A shape is not known well enough, or the dtypes do not match.
+        tf.errors.InvalidArgumentError: Shapes that do not fit each other, or without elements (a
+            ValueError while a graph is built).
+    """
+    inputs, factors, sum_dtype = _checked(inputs, factors)
+    shape = [_last_axis("inputs", inputs), _last_axis("factors", factors)]
+    return _library.prospr_dense_curvature(
+        inputs, factors, _accumulator(accumulator, shape, sum_dtype)
+    )
+
+
+def conv_curvature(
+    inputs: Any,
+    factors: Any,
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    dilation_rate: int | Sequence[int] = 1,
+    groups: int = 1,
+    depthwise: bool = False,
+    accumulator: Any = None,
+) -> tf.Tensor:
+    """Diagonal of the Hessian of a convolution's kernel, in 1, 2 or 3 dimensions, channels last.
+
+    Computes ``accumulator[k, i, o] + sum_n sum_c (sum_t patches[n, t, k, i] * factors[c, n, t,
+    o])**2``, t being the output pixels and ``patches[n, t]`` the inputs that pixel t sees. The
+    result is the same bits for any number of threads.
+
+    Args:
+        inputs: The layer's input, ``[N, spatial..., channels]``, of float16, bfloat16, float32 or
+            float64.
+        factors: Gradient factors at its output, ``[C, N, output spatial..., O]``, of the inputs'
+            dtype.
+        kernel_size: The kernel's size on each spatial axis, or one for all.
+        strides: The same for the strides.
+        padding: ``"valid"``, ``"same"`` or, with one spatial axis, ``"causal"``; as in Keras.
+        dilation_rate: The same as kernel_size for the dilations.
+        groups: Groups of channels that are convolved apart.
+        depthwise: Whether this is a depthwise convolution, with O = channels * multiplier. Each
+            channel is then a group of its own, and groups must be 1.
+        accumulator: What the result is added to, in the shape of the Keras kernel: ``[kernel_size,
+            channels / groups, O]``, or ``[kernel_size, channels, multiplier]`` if depthwise; of
+            float64 for float64 inputs, else float32. Zeros by default.
+
+    Returns:
+        The diagonal, in the accumulator's shape and dtype.
+
+    Raises:
+        ValueError: A shape is not known well enough, the dtypes do not match, or an argument is
+            not one of those accepted.
+        tf.errors.InvalidArgumentError: Shapes that do not fit each other, or without elements (a
+            ValueError while a graph is built).
+    """
+    inputs, factors, sum_dtype = _checked(inputs, factors)
+    axes = (inputs.shape.rank or 0) - 2
+    if axes not in {1, 2, 3} or factors.shape.rank != axes + 3:
+        msg = (
+            f"inputs has shape {inputs.shape} and factors {factors.shape}; they must be [samples, "
+            "1 to 3 spatial axes, channels] and [columns, samples, as many axes, outputs]"
+        )
+        raise ValueError(msg)
+    channels, outputs = inputs.shape[-1], factors.shape[-1]
+    if not channels or not outputs:
+        msg = (
+            f"inputs has shape {inputs.shape} and factors {factors.shape}; the last axis of both "
+            "must be known and not empty"
+        )
+        raise ValueError(msg)
+    if padding not in {"valid", "same", "causal"}:
+        msg = f"padding is {padding!r}; it must be 'valid', 'same' or 'causal'"
+        raise ValueError(msg)
+    if depthwise:
+        if groups != 1 or outputs % channels:
+            msg = (
+                f"a depthwise convolution has groups=1, not {groups}, and a multiple of its "
+                f"{channels} input channels as outputs, not {outputs}"
+            )
+            raise ValueError(msg)
+        groups = channels
+    elif groups < 1 or channels % groups or outputs % groups:
+        msg = (
+            f"groups is {groups}; it must divide both the {channels} input channels and the "
+            f"{outputs} output channels"
+        )
+        raise ValueError(msg)
+
+    # A depthwise kernel, [..., channels, multiplier], is the same memory as that of `channels`
+    # groups, [..., 1, outputs].
+    kernel = _per_axis("kernel_size", kernel_size, axes)
+    grouped_shape = [*kernel, channels // groups, outputs]
+    shape = [*kernel, channels, outputs // channels] if depthwise else grouped_shape
+    curvature = _library.prospr_conv_curvature(
+        inputs,
+        factors,
+        tf.reshape(_accumulator(accumulator, shape, sum_dtype), grouped_shape),
+        strides=_per_axis("strides", strides, axes),
+        dilations=_per_axis("dilation_rate", dilation_rate, axes),
+        padding=padding.upper(),
+        groups=groups,
+    )
+    return tf.reshape(curvature, shape)
+
+
+def embedding_curvature(
+    indices: Any, factors: Any, vocabulary: int, accumulator: Any = None
+) -> tf.Tensor:
+    """Diagonal of the Hessian of an embedding's table.
+
+    Computes ``accumulator[v, o] + sum_n sum_c (sum of factors[c, n, t, o] over the t with
+    indices[n, t] == v)**2``, t being all axes of indices after the first. The result is the same
+    bits for any number of threads.
+
+    Args:
+        indices: The layer's input, ``[N, ...]``, of int32 or int64; each at least 0 and less than
+            vocabulary.
+        factors: Gradient factors at its output, ``[C, N, ..., O]``, of float16, bfloat16, float32
+            or float64.
+        vocabulary: Rows of the table, V.
+        accumulator: What the result is added to, ``[V, O]``, of float64 for float64 factors, else
+            float32. Zeros by default.
+
+    Returns:
+        The diagonal, ``[V, O]``, of the accumulator's dtype.
+
+    Raises:
+        ValueError: The dtypes or the accumulator's shape do not match.
+        tf.errors.InvalidArgumentError: An index out of range, shapes that do not fit each other,
+            or without elements (the latter two a ValueError while a graph is built).
+    """
+    indices = tf.convert_to_tensor(indices)
+    factors = tf.convert_to_tensor(factors)
+    if indices.dtype not in {tf.int32, tf.int64}:
+        msg = f"indices has dtype {indices.dtype.name}; it must be int32 or int64"
+        raise ValueError(msg)
+    sum_dtype = _sum_dtype("factors", factors)
+    shape = [vocabulary, _last_axis("factors", factors)]
+    return _library.prospr_embedding_curvature(
+        indices, factors, _accumulator(accumulator, shape, sum_dtype)
+    )
+
+
+def _sum_dtype(name: str, tensor: tf.Tensor) -> tf.DType:
+    """The dtype that sums of a tensor's are kept in."""
+    if tensor.dtype not in _SUM_DTYPES:
+        accepted = ", ".join(dtype.name for dtype in _SUM_DTYPES)
+        msg = f"{name} has dtype {tensor.dtype.name}; it must be one of {accepted}"
+        raise ValueError(msg)
+    return _SUM_DTYPES[tensor.dtype]
+
+
+def _checked(inputs: Any, factors: Any) -> tuple[tf.Tensor, tf.Tensor, tf.DType]:
+    """Inputs and factors as tensors of one dtype, and the dtype of their sums."""
+    inputs = tf.convert_to_tensor(inputs)
+    factors = tf.convert_to_tensor(factors)
+    sum_dtype = _sum_dtype("inputs", inputs)
+    if factors.dtype != inputs.dtype:
+        msg = f"factors has dtype {factors.dtype.name}; it must be that of inputs, {inputs.dtype.name}"
+        raise ValueError(msg)
+    return inputs, factors, sum_dtype
+
+
+def _last_axis(name: str, tensor: tf.Tensor) -> int | tf.Tensor:
+    """The size of the last axis, as a number where it is known."""
+    if not tensor.shape.rank:
+        msg = f"{name} has shape {tensor.shape}; it must have a known rank of at least 1"
+        raise ValueError(msg)
+    size = tensor.shape[-1]
+    return tf.shape(tensor)[-1] if size is None else size
+
+
+def _accumulator(accumulator: Any, shape: list[Any], dtype: tf.DType) -> tf.Tensor:
+    """The accumulator, checked, or zeros."""
+    if accumulator is None:
+        return tf.zeros(shape, dtype)
+    accumulator = tf.convert_to_tensor(accumulator)
+    if accumulator.dtype != dtype:
+        msg = f"accumulator has dtype {accumulator.dtype.name}; it must be {dtype.name}"
+        raise ValueError(msg)
+    wanted = tf.TensorShape([size if isinstance(size, int) else None for size in shape])
+    if not accumulator.shape.is_compatible_with(wanted):
+        msg = f"accumulator has shape {accumulator.shape}; it must be {wanted}"
+        raise ValueError(msg)
+    return accumulator
+
+
+def _per_axis(name: str, value: int | Sequence[int], axes: int) -> list[int]:
+    """One positive number for each spatial axis."""
+    values = [value] * axes if isinstance(value, int) else list(value)
+    if len(values) != axes or any(number < 1 for number in values):
+        msg = f"{name} is {value}; it must be a positive number, or {axes} of them"
+        raise ValueError(msg)
+    return values

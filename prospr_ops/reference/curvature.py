@@ -1,0 +1,116 @@
+"""The closed-form curvature contractions in plain TensorFlow, one product tensor and one square.
+
+The twins of :mod:`prospr_ops._curvature_ops`, with its arguments; they hold every sample's products
+in memory and are for small problems.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def dense_curvature(inputs: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """``sum_n sum_c (sum_t inputs[n, t, i] * factors[c, n, t, o])**2``.
+
+    Args:
+        inputs: ``[N, ..., I]``.
+        factors: ``[C, N, ..., O]``.
+
+    Returns:
+        The diagonal, ``[I, O]``, of the inputs' dtype.
+    """
+    inputs = tf.reshape(inputs, [inputs.shape[0], -1, inputs.shape[-1]])
+    factors = tf.reshape(factors, [*factors.shape[:2], -1, factors.shape[-1]])
+    return tf.reduce_sum(tf.square(tf.einsum("nti,cnto->cnio", inputs, factors)), [0, 1])
+
+
+def conv_curvature(
+    inputs: tf.Tensor,
+    factors: tf.Tensor,
+    kernel_size: Sequence[int],
+    *,
+    strides: Sequence[int],
+    padding: str = "valid",
+    dilation_rate: Sequence[int],
+    groups: int = 1,
+    depthwise: bool = False,
+) -> tf.Tensor:
+    """``sum_n sum_c (sum_t patches[n, t, k, i] * factors[c, n, t, o])**2``.
+
+    Args:
+        inputs: ``[N, spatial..., channels]``.
+        factors: ``[C, N, output spatial..., O]``.
+        kernel_size: One number for each spatial axis.
+        strides: One number for each spatial axis.
+        padding: ``"valid"``, ``"same"`` or ``"causal"``.
+        dilation_rate: One number for each spatial axis.
+        groups: Groups of channels that are convolved apart.
+        depthwise: Whether each channel is a group of its own.
+
+    Returns:
+        The diagonal in the shape of the Keras kernel, of the inputs' dtype.
+    """
+    channels, outputs = inputs.shape[-1], factors.shape[-1]
+    if depthwise:
+        groups = channels
+    patches = _patches(inputs, kernel_size, strides, padding, dilation_rate)
+    samples, positions, elements = patches.shape[:3]
+    patches = tf.reshape(patches, [samples, positions, elements, groups, channels // groups])
+    factors = tf.reshape(factors, [-1, samples, positions, groups, outputs // groups])
+    products = tf.einsum("ntkgi,cntgo->cnkigo", patches, factors)
+    shape = [channels, outputs // channels] if depthwise else [channels // groups, outputs]
+    return tf.reshape(tf.reduce_sum(tf.square(products), [0, 1]), [*kernel_size, *shape])
+
+
+def embedding_curvature(indices: tf.Tensor, factors: tf.Tensor, vocabulary: int) -> tf.Tensor:
+    """``sum_n sum_c (sum of factors[c, n, t, o] over the t with indices[n, t] == v)**2``.
+
+    Args:
+        indices: ``[N, ...]``.
+        factors: ``[C, N, ..., O]``.
+        vocabulary: Rows of the table, V.
+
+    Returns:
+        The diagonal, ``[V, O]``, of the factors' dtype.
+    """
+    return dense_curvature(tf.one_hot(indices, vocabulary, dtype=factors.dtype), factors)
+
+
+def _patches(
+    inputs: tf.Tensor,
+    kernel_size: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+    dilation_rate: Sequence[int],
+) -> tf.Tensor:
+    """Every output pixel's patch, ``[N, pixels, kernel elements, channels]``.
+
+    One axis after the other is padded and gathered into an axis of pixels and one of kernel
+    elements.
+    """
+    patches = inputs
+    axes = len(kernel_size)
+    # Axis `2 * i + 1` is the i-th not gathered yet: pixels and elements of earlier axes come first.
+    for i, (kernel, stride, dilation) in enumerate(
+        zip(kernel_size, strides, dilation_rate, strict=True)
+    ):
+        axis = 2 * i + 1
+        size = patches.shape[axis]
+        reach = (kernel - 1) * dilation + 1
+        before = after = 0
+        if padding == "causal":
+            before = reach - 1
+        elif padding == "same":
+            zeros = max((-(-size // stride) - 1) * stride + reach - size, 0)
+            before, after = zeros // 2, zeros - zeros // 2
+        widths = [[0, 0]] * patches.shape.rank
+        widths[axis] = [before, after]
+        pixels = (size + before + after - reach) // stride + 1
+        places = stride * tf.range(pixels)[:, None] + dilation * tf.range(kernel)[None, :]
+        patches = tf.gather(tf.pad(patches, widths), places, axis=axis)
+    order = [0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1]
+    patches = tf.transpose(patches, order)
+    pixels = 1
+    for size in patches.shape[1 : axes + 1]:
+        pixels *= size
+    return tf.reshape(patches, [inputs.shape[0], pixels, -1, inputs.shape[-1]])

@@ -1,0 +1,452 @@
+"""The curvature kernels, called on NumPy arrays, and the ops, against einsum over explicit patches."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prospr_ops import _curvature_ops as ops
+from prospr_ops import _native
+from prospr_ops.reference import curvature as reference
+
+INSTRUCTION_SETS = _native.build_info()["instruction_sets"]
+TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
+
+
+def axis_of(size, kernel, stride, dilation, padding):
+    """Output size and the zeros before and after one axis."""
+    reach = (kernel - 1) * dilation + 1
+    if padding == "same":
+        output = -(-size // stride)
+        zeros = max((output - 1) * stride + reach - size, 0)
+        return output, (zeros // 2, zeros - zeros // 2)
+    before = reach - 1 if padding == "causal" else 0
+    return (size + before - reach) // stride + 1, (before, 0)
+
+
+def patches_of(inputs, kernel, strides, dilations, padding):
+    """[N, output pixels, kernel elements, channels], by slicing."""
+    geometry = [
+        axis_of(*axis, padding)
+        for axis in zip(inputs.shape[1:-1], kernel, strides, dilations, strict=True)
+    ]
+    padded = np.pad(inputs, [(0, 0), *(zeros for _, zeros in geometry), (0, 0)])
+    taps = []
+    for tap in itertools.product(*map(range, kernel)):
+        window = [
+            slice(k * d, k * d + (output - 1) * s + 1, s)
+            for k, d, s, (output, _) in zip(tap, dilations, strides, geometry, strict=True)
+        ]
+        taps.append(padded[(slice(None), *window)].reshape(len(inputs), -1, inputs.shape[-1]))
+    return np.stack(taps, axis=2)
+
+
+def contract(patches, factors, groups):
+    """[kernel elements, channels / groups, outputs] in float64, from patches and flat factors."""
+    n, t, k, _ = patches.shape
+    patches = patches.astype(np.float64).reshape(n, t, k, groups, -1)
+    factors = factors.astype(np.float64).reshape(len(factors), n, t, groups, -1)
+    products = np.einsum("ntkgi,cntgo->cnkigo", patches, factors)
+    return np.square(products).sum((0, 1)).reshape(k, patches.shape[-1], -1)
+
+
+def assert_close(result, patches, factors, groups, tolerance):
+    """Errors are measured against the sum without its cancellations."""
+    flat = result.astype(np.float64).reshape(patches.shape[2], -1, factors.shape[-1])
+    scale = contract(np.abs(patches), np.abs(factors), groups)
+    assert (np.abs(flat - contract(patches, factors, groups)) <= tolerance * scale).all()
+    assert (result >= 0).all()
+
+
+@st.composite
+def convolutions(draw):
+    axes = draw(st.integers(1, 3))
+    sizes = st.lists(st.integers(1, (40, 12, 5)[axes - 1]), min_size=axes, max_size=axes)
+    small = st.lists(st.integers(1, 3), min_size=axes, max_size=axes)
+    groups = draw(st.integers(1, 4))
+    padding = draw(st.sampled_from(["valid", "same", *(["causal"] if axes == 1 else [])]))
+    size, kernel, dilations = draw(sizes), draw(small), draw(small)
+    if padding == "valid":
+        size = [max(s, (k - 1) * d + 1) for s, k, d in zip(size, kernel, dilations, strict=True)]
+    return {
+        "samples": draw(st.integers(1, 9)),
+        "columns": draw(st.integers(1, 7)),
+        "size": size,
+        "kernel": kernel,
+        "strides": draw(small),
+        "dilations": dilations,
+        "padding": padding,
+        "groups": groups,
+        "inputs": groups * draw(st.integers(1, 9)),
+        "outputs": groups * draw(st.integers(1, 21)),
+        "seed": draw(st.integers(0, 2**32 - 1)),
+    }
+
+
+def arrays_of(conv, dtype):
+    rng = np.random.default_rng(conv["seed"])
+    output = [
+        axis_of(*axis, conv["padding"])[0]
+        for axis in zip(
+            conv["size"], conv["kernel"], conv["strides"], conv["dilations"], strict=True
+        )
+    ]
+    inputs = rng.standard_normal((conv["samples"], *conv["size"], conv["inputs"]))
+    factors = rng.standard_normal((conv["columns"], conv["samples"], *output, conv["outputs"]))
+    return inputs.astype(dtype), factors.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(deadline=None, max_examples=150)
+@given(conv=convolutions())
+def test_convolution(dtype, conv):
+    inputs, factors = arrays_of(conv, dtype)
+    options = [conv[name] for name in ("strides", "dilations", "padding", "groups")]
+    patches = patches_of(inputs, conv["kernel"], *options[:3])
+    flat_factors = factors.reshape(*factors.shape[:2], -1, factors.shape[-1])
+    shape = (*conv["kernel"], conv["inputs"] // conv["groups"], conv["outputs"])
+    for instruction_set in INSTRUCTION_SETS:
+        results = []
+        for threads in (1, 2, 3):
+            result = np.zeros(shape, dtype)
+            _native.conv_curvature(inputs, factors, result, *options, threads, instruction_set)
+            results.append(result)
+        assert_close(results[0], patches, flat_factors, conv["groups"], TOLERANCE[dtype])
+        assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(deadline=None, max_examples=100)
+@given(
+    samples=st.integers(1, 40),
+    middle=st.sampled_from([(), (1,), (2,), (5,), (2, 3), (40,)]),
+    sizes=st.tuples(st.integers(1, 70), st.integers(1, 40)),
+    columns=st.integers(1, 11),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_dense(*, dtype, samples, middle, sizes, columns, seed):
+    rng = np.random.default_rng(seed)
+    inputs = rng.standard_normal((samples, *middle, sizes[0])).astype(dtype)
+    factors = rng.standard_normal((columns, samples, *middle, sizes[1])).astype(dtype)
+    patches = inputs.reshape(samples, -1, 1, sizes[0])
+    flat_factors = factors.reshape(columns, samples, -1, sizes[1])
+    for instruction_set in INSTRUCTION_SETS:
+        results = []
+        for threads in (1, 2, 3):
+            result = np.zeros(sizes, dtype)
+            _native.dense_curvature(inputs, factors, result, threads, instruction_set)
+            results.append(result)
+        assert_close(results[0], patches, flat_factors, 1, TOLERANCE[dtype])
+        assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+@settings(deadline=None, max_examples=50)
+@given(
+    samples=st.integers(1, 9),
+    middle=st.sampled_from([(), (1,), (7,), (2, 3)]),
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 40)),
+    columns=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_embedding(*, dtype, index, samples, middle, sizes, columns, seed):
+    rng = np.random.default_rng(seed)
+    indices = rng.integers(0, sizes[0], (samples, *middle)).astype(index)
+    factors = rng.standard_normal((columns, samples, *middle, sizes[1])).astype(dtype)
+    patches = np.eye(sizes[0])[indices.reshape(samples, -1, 1)]
+    flat_factors = factors.reshape(columns, samples, -1, sizes[1])
+    for instruction_set in INSTRUCTION_SETS:
+        results = []
+        for threads in (1, 2, 3):
+            result = np.zeros(sizes, dtype)
+            _native.embedding_curvature(indices, factors, result, threads, instruction_set)
+            results.append(result)
+        assert_close(results[0], patches, flat_factors, 1, TOLERANCE[dtype])
+        assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+
+# Every path of the contraction: many positions, few of them (pairs), one, small and large patches,
+# several chunks and blocks.
+SHAPES = [
+    # samples, columns, size, channels, outputs, kernel, strides, dilations, padding, groups
+    (3, 4, (28, 28), 1, 6, (5, 5), (1, 1), (1, 1), "same", 1),
+    (2, 3, (9, 14), 6, 16, (5, 4), (2, 3), (1, 2), "valid", 1),
+    (5, 9, (4, 4), 64, 40, (3, 3), (1, 1), (1, 1), "same", 1),
+    (5, 10, (2, 2), 128, 70, (3, 3), (1, 1), (1, 1), "same", 1),
+    (4, 3, (300,), 3, 33, (4,), (1,), (5,), "causal", 1),
+    (2, 11, (3, 4, 5), 4, 10, (2, 2, 3), (2, 1, 1), (1, 1, 1), "same", 2),
+    (1, 1, (1, 1), 1, 1, (1, 1), (1, 1), (1, 1), "valid", 1),
+    (2, 5, (17, 18), 12, 24, (3, 3), (1, 1), (1, 1), "same", 12),
+    (40, 2, (20, 20), 40, 50, (3, 3), (1, 1), (1, 1), "same", 1),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_convolution_op(shape, dtype):
+    samples, columns, size, channels, outputs, kernel, strides, dilations, padding, groups = shape
+    conv = {
+        "samples": samples,
+        "columns": columns,
+        "size": size,
+        "kernel": kernel,
+        "strides": strides,
+        "dilations": dilations,
+        "padding": padding,
+        "inputs": channels,
+        "outputs": outputs,
+        "seed": 0,
+    }
+    depthwise = groups > 1 and groups == channels
+    inputs, factors = (tf.cast(array, dtype) for array in arrays_of(conv, np.float64))
+    result = ops.conv_curvature(
+        inputs,
+        factors,
+        kernel,
+        strides=strides,
+        padding=padding,
+        dilation_rate=dilations,
+        groups=1 if depthwise else groups,
+        depthwise=depthwise,
+    )
+    wide = tf.float64
+    twin, scale = (
+        reference.conv_curvature(
+            f(tf.cast(inputs, wide)),
+            f(tf.cast(factors, wide)),
+            kernel,
+            strides=strides,
+            padding=padding,
+            dilation_rate=dilations,
+            groups=groups,
+            depthwise=depthwise,
+        )
+        for f in (tf.identity, tf.abs)
+    )
+    assert result.shape == twin.shape
+    assert result.dtype == (tf.float64 if dtype == "float64" else tf.float32)
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    assert tf.reduce_all(tf.abs(tf.cast(result, wide) - twin) <= tolerance * scale)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("middle", [(), (3,), (50,), (4, 5)])
+def test_dense_and_embedding_ops(dtype, middle):
+    rng = np.random.default_rng(0)
+    inputs = tf.cast(rng.standard_normal((8, *middle, 20)), dtype)
+    factors = tf.cast(rng.standard_normal((6, 8, *middle, 14)), dtype)
+    indices = rng.integers(0, 20, (8, *middle))
+    wide = tf.cast(factors, tf.float64)
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    for result, one_input, twin in (
+        (ops.dense_curvature(inputs, factors), tf.cast(inputs, tf.float64), "dense"),
+        (ops.embedding_curvature(indices, factors, 20), indices, "embedding"),
+        (ops.embedding_curvature(indices.astype(np.int32), factors, 20), indices, "embedding"),
+    ):
+        if twin == "dense":
+            wanted = reference.dense_curvature(one_input, wide)
+            scale = reference.dense_curvature(tf.abs(one_input), tf.abs(wide))
+        else:
+            wanted = reference.embedding_curvature(one_input, wide, 20)
+            scale = reference.embedding_curvature(one_input, tf.abs(wide), 20)
+        error = tf.abs(tf.cast(result, tf.float64) - wanted)
+        assert tf.reduce_all(error <= tolerance * scale)
+
+
+def test_half_is_widened_exactly():
+    # Every finite half, alone in its sample; subnormal ones included.
+    bits = np.arange(2**16, dtype=np.uint16)
+    for values in (bits.view(np.float16), bits.view(tf.bfloat16.as_numpy_dtype)):
+        wide = values.astype(np.float32)
+        kept = np.isfinite(wide) & (np.abs(wide) < 1e15) & ((np.abs(wide) > 1e-15) | (wide == 0))
+        ones = np.ones((1, 1, 1), values.dtype)
+        result = ops.dense_curvature(ones[0], values[kept].reshape(1, 1, -1))
+        np.testing.assert_allclose(result[0], np.square(wide[kept]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_accumulator_is_added_to(in_graph):
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((8, 5, 6)).astype(np.float32)
+    factors = rng.standard_normal((10, 8, 5, 7)).astype(np.float32)
+
+    def in_two_calls(inputs, factors):
+        half = ops.dense_curvature(inputs, factors[:4])
+        whole = ops.dense_curvature(inputs, factors[4:], half)
+        return half, whole
+
+    half, whole = (tf.function(in_two_calls) if in_graph else in_two_calls)(inputs, factors)
+    # The first result was not overwritten by the second call.
+    np.testing.assert_array_equal(half, ops.dense_curvature(inputs, factors[:4]))
+    np.testing.assert_allclose(whole, ops.dense_curvature(inputs, factors), rtol=1e-5)
+
+
+def test_unknown_shapes_in_a_graph():
+    rng = np.random.default_rng(0)
+    inputs = tf.constant(rng.standard_normal((8, 5, 6)), tf.float32)
+    factors = tf.constant(rng.standard_normal((10, 8, 5, 7)), tf.float32)
+    loose = tf.function(
+        ops.dense_curvature,
+        input_signature=[
+            tf.TensorSpec([None, None, None], tf.float32),
+            tf.TensorSpec([None, None, None, None], tf.float32),
+        ],
+    )
+    np.testing.assert_array_equal(loose(inputs, factors), ops.dense_curvature(inputs, factors))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[10,8,5,7\]"):
+        loose(inputs[:, :4], factors)
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+BAD_DENSE = {
+    "rank": (zeros(4), zeros(2, 4, 3), zeros(4, 3), r"inputs has shape \[4\]"),
+    "samples": (zeros(4, 5), zeros(2, 3, 6), zeros(5, 6), r"factors has shape \[2,3,6\]"),
+    "middle": (zeros(4, 7, 5), zeros(2, 4, 6, 6), zeros(5, 6), r"\[2,4,6,6\].*\[4,7,5\]"),
+    "factors rank": (zeros(4, 7, 5), zeros(2, 4, 6), zeros(5, 6), r"\[2,4,6\]"),
+    "accumulator": (zeros(4, 5), zeros(2, 4, 6), zeros(6, 5), r"\[6,5\].*\[5,6\]"),
+    "accumulator rank": (zeros(4, 5), zeros(2, 4, 6), zeros(30), r"\[30\].*\[5,6\]"),
+    "no samples": (zeros(0, 5), zeros(2, 0, 6), zeros(5, 6), r"\[0,5\]; at least one element"),
+    "no columns": (zeros(4, 5), zeros(0, 4, 6), zeros(5, 6), r"\[0,4,6\]; at least one element"),
+    "no inputs": (zeros(4, 0), zeros(2, 4, 6), zeros(0, 6), r"\[4,0\]; at least one element"),
+    "no positions": (zeros(4, 0, 5), zeros(2, 4, 0, 6), zeros(5, 6), "at least one element"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_DENSE)
+def test_bad_dense(bad):
+    *arrays, message = BAD_DENSE[bad]
+    with pytest.raises(ValueError, match=message):
+        _native.dense_curvature(*arrays)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        ops._library.prospr_dense_curvature(*arrays)
+    with pytest.raises(ValueError, match=message):
+        tf.function(ops._library.prospr_dense_curvature)(*arrays)
+
+
+GOOD_CONV = {
+    "inputs": zeros(2, 8, 8, 4),
+    "factors": zeros(3, 2, 6, 6, 6),
+    "accumulator": zeros(3, 3, 4, 6),
+    "strides": [1, 1],
+    "dilations": [1, 1],
+    "padding": "valid",
+    "groups": 1,
+}
+BAD_CONV = {
+    "rank": ({"inputs": zeros(2, 8, 4)}, r"inputs has shape \[2,8,4\]"),
+    "accumulator rank": ({"accumulator": zeros(3, 4, 6)}, r"accumulator has shape \[3,4,6\]"),
+    "factors rank": ({"factors": zeros(3, 2, 6, 6)}, r"factors has shape \[3,2,6,6\]"),
+    "samples": ({"factors": zeros(3, 1, 6, 6, 6)}, r"\[3,1,6,6,6\].*\[2,6,6,6\]"),
+    "output size": ({"factors": zeros(3, 2, 6, 7, 6)}, r"\[3,2,6,7,6\].*\[2,6,6,6\]"),
+    "outputs": ({"factors": zeros(3, 2, 6, 6, 5)}, r"\[3,2,6,6,5\].*\[2,6,6,6\]"),
+    "channels": ({"accumulator": zeros(3, 3, 3, 6)}, r"\[3,3,3,6\].*4 input channels"),
+    "stride": ({"strides": [1, 0]}, r"strides are \[1,0\]"),
+    "negative stride": ({"strides": [-1, 1]}, r"strides are \[-1,1\]"),
+    "huge stride": ({"strides": [2**62, 1]}, "strides are"),
+    "dilation": ({"dilations": [0, 1]}, r"dilations are \[0,1\]"),
+    "huge dilation": ({"dilations": [1, 2**62]}, "dilations are"),
+    "wide dilation": ({"dilations": [1, 9]}, "fewer than the 19"),
+    "padded dilation": (
+        {"dilations": [1, 2**30], "padding": "same", "factors": zeros(3, 2, 8, 8, 6)},
+        "too many zeros",
+    ),
+    "strides": ({"strides": [1]}, r"strides \[1\] and dilations \[1,1\]"),
+    "axes": ({"strides": [1] * 4, "dilations": [1] * 4}, "1, 2 or 3 elements"),
+    "no axes": ({"strides": [], "dilations": []}, "1, 2 or 3 elements"),
+    "causal": ({"padding": "causal"}, "not 2"),
+    "groups": ({"groups": 3}, "groups is 3.* 4 input.* 6 output"),
+    "no groups": ({"groups": 0}, "groups is 0"),
+    "groups of channels": ({"groups": 2}, "divided by 2 groups"),
+    "kernel": ({"accumulator": zeros(9, 3, 4, 6)}, "8 elements on spatial axis 0, fewer than.* 9"),
+    "empty kernel": ({"accumulator": zeros(0, 3, 4, 6)}, "at least one element"),
+    "no samples": ({"inputs": zeros(0, 8, 8, 4)}, "at least one element"),
+    "no columns": ({"factors": zeros(0, 2, 6, 6, 6)}, "at least one element"),
+    "no channels": ({"inputs": zeros(2, 8, 8, 0)}, "at least one element"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_CONV)
+def test_bad_convolution(bad):
+    changes, message = BAD_CONV[bad]
+    arguments = {**GOOD_CONV, **changes}
+    with pytest.raises(ValueError, match=message):
+        _native.conv_curvature(**arguments)
+    arguments["padding"] = arguments["padding"].upper()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        ops._library.prospr_conv_curvature(**arguments)
+    with pytest.raises(ValueError, match=message):
+        tf.function(lambda: ops._library.prospr_conv_curvature(**arguments))()
+
+
+def test_good_convolution():
+    _native.conv_curvature(**GOOD_CONV)
+
+
+INDICES = np.zeros((2, 5), np.int64)
+BAD_EMBEDDING = {
+    "negative": (INDICES - 1, zeros(3, 2, 5, 4), zeros(7, 4), "indices has -1 at position 0"),
+    "too large": (INDICES + 7, zeros(3, 2, 5, 4), zeros(7, 4), "has 7 at.*less than 7"),
+    "rank": (INDICES[0, 0], zeros(3, 4), zeros(7, 4), r"indices has shape \[\]"),
+    "positions": (INDICES, zeros(3, 2, 4, 4), zeros(7, 4), r"\[3,2,4,4\].*\[2,5\]"),
+    "accumulator": (INDICES, zeros(3, 2, 5, 4), zeros(7, 5), r"\[7,5\].*vocabulary, 4"),
+    "no words": (INDICES, zeros(3, 2, 5, 4), zeros(0, 4), "at least one element"),
+    "no positions": (INDICES[:, :0], zeros(3, 2, 0, 4), zeros(7, 4), "at least one element"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_EMBEDDING)
+def test_bad_embedding(bad):
+    indices, *arrays, message = BAD_EMBEDDING[bad]
+    with pytest.raises(ValueError, match=message):
+        _native.embedding_curvature(np.asarray(indices), *arrays)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        ops._library.prospr_embedding_curvature(indices, *arrays)
+
+
+BAD_CALLS = {
+    "integers": (lambda: ops.dense_curvature([[1]], [[[1]]]), "inputs has dtype int32"),
+    "dtypes": (lambda: ops.dense_curvature([[1.0]], tf.ones([1, 1, 1], "float64")), "float64"),
+    "accumulator dtype": (
+        lambda: ops.dense_curvature([[1.0]], [[[1.0]]], tf.ones([1, 1], "float64")),
+        "accumulator has dtype float64; it must be float32",
+    ),
+    "accumulator shape": (
+        lambda: ops.dense_curvature([[1.0]], [[[1.0]]], [[1.0, 1.0]]),
+        r"\(1, 2\).*\(1, 1\)",
+    ),
+    "scalar": (lambda: ops.dense_curvature(1.0, 1.0), r"inputs has shape \(\)"),
+    "rank": (lambda: ops.conv_curvature([[1.0]], [[[1.0]]], 1), r"inputs has shape \(1, 1\)"),
+    "kernel": (lambda: conv_call(kernel_size=[3]), "kernel_size is .3"),
+    "stride": (lambda: conv_call(strides=0), "strides is 0"),
+    "dilation": (lambda: conv_call(dilation_rate=[1, -1]), "dilation_rate is"),
+    "padding": (lambda: conv_call(padding="full"), "'full'"),
+    "groups": (lambda: conv_call(groups=3), "groups is 3"),
+    "depthwise": (lambda: conv_call(depthwise=True), "4 input channels"),
+    "no channels": (lambda: conv_call(inputs=zeros(2, 8, 8, 0)), "not empty"),
+    "indices": (lambda: ops.embedding_curvature([[0.5]], zeros(1, 1, 1, 1), 1), "dtype float32"),
+    "half sums": (
+        lambda: ops._library.prospr_dense_curvature(
+            zeros(2, 3), zeros(1, 2, 4), tf.zeros([3, 4], tf.float64)
+        ),
+        "DenseCurvature",
+    ),
+}
+
+
+def conv_call(**changes):
+    arguments = {"inputs": GOOD_CONV["inputs"], "factors": GOOD_CONV["factors"], "kernel_size": 3}
+    return ops.conv_curvature(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize("bad", BAD_CALLS)
+def test_bad_calls(bad):
+    call, message = BAD_CALLS[bad]
+    with pytest.raises((ValueError, tf.errors.OpError), match=message):
+        call()
