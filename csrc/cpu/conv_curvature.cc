@@ -109,13 +109,14 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   plan.patch_tiles = ceil_divide(plan.patch, kernels.lanes);
   plan.output_tiles = ceil_divide(plan.outputs, kTileOutputs);
   const std::int64_t tile_bytes = plan.entries * kernels.lanes * sum_bytes;
-  plan.block = within(kPanelBytes / 2 / tile_bytes, 1, std::min(kMostTiles, plan.patch_tiles));
+  plan.block = within(kPanelBytes / 2 / tile_bytes, 1,
+                      within(plan.patch_tiles / kWantedTasks, 1, kMostTiles));
   plan.blocks = ceil_divide(plan.patch_tiles, plan.block);
   plan.panel = within(kPanelBytes / (plan.block * tile_bytes), 1, chunk);
   const std::int64_t column_bytes = plan.positions * shape.output_channels * sum_bytes;
   plan.near_columns = packed ? shape.columns : within(kPanelBytes / column_bytes, 1, shape.columns);
   const std::int64_t kernel_size = plan.patch * shape.output_channels;
-  plan.slices = within(std::min(ceil_divide(kWantedTasks, shape.groups * plan.blocks),
+  plan.slices = within(std::min(kWantedTasks / (shape.groups * plan.blocks),
                                 kSliceBytes / (kernel_size * sum_bytes)),
                        1, chunk);
 
@@ -148,10 +149,13 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
                  });
   }
   if (plan.slices > 1) {
-    for (std::int64_t slice = 0; slice < plan.slices; ++slice) {
-      const Sum* const sums = slices.data() + slice * kernel_size;
-      for (std::int64_t i = 0; i < kernel_size; ++i) conv.curvature[i] += sums[i];
-    }
+    parallel_for(kernel_size, static_cast<double>(plan.slices) / kSpeed,
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t slice = 0; slice < plan.slices; ++slice) {
+                     const Sum* const sums = slices.data() + slice * kernel_size;
+                     for (std::int64_t i = begin; i < end; ++i) conv.curvature[i] += sums[i];
+                   }
+                 });
   }
 }
 
