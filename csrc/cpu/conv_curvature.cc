@@ -13,10 +13,11 @@ namespace {
 constexpr std::int64_t kKibi = 1024;
 constexpr std::int64_t kMebi = 1024 * kKibi;
 
-// Bytes of packed patches that a task works on: half of a second-level cache.
+// Bytes of packed patches that a task works on, and of unpacked factors: a part of a second-level
+// cache.
 constexpr std::int64_t kPanelBytes = 256 * kKibi;
 // Bytes of copied inputs and factors at a time.
-constexpr std::int64_t kChunkBytes = 32 * kMebi;
+constexpr std::int64_t kChunkBytes = 4 * kMebi;
 // Bytes of sums that are kept apart, so that samples too can be spread over threads.
 constexpr std::int64_t kSliceBytes = 8 * kMebi;
 // Patch tiles that share a pass over the factors, and tasks to spread over threads.
@@ -37,24 +38,27 @@ std::int64_t within(std::int64_t value, std::int64_t least, std::int64_t most) {
   return std::max(least, std::min(value, most));
 }
 
-// The runs of a patch, tile by tile of `lanes` elements.
-struct Runs {
-  std::vector<Run> runs;
+// The pieces of a patch, tile by tile.
+struct Pieces {
+  std::vector<Piece> pieces;
   std::vector<std::int64_t> tile_begin;
 };
 
-Runs runs_of(const std::vector<std::int64_t>& offsets, std::int64_t lanes) {
-  Runs result;
+Pieces pieces_of(const std::vector<std::int64_t>& offsets, std::int64_t tile_lanes,
+                 std::int64_t longest) {
+  Pieces result;
+  std::int64_t length = 0;
   for (std::int64_t k = 0; k < static_cast<std::int64_t>(offsets.size()); ++k) {
-    if (k % lanes == 0) {
-      result.tile_begin.push_back(static_cast<std::int64_t>(result.runs.size()));
-    } else if (offsets[k] == offsets[k - 1] + 1) {
-      ++result.runs.back().length;
-      continue;
+    const std::int64_t lane = k % tile_lanes;
+    if (lane == 0) result.tile_begin.push_back(static_cast<std::int64_t>(result.pieces.size()));
+    if (lane != 0 && length < longest && offsets[k] == offsets[k - 1] + 1) {
+      ++length;
+    } else {
+      result.pieces.push_back({lane, offsets[k]});
+      length = 1;
     }
-    result.runs.push_back({k % lanes, 1, offsets[k]});
   }
-  result.tile_begin.push_back(static_cast<std::int64_t>(result.runs.size()));
+  result.tile_begin.push_back(static_cast<std::int64_t>(result.pieces.size()));
   return result;
 }
 
@@ -76,7 +80,7 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   const ConvKernels<T> kernels = kernels_for<T>(instruction_set);
   const std::vector<std::int64_t> positions = position_offsets(shape);
   const std::vector<std::int64_t> patch = patch_offsets(shape);
-  const Runs runs = runs_of(patch, kernels.lanes);
+  const Pieces pieces = pieces_of(patch, kernels.lanes, kernels.piece);
 
   ConvPlan<T> plan{};
   plan.conv = conv;
@@ -85,8 +89,8 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   plan.outputs = shape.output_channels / shape.groups;
   plan.padded_sample = padded_sample_size(shape);
   plan.position_offsets = positions.data();
-  plan.runs = runs.runs.data();
-  plan.tile_runs = runs.tile_begin.data();
+  plan.pieces = pieces.pieces.data();
+  plan.tile_pieces = pieces.tile_begin.data();
 
   // Multiply-adds of the tiles and, for pairs, of the sums over columns.
   plan.pairwise = plan.positions <= kMostPairedPositions &&
@@ -105,15 +109,18 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   plan.patch_tiles = ceil_divide(plan.patch, kernels.lanes);
   plan.output_tiles = ceil_divide(plan.outputs, kTileOutputs);
   const std::int64_t tile_bytes = plan.entries * kernels.lanes * sum_bytes;
-  plan.block = within(kPanelBytes / 2 / tile_bytes, 1, std::min(kMostTiles, plan.patch_tiles));
+  plan.block = within(kPanelBytes / 2 / tile_bytes, 1,
+                      within(plan.patch_tiles / kWantedTasks, 1, kMostTiles));
   plan.blocks = ceil_divide(plan.patch_tiles, plan.block);
   plan.panel = within(kPanelBytes / (plan.block * tile_bytes), 1, chunk);
+  const std::int64_t column_bytes = plan.positions * shape.output_channels * sum_bytes;
+  plan.near_columns = packed ? shape.columns : within(kPanelBytes / column_bytes, 1, shape.columns);
   const std::int64_t kernel_size = plan.patch * shape.output_channels;
-  plan.slices = within(std::min(ceil_divide(kWantedTasks, shape.groups * plan.blocks),
+  plan.slices = within(std::min(kWantedTasks / (shape.groups * plan.blocks),
                                 kSliceBytes / (kernel_size * sum_bytes)),
                        1, chunk);
 
-  const std::int64_t inputs_size = chunk * plan.padded_sample + kernels.slack;
+  const std::int64_t inputs_size = chunk * plan.padded_sample + kernels.piece;
   AlignedBuffer<Sum> inputs(inputs_size);
   AlignedBuffer<Sum> factors(chunk * packed_sample);
   const std::int64_t apart = plan.slices == 1 ? 0 : plan.slices * kernel_size;
@@ -142,10 +149,13 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
                  });
   }
   if (plan.slices > 1) {
-    for (std::int64_t slice = 0; slice < plan.slices; ++slice) {
-      const Sum* const sums = slices.data() + slice * kernel_size;
-      for (std::int64_t i = 0; i < kernel_size; ++i) conv.curvature[i] += sums[i];
-    }
+    parallel_for(kernel_size, static_cast<double>(plan.slices) / kSpeed,
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t slice = 0; slice < plan.slices; ++slice) {
+                     const Sum* const sums = slices.data() + slice * kernel_size;
+                     for (std::int64_t i = begin; i < end; ++i) conv.curvature[i] += sums[i];
+                   }
+                 });
   }
 }
 

@@ -96,23 +96,22 @@ void prepare(const Plan<T>& plan, std::int64_t begin, std::int64_t end, Sum<T>* 
   }
 }
 
-// Elements that are moved at a time: most runs of small patches are shorter than a wide vector.
+// What is moved at a time: small patches have few neighbours, fewer than a wide vector holds.
 constexpr int kPieceBytes = kVectorBytes < 32 ? kVectorBytes : 32;
 template <typename Sum>
 constexpr std::int64_t kPiece = kPieceBytes / sizeof(Sum);
 
 // Gathers one sample's patches: to[positions, kLanes]. Whole pieces are moved: what one writes
-// beyond its run is overwritten by the next run or row, or is a lane (or slack) that nobody reads.
+// beyond its length is overwritten by the next piece or row, or is a lane (or slack) that nobody
+// reads.
 template <typename T>
 void pack_patches(const Plan<T>& plan, const Sum<T>* from, std::int64_t patch_tile, Sum<T>* to) {
-  const Run* const first = plan.runs + plan.tile_runs[patch_tile];
-  const Run* const last = plan.runs + plan.tile_runs[patch_tile + 1];
+  const Piece* const first = plan.pieces + plan.tile_pieces[patch_tile];
+  const Piece* const last = plan.pieces + plan.tile_pieces[patch_tile + 1];
   for (std::int64_t t = 0; t < plan.positions; ++t, to += kLanes<Sum<T>>) {
     const Sum<T>* const patch = from + plan.position_offsets[t];
-    for (const Run* run = first; run < last; ++run) {
-      for (std::int64_t i = 0; i < run->length; i += kPiece<Sum<T>>) {
-        __builtin_memcpy(to + run->lane + i, patch + run->offset + i, kPieceBytes);
-      }
+    for (const Piece* piece = first; piece < last; ++piece) {
+      __builtin_memcpy(to + piece->lane, patch + piece->offset, kPieceBytes);
     }
   }
 }
@@ -159,13 +158,11 @@ Tile<Sum<T>> tile_of(const Plan<T>& plan, std::int64_t group, std::int64_t outpu
     const std::int64_t width =
         outputs_begin(plan, output_tile + 1) - outputs_begin(plan, output_tile);
     tile.samples = 1;
-    tile.columns = 1;
     tile.positions = samples * plan.entries;
     tile.position_stride = width;
     tile.factors = plan.factors + (output * plan.samples + sample * width) * plan.entries;
   } else {
     tile.samples = samples;
-    tile.columns = shape.columns;
     tile.positions = plan.positions;
     if (plan.factors != nullptr) {
       const std::int64_t width =
@@ -195,14 +192,13 @@ void contract_block(const Plan<T>& plan, std::int64_t slice, std::int64_t group,
   Sum<T>* const panels = sums + sums_size(plan);
   Sum<T>* const rows = panels + panels_size(plan);
   const std::int64_t first_tile = block * plan.block;
-  const std::int64_t rest = plan.patch_tiles - first_tile;
-  const std::int64_t tiles = rest < plan.block ? rest : plan.block;
+  const std::int64_t tiles = smaller(plan.block, plan.patch_tiles - first_tile);
   const std::int64_t group_channel = group * (shape.input_channels / shape.groups);
 
   for (std::int64_t i = 0; i < sums_size(plan); ++i) sums[i] = 0;
   const std::int64_t end = slice_begin(plan, slice + 1);
   for (std::int64_t sample = slice_begin(plan, slice); sample < end; sample += plan.panel) {
-    const std::int64_t samples = end - sample < plan.panel ? end - sample : plan.panel;
+    const std::int64_t samples = smaller(plan.panel, end - sample);
     Sum<T>* panel = panels;
     for (std::int64_t i = 0; i < tiles; ++i) {
       for (std::int64_t n = 0; n < samples; ++n, panel += plan.entries * kTileLanes) {
@@ -211,20 +207,25 @@ void contract_block(const Plan<T>& plan, std::int64_t slice, std::int64_t group,
         if (plan.pairwise) pair_patches(rows, plan.positions, panel);
       }
     }
-    for (std::int64_t j = 0; j < plan.output_tiles; ++j) {
-      const std::int64_t outputs = outputs_begin(plan, j + 1) - outputs_begin(plan, j);
-      Tile<Sum<T>> tile = tile_of(plan, group, j, sample, samples);
-      tile.patches = panels;
-      tile.sums = sums + outputs_begin(plan, j) * plan.block * kTileLanes;
-      for (std::int64_t i = 0; i < tiles; ++i) {
-        const std::int64_t lanes = plan.patch - (first_tile + i) * kTileLanes;
-        if (plan.pairwise) {
-          add_tile<false>(tile, outputs, lanes);
-        } else {
-          add_tile<true>(tile, outputs, lanes);
+    const std::int64_t columns = plan.pairwise ? 1 : shape.columns;
+    for (std::int64_t first = 0; first < columns; first += plan.near_columns) {
+      for (std::int64_t j = 0; j < plan.output_tiles; ++j) {
+        const std::int64_t outputs = outputs_begin(plan, j + 1) - outputs_begin(plan, j);
+        Tile<Sum<T>> tile = tile_of(plan, group, j, sample, samples);
+        tile.columns = smaller(plan.near_columns, columns - first);
+        tile.factors += first * tile.column_stride;
+        tile.patches = panels;
+        tile.sums = sums + outputs_begin(plan, j) * plan.block * kTileLanes;
+        for (std::int64_t i = 0; i < tiles; ++i) {
+          const std::int64_t lanes = plan.patch - (first_tile + i) * kTileLanes;
+          if (plan.pairwise) {
+            add_tile<false>(tile, outputs, lanes);
+          } else {
+            add_tile<true>(tile, outputs, lanes);
+          }
+          tile.patches += samples * plan.entries * kTileLanes;
+          tile.sums += outputs * kTileLanes;
         }
-        tile.patches += samples * plan.entries * kTileLanes;
-        tile.sums += outputs * kTileLanes;
       }
     }
   }
@@ -237,7 +238,7 @@ void contract_block(const Plan<T>& plan, std::int64_t slice, std::int64_t group,
       const Sum<T>* const from =
           sums + (outputs_begin(plan, j) * plan.block + i * outputs) * kTileLanes;
       const std::int64_t first = (first_tile + i) * kTileLanes;
-      const std::int64_t lanes = plan.patch - first < kTileLanes ? plan.patch - first : kTileLanes;
+      const std::int64_t lanes = smaller(kTileLanes, plan.patch - first);
       Sum<T>* const to =
           result + first * shape.output_channels + group * plan.outputs + outputs_begin(plan, j);
       for (std::int64_t lane = 0; lane < lanes; ++lane) {

@@ -15,11 +15,10 @@ namespace prospr::cpu {
 // Outputs of one tile.
 constexpr std::int64_t kTileOutputs = 6;
 
-// Neighbours in a patch that are neighbours in the padded input too.
-struct Run {
-  std::int64_t lane;    // in the tile
-  std::int64_t length;  //
-  std::int64_t offset;  // in the padded input, from the patch's first element
+// Neighbours in a patch that are neighbours in the padded input too: at most ConvKernels::piece.
+struct Piece {
+  std::int64_t lane;    // of the first, in the tile
+  std::int64_t offset;  // of the first in the padded input, from that of the patch
 };
 
 // One chunk of samples, and how it is cut up. Every cut depends on shapes only, never on threads.
@@ -33,8 +32,8 @@ struct ConvPlan {
   std::int64_t outputs;        // of a group
   std::int64_t padded_sample;  // elements of a sample with its zeros
   const std::int64_t* position_offsets;  // [positions], of patches in a padded sample
-  const Run* runs;                       // of all tiles of a patch, one after the other
-  const std::int64_t* tile_runs;         // [patch_tiles + 1], where each tile's begin
+  const Piece* pieces;                   // of all tiles of a patch, one after the other
+  const std::int64_t* tile_pieces;       // [patch_tiles + 1], where each tile's begin
 
   // Few positions: sum over columns first. With pairs t <= u of positions,
   //   sum_c (sum_t a_t s_ct)^2 = sum_(t,u) (a_t a_u) (sum_c s_ct s_cu), twice where t < u,
@@ -54,6 +53,7 @@ struct ConvPlan {
   std::int64_t blocks;        // tasks along a patch
   std::int64_t slices;        // of the chunk's samples; a task works on one
   std::int64_t panel;         // samples whose patches are packed at a time
+  std::int64_t near_columns;  // whose factors are used by all output tiles at a time
   Sum* sums;                  // [slices, patch, output channels]; += the contraction
 };
 
@@ -70,7 +70,7 @@ PROSPR_HD std::int64_t outputs_begin(const ConvPlan<T>& plan, std::int64_t tile)
 template <typename T>
 struct ConvKernels {
   std::int64_t lanes;  // of a tile
-  std::int64_t slack;  // elements that are read after the last of plan.inputs
+  std::int64_t piece;  // elements that are moved at a time, and read after the last of plan.inputs
   // Fills plan.inputs (but for its zeros) and plan.factors, for samples [begin, end) of the chunk.
   void (*prepare)(const ConvPlan<T>& plan, std::int64_t begin, std::int64_t end,
                   core::Accumulator<T>* scratch);
