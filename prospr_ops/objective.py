@@ -83,6 +83,24 @@ class Objective:
         loss = self.loss(batch.y, prediction, sample_weight=batch.sample_weight)
         return tf.add_n([loss, *(tf.cast(extra, loss.dtype) for extra in self.model.losses)])
 
+    def single_loss(self) -> keras.losses.Loss | None:
+        """The Keras loss whose plain value, plus `model.losses`, this objective is; or None.
+
+        None for a model with several losses, with loss weights or with its own `compute_loss`.
+        """
+        if self.loss is not None:
+            return self.loss
+        model = self.model
+        compiled = model._compile_loss
+        if type(model).compute_loss is not keras.Model.compute_loss or compiled is None:
+            return None
+        if compiled._user_loss_weights is not None:
+            return None
+        try:
+            return Objective.of(model, compiled._user_loss).loss
+        except TypeError:
+            return None
+
     def sparse_labels(self) -> keras.losses.Loss | None:
         """The loss, if its targets are class indices."""
         loss = self.model.loss if self.loss is None else self.loss

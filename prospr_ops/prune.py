@@ -36,7 +36,9 @@ class PruneResult:
         sparsity: The fraction that was asked for.
         settings: Every option of the run, the seed included: enough to repeat it.
         losses: Loss of each prospect step and of the final batch; empty for methods without data.
-        estimators: Curvature estimator by variable path; empty for methods without curvature.
+        estimators: By variable path, which curvature estimator was used and what it is worth:
+            "ggn (exact)", "ggn (Gauss-Newton: …)" or "hutchinson (why)"; empty for methods without
+            curvature.
         seconds: Time the whole call took.
     """
 
@@ -107,8 +109,8 @@ def prune(
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
         method: "diagonal" (ProsPr with the streamed diagonal), "first_order" (ProsPr's first-order
             variant), "snip", "magnitude" or "random".
-        curvature: For "diagonal": where the Hessian's diagonal comes from, "auto", "hutchinson" or
-            "row_sum"; see `prospr_ops.curvature`.
+        curvature: For "diagonal": where the Hessian's diagonal comes from, "auto", "ggn", "ggn_mc",
+            "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors a step that the estimator averages over.
         steps: Steps of gradient descent, at least 0.
         learning_rate: Of those steps, at least 0.
@@ -257,7 +259,8 @@ def _score(
     choose("method", method, METHODS)
     choose("structure", structure, STRUCTURES)
     weights = prunable_weights(model, prunable)
-    estimators = curvatures.used_by(settings.curvature, weights)
+    curvatures.find(settings.curvature)
+    estimators: dict[str, str] = {}
     needs_data = method not in DATA_FREE
     objective = Objective.of(model, loss) if needs_data else Objective(model, None)
     batches = (
@@ -273,7 +276,7 @@ def _score(
             losses.append(value)
             advance()
 
-        problem = Problem(objective, weights, batches, settings, on_loss)
+        problem = Problem(objective, weights, batches, settings, on_loss, estimators)
         scores = {path: values.numpy() for path, values in METHODS[method](problem).items()}
     for path, values in scores.items():
         if np.isnan(values).any():
@@ -286,7 +289,7 @@ def _score(
         scores,
         {"method": method, **asdict(settings), "structure": structure},
         tuple(losses),
-        estimators if method == "diagonal" else {},
+        estimators,
     )
 
 

@@ -1,5 +1,7 @@
 """The curvature kernels, called on NumPy arrays, and the ops, against einsum over explicit patches."""
 
+from __future__ import annotations
+
 import itertools
 
 import numpy as np
@@ -8,9 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prospr_ops import _curvature_ops as ops
-from prospr_ops import _native
-from prospr_ops.reference import curvature as reference
+from prospr_ops import _native, ops, reference
 
 INSTRUCTION_SETS = _native.build_info()["instruction_sets"]
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
@@ -297,7 +297,7 @@ def test_unknown_shapes_in_a_graph():
         ],
     )
     np.testing.assert_array_equal(loose(inputs, factors), ops.dense_curvature(inputs, factors))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[10,8,5,7\]"):
+    with pytest.raises(ValueError, match=r"\[10,8,5,7\]"):
         loose(inputs[:, :4], factors)
 
 
@@ -324,7 +324,7 @@ def test_bad_dense(bad):
     *arrays, message = BAD_DENSE[bad]
     with pytest.raises(ValueError, match=message):
         _native.dense_curvature(*arrays)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    with pytest.raises(ValueError, match=message):
         ops._library.prospr_dense_curvature(*arrays)
     with pytest.raises(ValueError, match=message):
         tf.function(ops._library.prospr_dense_curvature)(*arrays)
@@ -379,7 +379,7 @@ def test_bad_convolution(bad):
     with pytest.raises(ValueError, match=message):
         _native.conv_curvature(**arguments)
     arguments["padding"] = arguments["padding"].upper()
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    with pytest.raises(ValueError, match=message):
         ops._library.prospr_conv_curvature(**arguments)
     with pytest.raises(ValueError, match=message):
         tf.function(lambda: ops._library.prospr_conv_curvature(**arguments))()
@@ -406,7 +406,7 @@ def test_bad_embedding(bad):
     indices, *arrays, message = BAD_EMBEDDING[bad]
     with pytest.raises(ValueError, match=message):
         _native.embedding_curvature(np.asarray(indices), *arrays)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    with pytest.raises(ValueError, match=message):
         ops._library.prospr_embedding_curvature(indices, *arrays)
 
 

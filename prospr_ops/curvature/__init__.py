@@ -18,20 +18,24 @@ import tensorflow as tf
 
 from prospr_ops.batches import checked
 from prospr_ops.curvature.estimate import Estimate, Estimator
+from prospr_ops.curvature.ggn import auto, ggn, ggn_mc
 from prospr_ops.curvature.hutchinson import hutchinson
 from prospr_ops.curvature.row_sum import row_sum
 from prospr_ops.objective import Batch, Loss, Objective
 from prospr_ops.prunable import Prunable, prunable_weights
 from prospr_ops.settings import Settings, choose
 from prospr_ops.state import preserved
+from prospr_ops.tracing import traced
 
 ESTIMATORS: dict[str, Estimator] = {
-    "auto": hutchinson,
+    "auto": auto,
+    "ggn": ggn,
+    "ggn_mc": ggn_mc,
     "hutchinson": hutchinson,
     "row_sum": row_sum,
 }
 
-__all__ = ["ESTIMATORS", "Estimate", "Estimator", "diagonal", "find", "used_by"]
+__all__ = ["ESTIMATORS", "Estimate", "Estimator", "diagonal", "find"]
 
 
 def find(name: str) -> Estimator:
@@ -41,11 +45,6 @@ def find(name: str) -> Estimator:
         ValueError: There is none; the message lists them.
     """
     return ESTIMATORS[choose("curvature", name, ESTIMATORS)]
-
-
-def used_by(name: str, weights: dict[str, keras.Variable]) -> dict[str, str]:
-    """Which estimator `name` comes down to for each weight."""
-    return dict.fromkeys(weights, find(name).__name__)
 
 
 def diagonal(
@@ -67,8 +66,10 @@ def diagonal(
         y: Targets.
         loss: A Keras loss, its name or a function; None for the one the model is compiled with.
             Regularisation losses of the model are added.
-        estimator: "hutchinson" (unbiased, any model), "row_sum" (H·1, which is *not* the diagonal)
-            or "auto" (at present hutchinson).
+        estimator: "ggn" (the closed form; exact where the model is piecewise linear and treats each
+            sample by itself), "ggn_mc" (the same with random columns), "hutchinson" (unbiased, any
+            model), "row_sum" (H·1, which is *not* the diagonal) or "auto" ("ggn" for every weight
+            that has the closed form, "hutchinson" for the rest).
         probes: Random vectors that an estimator with randomness averages over.
         seed: Of that randomness; None draws one.
         prunable: Which weights, as in `prospr_ops.prune`.
@@ -90,7 +91,7 @@ def diagonal(
     with preserved(model):
         batch = next(checked([batch], objective))
         values = [variable.value for variable in weights.values()]
-        run = tf.function(
+        run = traced(
             lambda: estimate(
                 objective, batch, [], values, settings.probes, tf.constant([settings.seed, 0])
             )

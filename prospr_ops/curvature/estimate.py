@@ -16,12 +16,14 @@ class Estimate(NamedTuple):
     Attributes:
         loss: Scalar.
         gradients: Gradient of the loss by each variable, dense, in its shape.
-        diagonal: Diagonal of the Hessian by each weight, in its shape.
+        diagonal: Diagonal of the Hessian by each weight, in its shape; float32 for half precision.
+        origin: For each weight, which estimator gave it, and what it is worth.
     """
 
     loss: tf.Tensor
     gradients: list[tf.Tensor]
     diagonal: list[tf.Tensor]
+    origin: list[str]
 
 
 Estimator = Callable[

@@ -18,6 +18,52 @@ def rademacher(shape: tf.TensorShape, dtype: tf.DType, seed: tf.Tensor) -> tf.Te
     return tf.cast(2 * bits - 1, dtype)
 
 
+def mean_of_probes(
+    tape: tf.GradientTape,
+    gradients: Sequence[tf.Tensor],
+    weights: Sequence[tf.Variable],
+    probes: int,
+    seed: tf.Tensor,
+) -> list[tf.Tensor]:
+    """Mean of z ⊙ Hz over random sign vectors z.
+
+    Args:
+        tape: Persistent; has watched how `gradients` came about.
+        gradients: Of the loss, by each of `weights`.
+        weights: The variables that H is taken by.
+        probes: Number of vectors.
+        seed: int64 [2].
+
+    Returns:
+        A tensor in the shape of each weight.
+    """
+
+    def add_probe(probe: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        probe_seed = tf.random.experimental.stateless_fold_in(seed, probe, alg="philox")
+        signs = [
+            rademacher(
+                weight.shape,
+                weight.dtype,
+                tf.random.experimental.stateless_fold_in(probe_seed, i, alg="philox"),
+            )
+            for i, weight in enumerate(weights)
+        ]
+        products = gradient(tape, gradients, weights, signs)
+        return (
+            probe + 1,
+            *(total + z * hz for total, z, hz in zip(sums, signs, products, strict=True)),
+        )
+
+    # A loop in the graph: neither tracing nor memory grows with the number of probes.
+    _, *sums = tf.while_loop(
+        lambda probe, *_: probe < probes,
+        add_probe,
+        (tf.constant(0), *(tf.zeros_like(weight) for weight in weights)),
+        parallel_iterations=1,
+    )
+    return [total / probes for total in sums]
+
+
 def hutchinson(
     objective: Objective,
     batch: Batch,
@@ -38,28 +84,5 @@ def hutchinson(
             loss = objective(batch)
         gradients = gradient(inner, loss, [*variables, *weights])
         by_weight = gradients[len(variables) :]
-
-    def add_probe(probe: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        probe_seed = tf.random.experimental.stateless_fold_in(seed, probe, alg="philox")
-        signs = [
-            rademacher(
-                weight.shape,
-                weight.dtype,
-                tf.random.experimental.stateless_fold_in(probe_seed, i, alg="philox"),
-            )
-            for i, weight in enumerate(weights)
-        ]
-        products = gradient(outer, by_weight, weights, signs)
-        return (
-            probe + 1,
-            *(total + z * hz for total, z, hz in zip(sums, signs, products, strict=True)),
-        )
-
-    # A loop in the graph: neither tracing nor memory grows with the number of probes.
-    _, *sums = tf.while_loop(
-        lambda probe, *_: probe < probes,
-        add_probe,
-        (tf.constant(0), *(tf.zeros_like(weight) for weight in weights)),
-        parallel_iterations=1,
-    )
-    return Estimate(loss, gradients[: len(variables)], [total / probes for total in sums])
+    diagonal = mean_of_probes(outer, by_weight, weights, probes, seed)
+    return Estimate(loss, gradients[: len(variables)], diagonal, ["hutchinson"] * len(weights))

@@ -29,4 +29,5 @@ def row_sum(
             loss = objective(batch)
         gradients = gradient(inner, loss, [*variables, *weights])
         by_weight = gradients[len(variables) :]
-    return Estimate(loss, gradients[: len(variables)], gradient(outer, by_weight, weights))
+    diagonal = gradient(outer, by_weight, weights)
+    return Estimate(loss, gradients[: len(variables)], diagonal, ["row_sum"] * len(weights))

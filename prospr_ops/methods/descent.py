@@ -9,6 +9,7 @@ import tensorflow as tf
 from prospr_ops.curvature.estimate import gradient
 from prospr_ops.methods.problem import LogScores, Problem, StepOutput, all_finite, run_step
 from prospr_ops.objective import Batch
+from prospr_ops.tracing import traced
 
 
 def gradient_descent(
@@ -39,7 +40,7 @@ def descend(problem: Problem, steps: int) -> None:
     settings = problem.settings
     update = gradient_descent(variables, settings.learning_rate, settings.momentum)
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def step(batch: Batch, number: tf.Tensor) -> StepOutput:
         del number
         with tf.GradientTape() as tape:
@@ -56,7 +57,7 @@ def log_final_gradient(problem: Problem, number: int) -> LogScores:
     """log|∇L(w)| of the next batch at the weights as they are now, by variable path."""
     weights = problem.prunable()
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def step(batch: Batch, number: tf.Tensor) -> StepOutput:
         del number
         with tf.GradientTape() as tape:

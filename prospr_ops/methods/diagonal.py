@@ -10,6 +10,7 @@ from prospr_ops import curvature, ops
 from prospr_ops.methods.descent import gradient_descent, log_final_gradient, log_weights
 from prospr_ops.methods.problem import LogScores, Problem, StepOutput, run_step
 from prospr_ops.objective import Batch
+from prospr_ops.tracing import traced
 
 # Takes the gradient and the curvature of one weight; returns whether they were finite.
 _Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -35,12 +36,14 @@ def diagonal(problem: Problem) -> LogScores:
     ]
     descend = gradient_descent(others, settings.learning_rate, settings.momentum)
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def step(batch: Batch, number: tf.Tensor) -> StepOutput:
         seed = tf.stack([tf.constant(settings.seed, tf.int64), number])
         found = estimate(
             problem.objective, batch, [*weights, *others], weights, settings.probes, seed
         )
+        # Runs when the step is traced: the choice of estimator is the same for every batch.
+        problem.estimators.update(zip(problem.weights, found.origin, strict=True))
         gradients = found.gradients[: len(weights)]
         finite = [
             accumulate(g, h)

@@ -23,11 +23,13 @@ class Problem:
     A method may change the model's variables as it likes: the caller restores them.
 
     Attributes:
-        objective: The loss, with its model; None for a method that needs no data.
+        objective: The loss, with its model.
         weights: Prunable weights by variable path.
         batches: Endless batches, checked.
         settings: Options.
         on_loss: Called with the loss of each batch, in order.
+        estimators: To be filled by a method with curvature: which estimator each weight got, and
+            what it is worth, by variable path.
     """
 
     objective: Objective
@@ -35,6 +37,7 @@ class Problem:
     batches: Iterator[Batch]
     settings: Settings
     on_loss: Callable[[float], None]
+    estimators: dict[str, str]
 
     def prunable(self) -> list[tf.Variable]:
         """The weights that are scored."""

@@ -6,13 +6,21 @@ it. Nothing in this package uses the compiled library.
 
 from __future__ import annotations
 
+from prospr_ops.reference.curvature import (
+    conv_curvature,
+    dense_curvature,
+    embedding_curvature,
+)
 from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.reference.hessian import hessian, hessian_diagonal
 from prospr_ops.reference.scores import diagonal_scores
 from prospr_ops.reference.select import select
 
 __all__ = [
+    "conv_curvature",
+    "dense_curvature",
     "diagonal_scores",
+    "embedding_curvature",
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",

@@ -1,8 +1,10 @@
 """The closed-form curvature contractions in plain TensorFlow, one product tensor and one square.
 
-The twins of :mod:`prospr_ops._curvature_ops`, with its arguments; they hold every sample's products
+The twins of the functions of the same names in `prospr_ops.ops`; they hold every sample's products
 in memory and are for small problems.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from prospr_ops.objective import Batch, Objective
+from prospr_ops.tracing import traced
 
 
 def hessian(objective: Objective, batch: Batch, variables: Sequence[tf.Variable]) -> tf.Tensor:
@@ -22,7 +23,7 @@ def hessian(objective: Objective, batch: Batch, variables: Sequence[tf.Variable]
     """
     zero = tf.UnconnectedGradients.ZERO
 
-    @tf.function
+    @traced
     def rows() -> list[tf.Tensor]:
         with tf.GradientTape(persistent=True) as outer:
             with tf.GradientTape() as inner:

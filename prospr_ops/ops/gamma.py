@@ -1,39 +1,14 @@
-"""The compiled ops.
-
-Each function here is one op of the compiled library; its slow twin of the same name is in
-`prospr_ops.reference`. They run on TensorFlow's own thread pool, eagerly or inside a `tf.function`
-(not under `jit_compile=True`), and give the same bits for every number of threads.
-"""
+"""The γ ops: one prospect step."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from prospr_ops import _load, reference
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-_library: Any = _load.load_ops()
-
-
-def _raises_value_error(op: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The kernels hold the checks; this turns what they report into Python's own exception."""
-
-    @functools.wraps(op)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return op(*args, **kwargs)
-        except (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError) as error:
-            msg = f"{op.__name__}: {error.message}"
-            raise ValueError(msg) from error
-
-    return wrapper
+from prospr_ops import reference
+from prospr_ops.ops._library import library, raises_value_error
 
 
 def _variables(**candidates: Any) -> list[tf.Variable]:
@@ -53,7 +28,7 @@ def _on_gpu(variable: tf.Variable) -> bool:
     return "GPU" in (variable.device or "")
 
 
-@_raises_value_error
+@raises_value_error
 def gamma_update(
     log_gamma: tf.Tensor,
     sign: tf.Tensor,
@@ -81,10 +56,10 @@ def gamma_update(
     """
     log_gamma = tf.convert_to_tensor(log_gamma)
     learning_rate = tf.cast(learning_rate, log_gamma.dtype)
-    return tuple(_library.prospr_gamma_update(log_gamma, sign, curvature, learning_rate))
+    return tuple(library.prospr_gamma_update(log_gamma, sign, curvature, learning_rate))
 
 
-@_raises_value_error
+@raises_value_error
 def gamma_step(
     weight: tf.Variable,
     log_gamma: tf.Variable,
@@ -120,10 +95,10 @@ def gamma_step(
     tensors = (gradient, curvature, tf.cast(learning_rate, variables[0].dtype))
     if _on_gpu(variables[0]):
         return reference.gamma_step(*(*variables, *tensors))
-    return _library.prospr_gamma_step(*(variable.handle for variable in variables), *tensors)
+    return library.prospr_gamma_step(*(variable.handle for variable in variables), *tensors)
 
 
-@_raises_value_error
+@raises_value_error
 def gamma_momentum_step(
     weight: tf.Variable,
     velocity: tf.Variable,
@@ -168,6 +143,6 @@ def gamma_momentum_step(
     tensors = (gradient, curvature, tf.cast(learning_rate, dtype), tf.cast(momentum, dtype))
     if _on_gpu(variables[0]):
         return reference.gamma_momentum_step(*(*variables, *tensors))
-    return _library.prospr_gamma_momentum_step(
+    return library.prospr_gamma_momentum_step(
         *(variable.handle for variable in variables), *tensors
     )

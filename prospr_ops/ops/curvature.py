@@ -6,13 +6,14 @@ output, backpropagated to the layer's output before its activation. Scale factor
 pixels) are summed before the square, so no tensor of products is ever stored.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import tensorflow as tf
 
-_library = tf.load_op_library(str(resources.files("prospr_ops") / "_prospr_ops.so"))
+from prospr_ops.ops._library import library, raises_value_error
 
 _SUM_DTYPES = {
     tf.float16: tf.float32,
@@ -22,6 +23,7 @@ _SUM_DTYPES = {
 }
 
 
+@raises_value_error
 def dense_curvature(inputs: Any, factors: Any, accumulator: Any = None) -> tf.Tensor:
     """Diagonal of the Hessian of a dense layer's kernel.
 
@@ -39,17 +41,17 @@ def dense_curvature(inputs: Any, factors: Any, accumulator: Any = None) -> tf.Te
         The diagonal, ``[I, O]``, of the accumulator's dtype.
 
     Raises:
-        ValueError: A shape is not known well enough, or the dtypes do not match.
-        tf.errors.InvalidArgumentError: Shapes that do not fit each other, or without elements (a
-            ValueError while a graph is built).
+        ValueError: The dtypes do not match, or shapes do not fit each other, have no elements or
+            are not known well enough.
     """
     inputs, factors, sum_dtype = _checked(inputs, factors)
     shape = [_last_axis("inputs", inputs), _last_axis("factors", factors)]
-    return _library.prospr_dense_curvature(
+    return library.prospr_dense_curvature(
         inputs, factors, _accumulator(accumulator, shape, sum_dtype)
     )
 
 
+@raises_value_error
 def conv_curvature(
     inputs: Any,
     factors: Any,
@@ -88,10 +90,8 @@ def conv_curvature(
         The diagonal, in the accumulator's shape and dtype.
 
     Raises:
-        ValueError: A shape is not known well enough, the dtypes do not match, or an argument is
-            not one of those accepted.
-        tf.errors.InvalidArgumentError: Shapes that do not fit each other, or without elements (a
-            ValueError while a graph is built).
+        ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
+            not fit each other, have no elements or are not known well enough.
     """
     inputs, factors, sum_dtype = _checked(inputs, factors)
     axes = (inputs.shape.rank or 0) - 2
@@ -131,7 +131,7 @@ def conv_curvature(
     kernel = _per_axis("kernel_size", kernel_size, axes)
     grouped_shape = [*kernel, channels // groups, outputs]
     shape = [*kernel, channels, outputs // channels] if depthwise else grouped_shape
-    curvature = _library.prospr_conv_curvature(
+    curvature = library.prospr_conv_curvature(
         inputs,
         factors,
         tf.reshape(_accumulator(accumulator, shape, sum_dtype), grouped_shape),
@@ -143,6 +143,7 @@ def conv_curvature(
     return tf.reshape(curvature, shape)
 
 
+@raises_value_error
 def embedding_curvature(
     indices: Any, factors: Any, vocabulary: int, accumulator: Any = None
 ) -> tf.Tensor:
@@ -165,9 +166,8 @@ def embedding_curvature(
         The diagonal, ``[V, O]``, of the accumulator's dtype.
 
     Raises:
-        ValueError: The dtypes or the accumulator's shape do not match.
-        tf.errors.InvalidArgumentError: An index out of range, shapes that do not fit each other,
-            or without elements (the latter two a ValueError while a graph is built).
+        ValueError: The dtypes do not match, an index is out of range (inside a `tf.function`: an
+            InvalidArgumentError when it runs), or shapes do not fit each other or have no elements.
     """
     indices = tf.convert_to_tensor(indices)
     factors = tf.convert_to_tensor(factors)
@@ -176,7 +176,7 @@ def embedding_curvature(
         raise ValueError(msg)
     sum_dtype = _sum_dtype("factors", factors)
     shape = [vocabulary, _last_axis("factors", factors)]
-    return _library.prospr_embedding_curvature(
+    return library.prospr_embedding_curvature(
         indices, factors, _accumulator(accumulator, shape, sum_dtype)
     )
 

@@ -1,0 +1,351 @@
+"""The closed form: the diagonal of the generalised Gauss-Newton matrix, from one forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from prospr_ops.curvature.contraction import ClosedForm, Layer, closed_form
+from prospr_ops.curvature.estimate import Estimate, gradient
+from prospr_ops.curvature.hutchinson import mean_of_probes
+from prospr_ops.curvature.loss_factor import (
+    LossFactor,
+    NotApplicable,
+    loss_factor,
+    loss_with_closed_form,
+    recorded_loss,
+)
+from prospr_ops.curvature.recording import Call, recorded_calls
+from prospr_ops.curvature.validity import Validity, judge
+from prospr_ops.objective import Batch, Objective
+
+# Columns are backpropagated together as long as their gradients at all layers stay below this.
+COLUMN_BYTES = 2**26
+
+
+class _Covered(NamedTuple):
+    """A layer whose kernels get the closed form, and what that is worth."""
+
+    layer: Layer
+    form: ClosedForm
+    calls: list[Call]
+    worth: str
+
+
+# Takes a loss's factor; gives the number of columns to take, and a function from indices to them.
+_Columns = Callable[[LossFactor], tuple[int, Callable[[tf.Tensor], tf.Tensor]]]
+
+
+def ggn(
+    objective: Objective,
+    batch: Batch,
+    variables: Sequence[tf.Variable],
+    weights: Sequence[tf.Variable],
+    probes: int,
+    seed: tf.Tensor,
+) -> Estimate:
+    """Takes h = Σ_n Σ_c (Σ_t a s)², with all columns c of the loss's factor.
+
+    The loss Hessian at the model's output is S Sᵀ for each sample n; s are the columns of S
+    backpropagated to a layer's output, a its inputs, t its positions (pixels, time steps). Where
+    the model is piecewise linear between the layer and the output and uses the weight once, this is
+    the diagonal of the Hessian, exactly; else that of the generalised Gauss-Newton matrix.
+    (Schraudolph, 2002; for the contraction Dangel, Kunstner and Hennig, "BackPACK", 2020.)
+
+    Raises:
+        ValueError: Some weight has no closed form; the message says which and why.
+    """
+    del probes, seed  # nothing here is random
+    return _estimate("ggn", objective, batch, variables, weights, _all_columns, None)
+
+
+def ggn_mc(
+    objective: Objective,
+    batch: Batch,
+    variables: Sequence[tf.Variable],
+    weights: Sequence[tf.Variable],
+    probes: int,
+    seed: tf.Tensor,
+) -> Estimate:
+    """`ggn` with `probes` random columns: unbiased, at a cost that does not grow with the classes.
+
+    For a cross-entropy a column is p − e_y with y drawn from p, whose outer product has the mean
+    diag(p) − p pᵀ; for a squared error it is a random sign vector.
+
+    Raises:
+        ValueError: Some weight has no closed form; the message says which and why.
+    """
+
+    def random_columns(factor: LossFactor) -> tuple[int, Callable[[tf.Tensor], tf.Tensor]]:
+        def take(indices: tf.Tensor) -> tf.Tensor:
+            drawn = [
+                factor.sample(tf.random.experimental.stateless_fold_in(seed, i, alg="philox"))
+                for i in tf.unstack(indices)
+            ]
+            return tf.stack(drawn) / probes**0.5
+
+        return probes, take
+
+    return _estimate("ggn_mc", objective, batch, variables, weights, random_columns, None)
+
+
+def auto(
+    objective: Objective,
+    batch: Batch,
+    variables: Sequence[tf.Variable],
+    weights: Sequence[tf.Variable],
+    probes: int,
+    seed: tf.Tensor,
+) -> Estimate:
+    """`ggn` for every weight that has the closed form, `hutchinson` for the rest, in one pass.
+
+    Hutchinson's sign vectors are zero on the weights that do without, which lowers the variance of
+    the others. For a weight that has the Gauss-Newton diagonal but not the Hessian's, because the
+    model is curved, the former is taken.
+    """
+
+    def fallback(
+        tape: tf.GradientTape, gradients: Sequence[tf.Tensor], rest: Sequence[tf.Variable]
+    ) -> list[tf.Tensor]:
+        return mean_of_probes(tape, gradients, rest, probes, seed)
+
+    return _estimate("ggn", objective, batch, variables, weights, _all_columns, fallback)
+
+
+def _all_columns(factor: LossFactor) -> tuple[int, Callable[[tf.Tensor], tf.Tensor]]:
+    return factor.columns, factor.column
+
+
+def _estimate(
+    name: str,
+    objective: Objective,
+    batch: Batch,
+    variables: Sequence[tf.Variable],
+    weights: Sequence[tf.Variable],
+    columns: _Columns,
+    fallback: Callable[..., list[tf.Tensor]] | None,
+) -> Estimate:
+    """The closed form for every weight that has it; `fallback`, or an error, for the others."""
+    layers = _layers_of(objective.model, weights)
+    no_loss = None
+    recording = nullcontext([])
+    try:
+        loss = loss_with_closed_form(objective)
+        objective = Objective(objective.model, loss)
+        recording = recorded_loss(loss)
+    except NotApplicable as reason:
+        no_loss = reason
+
+    with tf.GradientTape(persistent=True) as outer:
+        with (
+            tf.GradientTape(persistent=True) as tape,
+            recorded_calls(layers) as calls,
+            recording as loss_calls,
+        ):
+            total = objective(batch)
+        gradients = gradient(tape, total, [*variables, *weights])
+        by_weight = gradients[len(variables) :]
+
+    found: dict[int, tf.Tensor] = {}
+    worth: dict[int, str] = {}
+    reasons: dict[int, str] = {}
+    try:
+        if no_loss is not None:
+            raise no_loss
+        loss_call = loss_calls[-1]
+        scale = gradient(tape, total, [loss_call.losses])[0]
+        factor = loss_factor(loss, loss_call, scale)
+        curvature_of = _regularisation(objective.model)
+        covered = _covered(layers, calls, factor.output, reasons)
+        for item, diagonals in zip(covered, _contract(tape, covered, factor, columns), strict=True):
+            for kernel, diagonal in zip(_kernels(item.layer, item.form), diagonals, strict=True):
+                found[id(kernel)] = diagonal + tf.cast(curvature_of(kernel), diagonal.dtype)
+                worth[id(kernel)] = item.worth
+    except NotApplicable as reason:
+        reasons = {id(weight): str(reason) for weight in weights}
+
+    rest = [i for i, weight in enumerate(weights) if id(weight) not in found]
+    if rest and fallback is None:
+        lacking = "; ".join(
+            f"{_path(objective.model, weights[i])}: {reasons.get(id(weights[i]), _NO_FORM)}"
+            for i in rest
+        )
+        msg = f"curvature {name!r} has no closed form for {lacking}. Use 'auto' or 'hutchinson'"
+        raise ValueError(msg)
+    if rest:
+        estimates = fallback(outer, [by_weight[i] for i in rest], [weights[i] for i in rest])
+        for i, values in zip(rest, estimates, strict=True):
+            found[id(weights[i])] = values
+            worth[id(weights[i])] = f"hutchinson ({reasons.get(id(weights[i]), _NO_FORM)})"
+    return Estimate(
+        total,
+        gradients[: len(variables)],
+        [found[id(weight)] for weight in weights],
+        [
+            worth[id(weight)] if i in rest else f"{name} ({worth[id(weight)]})"
+            for i, weight in enumerate(weights)
+        ],
+    )
+
+
+_NO_FORM = "its kind of layer has no closed form"
+
+
+def _kernels(layer: Layer, form: ClosedForm) -> list[tf.Variable]:
+    return [getattr(layer, kernel).value for kernel in form.kernels]
+
+
+def _layers_of(model: keras.Model, weights: Sequence[tf.Variable]) -> dict[Layer, ClosedForm]:
+    """The layers that have a closed form and own one of the weights."""
+    wanted = {id(weight) for weight in weights}
+    forms = {layer: closed_form(layer) for layer in model._flatten_layers()}
+    return {
+        layer: form
+        for layer, form in forms.items()
+        if form and layer.built and wanted & {id(kernel) for kernel in _kernels(layer, form)}
+    }
+
+
+def _path(model: keras.Model, weight: tf.Variable) -> str:
+    return next(v.path for v in model.trainable_variables if v.value is weight)
+
+
+def _regularisation(model: keras.Model) -> Callable[[tf.Variable], float]:
+    """Second derivative of the regularisation loss by a weight.
+
+    Raises:
+        NotApplicable: The model adds losses that have no closed form.
+    """
+    regularised = {
+        id(variable.value): variable.regularizer
+        for variable in model.trainable_variables
+        if variable.regularizer is not None
+    }
+    kinds = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+    if len(model.losses) != len(regularised) or any(
+        type(regularizer) not in kinds for regularizer in regularised.values()
+    ):
+        msg = "the model adds losses other than L1 and L2 of its weights"
+        raise NotApplicable(msg)
+    return lambda weight: 2.0 * float(getattr(regularised.get(id(weight)), "l2", 0.0))
+
+
+def _covered(
+    layers: dict[Layer, ClosedForm],
+    calls: dict[int, list[Call]],
+    output: tf.Tensor,
+    reasons: dict[int, str],
+) -> list[_Covered]:
+    """The layers whose recorded calls the closed form holds for; why not, for the others."""
+    leading = _leading_to(output)
+    usable: list[tuple[Layer, ClosedForm]] = []
+    for layer, form in layers.items():
+        try:
+            _check_calls(layer, form, calls[id(layer)], output, leading)
+            usable.append((layer, form))
+        except NotApplicable as reason:
+            reasons.update({id(kernel): str(reason) for kernel in _kernels(layer, form)})
+
+    sources = [call.outputs for layer, _ in usable for call in calls[id(layer)]]
+    verdicts = iter(judge(sources, output))
+    covered = []
+    for layer, form in usable:
+        own = calls[id(layer)]
+        verdict = max([next(verdicts) for _ in own])
+        if verdict.validity == Validity.NOT_APPLICABLE:
+            reasons.update({id(kernel): verdict.reason for kernel in _kernels(layer, form)})
+            continue
+        if len(own) > 1:
+            worth = "Gauss-Newton: it is used several times"
+        elif verdict.validity == Validity.EXACT:
+            worth = "exact"
+        else:
+            worth = f"Gauss-Newton: {verdict.reason}"
+        covered.append(_Covered(layer, form, own, worth))
+    return covered
+
+
+def _leading_to(output: tf.Tensor) -> set[str]:
+    """Names of the operations that a tensor is computed from."""
+    found: set[str] = set()
+    todo = [output.op]
+    while todo:
+        operation = todo.pop()
+        if operation.name not in found:
+            found.add(operation.name)
+            todo.extend(tensor.op for tensor in operation.inputs)
+    return found
+
+
+def _check_calls(
+    layer: Layer, form: ClosedForm, calls: list[Call], output: tf.Tensor, leading: set[str]
+) -> None:
+    if not calls:
+        msg = "its layer is not called"
+        raise NotApplicable(msg)
+    samples = output.shape[0]
+    for call in calls:
+        if call.outputs.graph is not output.graph:
+            msg = "its layer is called inside a loop or a function"
+            raise NotApplicable(msg)
+        if samples is None or not call.inputs.shape[0] == call.outputs.shape[0] == samples:
+            msg = "the first axis of its layer's input is not the batch"
+            raise NotApplicable(msg)
+        if not (call.inputs.shape.is_fully_defined() and call.outputs.shape.is_fully_defined()):
+            msg = f"its layer's shapes, {call.inputs.shape} to {call.outputs.shape}, are not known"
+            raise NotApplicable(msg)
+    for kernel in _kernels(layer, form):
+        readers = output.graph.capture(kernel.handle).consumers()
+        if sum(reader.name in leading for reader in readers) > len(calls):
+            msg = "it is used outside its layer too"
+            raise NotApplicable(msg)
+    # Raises what the contraction cannot do; nothing of this is ever computed.
+    no_factors = [tf.zeros([1, *call.outputs.shape], call.outputs.dtype) for call in calls]
+    form.contract(layer, calls, no_factors)
+
+
+def _contract(
+    tape: tf.GradientTape, covered: Sequence[_Covered], factor: LossFactor, columns: _Columns
+) -> list[list[tf.Tensor]]:
+    """Σ_n Σ_c (Σ_t a s)² for each kernel of each layer, over all columns, some at a time."""
+    if not covered:
+        return []
+    outputs = [call.outputs for item in covered for call in item.calls]
+    count, take = columns(factor)
+    bytes_per_column = sum(z.shape.num_elements() * z.dtype.size for z in outputs)
+    parts = math.ceil(count / max(1, COLUMN_BYTES // bytes_per_column))
+    size = math.ceil(count / parts)
+
+    def sums_of(indices: tf.Tensor) -> list[tf.Tensor]:
+        # The last part may go past the end; a column there is 0.
+        chosen = take(tf.minimum(indices, count - 1))
+        chosen *= tf.cast(indices < count, chosen.dtype)[:, None, None]
+
+        def backpropagate(column: tf.Tensor) -> list[tf.Tensor]:
+            return gradient(tape, factor.output, outputs, [tf.cast(column, factor.output.dtype)])
+
+        factors = iter(tf.vectorized_map(backpropagate, chosen))
+        return [
+            diagonal
+            for item in covered
+            for diagonal in item.form.contract(
+                item.layer, item.calls, [next(factors) for _ in item.calls]
+            )
+        ]
+
+    first = sums_of(tf.range(size))
+    if parts > 1:
+
+        def add_part(part: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return (part + 1, *map(tf.add, sums, sums_of(part * size + tf.range(size))))
+
+        _, *first = tf.while_loop(
+            lambda part, *_: part < parts, add_part, (tf.constant(1), *first), parallel_iterations=1
+        )
+    rest = iter(first)
+    return [[next(rest) for _ in item.form.kernels] for item in covered]

@@ -1,0 +1,20 @@
+"""The compiled ops.
+
+Each function here is one op of the compiled library; its slow twin of the same name is in
+`prospr_ops.reference`. They run on TensorFlow's own thread pool, eagerly or inside a `tf.function`
+(not under `jit_compile=True`), and give the same bits for every number of threads.
+"""
+
+from __future__ import annotations
+
+from prospr_ops.ops.curvature import conv_curvature, dense_curvature, embedding_curvature
+from prospr_ops.ops.gamma import gamma_momentum_step, gamma_step, gamma_update
+
+__all__ = [
+    "conv_curvature",
+    "dense_curvature",
+    "embedding_curvature",
+    "gamma_momentum_step",
+    "gamma_step",
+    "gamma_update",
+]
