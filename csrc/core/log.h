@@ -91,7 +91,8 @@ PROSPR_HD T log_abs_difference(T a, T b) {
   const T mantissa = from_bits<T>((shifted & kMantissaMask) + Format::kSqrtHalf);
 
   const bool near_one = biased_exponent == Format::kBias;
-  const T signed_error = difference < 0 ? -rounding_error : rounding_error;
+  const T signed_error =
+      from_bits<T>(to_bits(rounding_error) ^ (to_bits(difference) & ~Format::kMagnitudeMask));
   const T f = (mantissa - T(1)) + (near_one ? signed_error : T(0));
 
   // log(1 + f) = 2 atanh(s) = 2s + s * series(s^2), s = f / (2 + f); and 2s = f - s f.
