@@ -1,18 +1,28 @@
 """Prune Keras 3 models at initialisation, by Prospect Pruning with compiled TensorFlow ops.
 
-import prospr_ops as po
+    import prospr_ops as po
 
-result = po.prune(model, (x, y), sparsity=0.95)
-model.fit(x, y)  # the pruned weights stay zero
+    result = po.prune(model, (x, y), sparsity=0.95)
+    model.fit(x, y)  # the pruned weights stay zero
+
+Names are imported when they are first used, so that the shell command answers at once and the
+native kernels can be tested without TensorFlow.
 """
 
 from __future__ import annotations
 
-from prospr_ops import curvature, data, models, ops, reference
-from prospr_ops._load import build_info
-from prospr_ops.masking import apply_masks
-from prospr_ops.prune import PruneResult, prune, score
-from prospr_ops.select import select
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from prospr_ops._build import build_info, check_installed_tensorflow
+
+if TYPE_CHECKING:
+    from prospr_ops import curvature, data, models, ops, reference
+    from prospr_ops.masking import apply_masks
+    from prospr_ops.pruning import PruneResult, prune, score
+    from prospr_ops.selection import select
+
+check_installed_tensorflow()
 
 __version__ = build_info()["version"]
 
@@ -30,3 +40,26 @@ __all__ = [
     "score",
     "select",
 ]
+
+_HOMES = {
+    "PruneResult": "pruning",
+    "apply_masks": "masking",
+    "prune": "pruning",
+    "score": "pruning",
+    "select": "selection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use."""
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    value = getattr(module, name) if name in _HOMES else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

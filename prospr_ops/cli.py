@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--sparsity", type=float, required=True, help="fraction to prune, in [0, 1)")
     prune.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .npz")
     prune.add_argument("--method", help="diagonal, first_order, snip, magnitude or random")
-    prune.add_argument("--curvature", help="auto, hutchinson or row_sum")
+    prune.add_argument("--curvature", help="auto, ggn, ggn_mc, hutchinson or row_sum")
     prune.add_argument("--steps", type=int, help="prospect steps (3)")
     prune.add_argument("--learning-rate", type=float, help="of those steps (0.1)")
     prune.add_argument("--momentum", type=float, help="of those steps (0)")
@@ -114,8 +114,8 @@ def _prune(*, model: str, dataset: str, out: Path, seed: int, force: bool, **opt
     import numpy as np  # noqa: PLC0415
 
     from prospr_ops import data, models  # noqa: PLC0415
-    from prospr_ops._load import build_info  # noqa: PLC0415
-    from prospr_ops.prune import prune  # noqa: PLC0415
+    from prospr_ops._build import build_info  # noqa: PLC0415
+    from prospr_ops.pruning import prune  # noqa: PLC0415
 
     record_file = out.with_suffix(".json")
     if out.suffix != ".npz":
@@ -158,7 +158,7 @@ def _prune(*, model: str, dataset: str, out: Path, seed: int, force: bool, **opt
 
 
 def _info() -> None:
-    from prospr_ops._load import build_info  # noqa: PLC0415
+    from prospr_ops._build import build_info  # noqa: PLC0415
 
     table = Table(title="prospr_ops", show_header=False)
     for name, value in build_info().items():
@@ -176,8 +176,6 @@ def _start_tensorflow() -> None:
     import tensorflow as tf  # noqa: PLC0415
 
     tf.config.list_physical_devices()
-    # Each run is a new graph, and TensorFlow warns of every fifth.
-    tf.get_logger().setLevel("ERROR")
 
 
 @contextlib.contextmanager

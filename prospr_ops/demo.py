@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from prospr_ops._load import build_info
+from prospr_ops._build import build_info
 from prospr_ops.data import Dataset, mnist
 from prospr_ops.models import lenet_300_100
 from prospr_ops.prunable import prunable_weights
-from prospr_ops.prune import prune
+from prospr_ops.pruning import prune
 from prospr_ops.report import accuracy_figure, method_label, percent
-from prospr_ops.select import Masks
+from prospr_ops.selection import Masks
 from prospr_ops.settings import check_integer
 
 if TYPE_CHECKING:

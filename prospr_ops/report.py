@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from prospr_ops.prune import PruneResult
+    from prospr_ops.pruning import PruneResult
 
 __all__ = ["accuracy_figure", "method_label", "percent", "pruning_table"]
 

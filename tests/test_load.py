@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 import tensorflow as tf
 
 import prospr_ops as po
-from prospr_ops import _load
+from prospr_ops import _build
+from prospr_ops.ops import _library
 
 
 def test_build_info():
@@ -22,12 +24,12 @@ def test_build_info():
 
 
 def test_another_tensorflow_is_refused_with_a_sentence():
-    _load.check_tensorflow("2.21.0", "2.21.1")
+    _build.check_tensorflow("2.21.0", "2.21.1")
     with pytest.raises(
         ImportError,
         match=r"built with TensorFlow 2\.21\.0, but TensorFlow 2\.22\.0 is running\. Re",
     ):
-        _load.check_tensorflow("2.21.0", "2.22.0")
+        _build.check_tensorflow("2.21.0", "2.22.0")
 
 
 def _python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,17 +58,30 @@ def test_source_folder_without_the_build_says_what_to_do(tmp_path):
     """As when Python starts in the repository and the package was never installed."""
     package = tmp_path / "prospr_ops"
     package.mkdir()
-    (package / "__init__.py").write_text("from prospr_ops import _load")
-    (package / "_load.py").write_text(Path(_load.__file__).read_text())
-    # -S hides the installed package, and with it every dependency; those are stood in for.
-    stand_ins = "import sys, types\nfor n in ('keras', 'numpy', 'tensorflow'): "
-    code = stand_ins + "sys.modules[n] = types.ModuleType(n)\nimport prospr_ops"
-    result = subprocess.run(
-        [sys.executable, "-S", "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    source = Path(_build.__file__).parent
+    for name in ("__init__.py", "_build.py"):
+        (package / name).write_text((source / name).read_text())
+    # -S hides the installed package.
+    command = [sys.executable, "-S", "-c", "import prospr_ops"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "prospr_ops is not built" in result.stderr
     assert "pip install -e ." in result.stderr
+
+
+def test_importing_does_not_import_tensorflow():
+    code = "import sys, prospr_ops, prospr_ops.cli; print('tensorflow' in sys.modules)"
+    result = _python(code, Path.cwd())
+    assert result.stdout.strip() == "False", result.stderr
+
+
+def test_every_public_name_is_there():
+    for name in po.__all__:
+        assert getattr(po, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'prunes'"):
+        _ = po.prunes
+
+
+def test_another_keras_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ImportError, match="needs Keras on TensorFlow, but its backend is 'jax'"):
+        _library._load()

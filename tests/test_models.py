@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
 
 from prospr_ops import models
+from prospr_ops.prunable import prunable_weights
 
 LENETS = {
     models.lenet_300_100: 266_610,
@@ -62,3 +65,53 @@ def test_seed_decides_the_weights():
     first, again, other = kernels(1), kernels(1), kernels(2)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], other[0])
+
+
+CIFAR = {
+    "resnet20": (models.resnet20, 268_336, 268_336 + 10 + 4 * 688),
+    "vgg16": (models.vgg16, 14_715_584, 14_715_584 + 10 + 4 * 4224),
+    "vgg16_plain": (
+        partial(models.vgg16, batch_norm=False),
+        14_715_584,
+        14_715_584 + 10 + 4224,
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "kernels", "parameters"), CIFAR.values(), ids=CIFAR)
+def test_cifar_parameters_and_shapes(build, kernels, parameters):
+    model = build()
+    weights = prunable_weights(model).values()
+    assert sum(np.prod(weight.shape) for weight in weights) == kernels
+    assert model.count_params() == parameters
+    assert model.input_shape == (None, 32, 32, 3)
+    assert model(np.zeros((3, 32, 32, 3), np.float32)).shape == (3, 10)
+    assert model.layers[-1].activation is keras.activations.linear
+    assert not model.compiled
+    assert build((16, 20, 1), 7)(np.zeros((2, 16, 20, 1), np.float32)).shape == (2, 7)
+
+
+def test_vgg16_without_batch_norm_has_none():
+    kinds = {type(layer) for layer in models.vgg16(batch_norm=False).layers}
+    assert keras.layers.BatchNormalization not in kinds
+
+
+def test_resnet20_shortcuts_subsample_and_pad():
+    model = models.resnet20()
+    block = "stage_2_block_1"
+    before, branch, after = (
+        model.get_layer(name).output
+        for name in ("stage_1_block_3_relu_2", f"{block}_conv_2_norm", f"{block}_sum")
+    )
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    before, branch, after = keras.Model(model.input, [before, branch, after])(images)
+    shortcut = np.pad(before[:, ::2, ::2], [(0, 0), (0, 0), (0, 0), (0, 16)])
+    np.testing.assert_allclose(after, shortcut + branch, rtol=1e-6)
+
+
+def test_resnet20_is_rebuilt_from_its_config():
+    model = models.resnet20()
+    rebuilt = keras.Model.from_config(model.get_config())
+    rebuilt.set_weights(model.get_weights())
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    np.testing.assert_allclose(rebuilt(images), model(images), rtol=1e-6)

@@ -248,7 +248,7 @@ def test_result_and_progress_are_readable(capsys):
     assert "total" in shown
     assert repr(result).startswith("PruneResult(method='diagonal', sparsity=0.5, kept=24 of 48")
     assert result.settings["seed"] == 3
-    assert set(result.estimators.values()) == {"hutchinson"}
+    assert set(result.estimators.values()) == {"ggn (exact)"}
 
 
 def test_same_seed_same_masks_and_a_seed_is_recorded():

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from prospr_ops import report
-from prospr_ops.prune import PruneResult
+from prospr_ops.pruning import PruneResult
 
 
 def result(**changes) -> PruneResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import keras
@@ -14,6 +14,7 @@ from prospr_ops.curvature.contraction import ClosedForm, Layer, closed_form
 from prospr_ops.curvature.estimate import Estimate, gradient
 from prospr_ops.curvature.hutchinson import mean_of_probes
 from prospr_ops.curvature.loss_factor import (
+    LossCall,
     LossFactor,
     NotApplicable,
     loss_factor,
@@ -133,7 +134,7 @@ def _estimate(
     """The closed form for every weight that has it; `fallback`, or an error, for the others."""
     layers = _layers_of(objective.model, weights)
     no_loss = None
-    recording = nullcontext([])
+    recording: AbstractContextManager[list[LossCall]] = nullcontext([])
     try:
         loss = loss_with_closed_form(objective)
         objective = Objective(objective.model, loss)
@@ -170,14 +171,14 @@ def _estimate(
         reasons = {id(weight): str(reason) for weight in weights}
 
     rest = [i for i, weight in enumerate(weights) if id(weight) not in found]
-    if rest and fallback is None:
-        lacking = "; ".join(
-            f"{_path(objective.model, weights[i])}: {reasons.get(id(weights[i]), _NO_FORM)}"
-            for i in rest
-        )
-        msg = f"curvature {name!r} has no closed form for {lacking}. Use 'auto' or 'hutchinson'"
-        raise ValueError(msg)
     if rest:
+        if fallback is None:
+            lacking = "; ".join(
+                f"{_path(objective.model, weights[i])}: {reasons.get(id(weights[i]), _NO_FORM)}"
+                for i in rest
+            )
+            msg = f"curvature {name!r} has no closed form for {lacking}. Use 'auto' or 'hutchinson'"
+            raise ValueError(msg)
         estimates = fallback(outer, [by_weight[i] for i in rest], [weights[i] for i in rest])
         for i, values in zip(rest, estimates, strict=True):
             found[id(weights[i])] = values

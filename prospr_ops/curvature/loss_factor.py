@@ -80,20 +80,15 @@ def loss_with_closed_form(objective: Objective) -> keras.losses.Loss:
     if loss is None:
         msg = "the model has several losses, weighs its loss or computes it in its own way"
         raise NotApplicable(msg)
-    if _kind(loss) is None:
+    if _function(loss) not in _FORMS:
         msg = f"the loss {loss.name} has no closed form here"
         raise NotApplicable(msg)
     return loss
 
 
-def _kind(loss: keras.losses.Loss) -> str | None:
-    function = getattr(loss, "function", getattr(loss, "fn", None))
-    return {
-        keras.losses.sparse_categorical_crossentropy: "softmax",
-        keras.losses.categorical_crossentropy: "softmax",
-        keras.losses.binary_crossentropy: "sigmoid",
-        keras.losses.mean_squared_error: "squared",
-    }.get(function)
+def _function(loss: keras.losses.Loss) -> Any:
+    """The function of (target, prediction) that a loss object averages."""
+    return getattr(loss, "function", getattr(loss, "fn", None))
 
 
 def _logits(call: LossCall, activation: str) -> tf.Tensor:
@@ -124,15 +119,15 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
     Raises:
         NotApplicable: The logits are not found, or the output is not [N, C].
     """
-    kind = _kind(loss)
+    activation, make = _FORMS[_function(loss)]
     from_logits = getattr(loss, "_fn_kwargs", {}).get("from_logits", False)
-    if kind == "squared" or from_logits:
+    if activation is None or from_logits:
         output = call.prediction
         # The gradient of the layers' own tensor is wanted, not of a cast of it.
         while output.op.type in ("Identity", "Cast"):
             output = output.op.inputs[0]
     else:
-        output = _logits(call, {"softmax": "Softmax", "sigmoid": "Sigmoid"}[kind])
+        output = _logits(call, activation)
     if output.shape.rank != 2 or output.shape[-1] is None:
         msg = f"the model's output has shape {output.shape}; the closed form is for [samples, C]"
         raise NotApplicable(msg)
@@ -143,8 +138,7 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
         scale = scale * tf.cast(kept, scale.dtype)
     z = tf.cast(output, scale.dtype)
     root = tf.sqrt(scale)[:, None]
-    make = {"softmax": _softmax_factor, "sigmoid": _sigmoid_factor, "squared": _squared_factor}
-    return make[kind](output, z, root)
+    return make(output, z, root)
 
 
 def _softmax_factor(output: tf.Tensor, z: tf.Tensor, root: tf.Tensor) -> LossFactor:
@@ -210,3 +204,13 @@ def _squared_factor(output: tf.Tensor, z: tf.Tensor, root: tf.Tensor) -> LossFac
         return length * rademacher(tf.shape(z), z.dtype, seed)
 
     return LossFactor(output, outputs, _unit_columns(output, length), sample)
+
+
+# For each loss function: the activation that its probabilities come from, if it takes such, and
+# what makes the factor.
+_FORMS: dict[Any, tuple[str | None, Callable[[tf.Tensor, tf.Tensor, tf.Tensor], LossFactor]]] = {
+    keras.losses.sparse_categorical_crossentropy: ("Softmax", _softmax_factor),
+    keras.losses.categorical_crossentropy: ("Softmax", _softmax_factor),
+    keras.losses.binary_crossentropy: ("Sigmoid", _sigmoid_factor),
+    keras.losses.mean_squared_error: (None, _squared_factor),
+}

@@ -60,10 +60,6 @@ def _listen(layer: keras.layers.Layer, calls: list[Call], shadow: Any) -> None:
     activation = getattr(layer, "activation", None)
     before_activation: list[tf.Tensor] = []
 
-    def recording_activation(outputs: tf.Tensor) -> tf.Tensor:
-        before_activation.append(outputs)
-        return activation(outputs)
-
     def recording_call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
         before_activation.clear()
         outputs = plain_call(inputs, *args, **kwargs)
@@ -71,5 +67,10 @@ def _listen(layer: keras.layers.Layer, calls: list[Call], shadow: Any) -> None:
         return outputs
 
     if activation is not None:
+
+        def recording_activation(outputs: tf.Tensor) -> tf.Tensor:
+            before_activation.append(outputs)
+            return activation(outputs)
+
         shadow(layer, "activation", recording_activation)
     shadow(layer, "call", recording_call)

@@ -14,7 +14,7 @@ from prospr_ops.reference.curvature import (
 from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.reference.hessian import hessian, hessian_diagonal
 from prospr_ops.reference.scores import diagonal_scores
-from prospr_ops.reference.select import select
+from prospr_ops.reference.selection import select
 
 __all__ = [
     "conv_curvature",

@@ -19,7 +19,8 @@ from prospr_ops.masking import apply_masks
 from prospr_ops.methods import DATA_FREE, METHODS, Problem
 from prospr_ops.objective import Loss, Objective
 from prospr_ops.prunable import Prunable, prunable_weights
-from prospr_ops.select import SCOPES, Masks, Scores, select
+from prospr_ops.report import pruning_table
+from prospr_ops.selection import SCOPES, Masks, Scores, select
 from prospr_ops.settings import Settings, check_real, choose
 from prospr_ops.state import preserved
 
@@ -69,8 +70,6 @@ class PruneResult:
 
     def summary(self, console: Console | None = None) -> None:
         """Prints a table of the weights by layer."""
-        from prospr_ops.report import pruning_table  # noqa: PLC0415  (it needs this class)
-
         (console or Console()).print(pruning_table(self))
 
 
