@@ -1,0 +1,56 @@
+"""The VGG that pruning papers train on CIFAR. Uncompiled, and ends in logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+__all__ = ["vgg16"]
+
+# Channels of each convolution; max-pooling between the stages.
+_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def vgg16(
+    input_shape: Sequence[int] = (32, 32, 3), classes: int = 10, batch_norm: bool = True
+) -> keras.Sequential:
+    """VGG-16 for CIFAR: 13 convolutions and one dense layer (14,715,584 kernel weights).
+
+    Global average pooling and one dense layer stand for the three dense layers of Simonyan and
+    Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2015).
+
+    Args:
+        input_shape: Shape of one input, `(height, width, channels)`, at least 16 x 16.
+        classes: Number of logits.
+        batch_norm: Whether batch normalisation follows each convolution, which then has no bias.
+
+    Returns:
+        A model from `[n, *input_shape]` to logits `[n, classes]`.
+    """
+    parts = [keras.Input(input_shape)]
+    for i, stage in enumerate(_STAGES, start=1):
+        if i > 1:
+            parts.append(layers.MaxPooling2D(name=f"pool_{i - 1}"))
+        for j, channels in enumerate(stage, start=1):
+            parts += _conv(channels, f"conv_{i}_{j}", batch_norm)
+    parts.append(layers.GlobalAveragePooling2D(name="pool"))
+    parts.append(layers.Dense(classes, name="logits"))
+    return keras.Sequential(parts, name="vgg16")
+
+
+def _conv(channels: int, name: str, batch_norm: bool) -> list[layers.Layer]:
+    convolution = layers.Conv2D(
+        channels,
+        kernel_size=3,
+        padding="same",
+        activation=None if batch_norm else "relu",
+        use_bias=not batch_norm,
+        kernel_initializer=keras.initializers.HeNormal(),
+        name=name,
+    )
+    if not batch_norm:
+        return [convolution]
+    normalisation = layers.BatchNormalization(name=f"{name}_norm")
+    return [convolution, normalisation, layers.ReLU(name=f"{name}_relu")]
