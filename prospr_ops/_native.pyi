@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,31 @@ def gamma_momentum_step(
     threads: int = 1,
     instruction_set: str = "",
 ) -> bool: ...
+def dense_curvature(
+    inputs: npt.NDArray[_Float],
+    factors: npt.NDArray[_Float],
+    accumulator: npt.NDArray[_Float],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> None: ...
+def conv_curvature(
+    inputs: npt.NDArray[_Float],
+    factors: npt.NDArray[_Float],
+    accumulator: npt.NDArray[_Float],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    padding: str = "valid",
+    groups: int = 1,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> None: ...
+def embedding_curvature(
+    indices: npt.NDArray[np.int32] | npt.NDArray[np.int64],
+    factors: npt.NDArray[_Float],
+    accumulator: npt.NDArray[_Float],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> None: ...
 def triad(
     result: npt.NDArray[np.float32],
     a: npt.NDArray[np.float32],

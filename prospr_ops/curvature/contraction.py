@@ -6,6 +6,7 @@ For a layer's recorded calls and the gradient factors s at the output of each, a
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -32,8 +33,13 @@ class ClosedForm(NamedTuple):
 def closed_form(layer: Layer) -> ClosedForm | None:
     """The closed form of a layer; None if it has none, or computes its output in its own way."""
     for kind, form in _CLOSED_FORMS.items():
-        if isinstance(layer, kind) and type(layer).call is kind.call:
-            return form
+        if isinstance(layer, kind):
+            # Subclasses of a convolution are told to override `convolution_op`.
+            own = any(
+                getattr(type(layer), method, None) is not getattr(kind, method, None)
+                for method in ("call", "convolution_op", *form.kernels)
+            )
+            return None if own or getattr(layer, "lora_enabled", False) else form
     return None
 
 
@@ -74,7 +80,8 @@ def _einsum_dense(
     terms, output = layer.equation.replace(" ", "").split("->")
     data, kernel = terms.split(",")
     if "..." in layer.equation:
-        extra = "".join(sorted(set("ABCDEFGHIJ")))[: calls[0].inputs.shape.rank - len(data) + 3]
+        unused = "".join(sorted(set(string.ascii_letters) - set(layer.equation)))
+        extra = unused[: calls[0].inputs.shape.rank - len(data) + 3]
         data, output = data.replace("...", extra), output.replace("...", extra)
     positions = [axis for axis in data if axis in output]
     contracted = [axis for axis in data if axis in kernel]
@@ -83,7 +90,7 @@ def _einsum_dense(
         set(contracted) & set(produced)
         or len(positions) + len(contracted) != len(data)
         or len(positions) + len(produced) != len(output)
-        or positions[0] != data[0]
+        or positions[:1] != [data[0]]
         or data[0] != output[0]
     ):
         msg = f"the einsum {layer.equation!r} is no dense layer over positions"

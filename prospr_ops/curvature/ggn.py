@@ -22,7 +22,7 @@ from prospr_ops.curvature.loss_factor import (
     recorded_loss,
 )
 from prospr_ops.curvature.recording import Call, recorded_calls
-from prospr_ops.curvature.validity import Validity, judge
+from prospr_ops.curvature.validity import Validity, Verdict, judge
 from prospr_ops.objective import Batch, Objective
 
 # Columns are backpropagated together as long as their gradients at all layers stay below this.
@@ -158,11 +158,14 @@ def _estimate(
     try:
         if no_loss is not None:
             raise no_loss
-        loss_call = loss_calls[-1]
+        if len(loss_calls) != 1:
+            msg = "its loss is called several times"
+            raise NotApplicable(msg)
+        loss_call = loss_calls[0]
         scale = gradient(tape, total, [loss_call.losses])[0]
         factor = loss_factor(loss, loss_call, scale)
         curvature_of = _regularisation(objective.model)
-        covered = _covered(layers, calls, factor.output, reasons)
+        covered = _covered(tape, layers, calls, factor.output, reasons)
         for item, diagonals in zip(covered, _contract(tape, covered, factor, columns), strict=True):
             for kernel, diagonal in zip(_kernels(item.layer, item.form), diagonals, strict=True):
                 found[id(kernel)] = diagonal + tf.cast(curvature_of(kernel), diagonal.dtype)
@@ -237,6 +240,7 @@ def _regularisation(model: keras.Model) -> Callable[[tf.Variable], float]:
 
 
 def _covered(
+    tape: tf.GradientTape,
     layers: dict[Layer, ClosedForm],
     calls: dict[int, list[Call]],
     output: tf.Tensor,
@@ -254,10 +258,14 @@ def _covered(
 
     sources = [call.outputs for layer, _ in usable for call in calls[id(layer)]]
     verdicts = iter(judge(sources, output))
+    # Never computed. A layer inside a custom gradient is connected, and yet has none.
+    connected = iter(tape.gradient(output, sources))
     covered = []
     for layer, form in usable:
         own = calls[id(layer)]
         verdict = max([next(verdicts) for _ in own])
+        if None in [next(connected) for _ in own] and own[0].outputs.op.name in leading:
+            verdict = Verdict(Validity.NOT_APPLICABLE, "no gradient comes back to its layer")
         if verdict.validity == Validity.NOT_APPLICABLE:
             reasons.update({id(kernel): verdict.reason for kernel in _kernels(layer, form)})
             continue
@@ -294,6 +302,9 @@ def _check_calls(
         if call.outputs.graph is not output.graph:
             msg = "its layer is called inside a loop or a function"
             raise NotApplicable(msg)
+        if not isinstance(call.inputs, tf.Tensor):
+            msg = f"its layer's input is a {type(call.inputs).__name__}"
+            raise NotApplicable(msg)
         if samples is None or not call.inputs.shape[0] == call.outputs.shape[0] == samples:
             msg = "the first axis of its layer's input is not the batch"
             raise NotApplicable(msg)
@@ -302,7 +313,8 @@ def _check_calls(
             raise NotApplicable(msg)
     for kernel in _kernels(layer, form):
         readers = output.graph.capture(kernel.handle).consumers()
-        if sum(reader.name in leading for reader in readers) > len(calls):
+        used = sum(call.outputs.op.name in leading for call in calls)
+        if sum(reader.name in leading for reader in readers) > used:
             msg = "it is used outside its layer too"
             raise NotApplicable(msg)
     # Raises what the contraction cannot do; nothing of this is ever computed.

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from prospr_ops.curvature.hutchinson import rademacher
-from prospr_ops.objective import Objective
+from prospr_ops.objective import Objective, _FunctionLoss
 
 
 class NotApplicable(Exception):
@@ -86,22 +86,42 @@ def loss_with_closed_form(objective: Objective) -> keras.losses.Loss:
     return loss
 
 
+# Of losses that do nothing but call their function.
+_PLAIN_CALLS = (_FunctionLoss.call, keras.losses.MeanSquaredError.call)
+
+
 def _function(loss: keras.losses.Loss) -> Any:
-    """The function of (target, prediction) that a loss object averages."""
+    """The function of (target, prediction) that a loss object averages, if it does nothing else."""
+    kind = type(loss)
+    if kind.__call__ is not keras.losses.Loss.__call__ or kind.call not in _PLAIN_CALLS:
+        return None  # a subclass may do anything to its losses, and to their average
     return getattr(loss, "function", getattr(loss, "fn", None))
 
 
-def _logits(call: LossCall, activation: str) -> tf.Tensor:
-    """What the softmax or sigmoid that gave the prediction was given."""
+def _logits(call: LossCall, activation: str, *, from_logits: bool) -> tf.Tensor:
+    """The logits that Keras computes the loss of.
+
+    Keras looks for the softmax or sigmoid that gave the prediction, though not behind a cast, and
+    goes back to what it was given, even if it was told that the prediction is the logits.
+    """
     prediction = call.prediction
     if hasattr(prediction, "_keras_logits"):
         return prediction._keras_logits
-    while prediction.op.type in ("Identity", "Cast"):
-        prediction = prediction.op.inputs[0]
+    if prediction.op.type != activation:
+        prediction = _uncast(prediction)
+        if from_logits:
+            return prediction
     if prediction.op.type == activation:
         return prediction.op.inputs[0]
     msg = f"the loss takes probabilities, and no {activation} was found that gives them"
     raise NotApplicable(msg)
+
+
+def _uncast(tensor: tf.Tensor) -> tf.Tensor:
+    """The layers' own tensor, whose gradient is wanted, not a cast of it."""
+    while tensor.op.type in ("Identity", "Cast"):
+        tensor = tensor.op.inputs[0]
+    return tensor
 
 
 def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> LossFactor:
@@ -120,19 +140,23 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
         NotApplicable: The logits are not found, or the output is not [N, C].
     """
     activation, make = _FORMS[_function(loss)]
-    from_logits = getattr(loss, "_fn_kwargs", {}).get("from_logits", False)
-    if activation is None or from_logits:
-        output = call.prediction
-        # The gradient of the layers' own tensor is wanted, not of a cast of it.
-        while output.op.type in ("Identity", "Cast"):
-            output = output.op.inputs[0]
+    options = getattr(loss, "_fn_kwargs", {})
+    if not isinstance(call.prediction, tf.Tensor):
+        msg = "the model has several outputs"
+        raise NotApplicable(msg)
+    if activation is None:
+        output = _uncast(call.prediction)
     else:
-        output = _logits(call, activation)
+        output = _logits(call, activation, from_logits=options.get("from_logits", False))
     if output.shape.rank != 2 or output.shape[-1] is None:
         msg = f"the model's output has shape {output.shape}; the closed form is for [samples, C]"
         raise NotApplicable(msg)
 
-    ignored = getattr(loss, "_fn_kwargs", {}).get("ignore_class")
+    if call.losses.shape != output.shape[:1]:
+        msg = f"the loss has shape {call.losses.shape}, and not one number for each sample"
+        raise NotApplicable(msg)
+
+    ignored = options.get("ignore_class")
     if ignored is not None:
         kept = tf.cast(tf.reshape(call.target, [-1]), tf.int64) != ignored
         scale = scale * tf.cast(kept, scale.dtype)
@@ -168,7 +192,7 @@ def _softmax_factor(output: tf.Tensor, z: tf.Tensor, root: tf.Tensor) -> LossFac
         drawn = tf.random.stateless_categorical(z, 1, seed)[:, 0]
         return root * (p - tf.one_hot(drawn, classes, dtype=z.dtype))
 
-    return LossFactor(output, classes - 1, column, sample)
+    return LossFactor(output, max(1, classes - 1), column, sample)
 
 
 def _unit_columns(output: tf.Tensor, length: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:

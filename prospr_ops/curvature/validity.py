@@ -32,84 +32,144 @@ class Verdict(NamedTuple):
 
 _EXACT = Verdict(Validity.EXACT, "piecewise linear")
 
-# Piecewise linear, each sample by itself, whatever operands depend on the layer.
-_PIECEWISE_LINEAR = """
-Abs Add AddN AddV2 AvgPool AvgPool3D BiasAdd Cast ClipByValue DepthToSpace Identity IdentityN
-LeakyRelu MaxPool MaxPool3D MaxPoolV2 Maximum Minimum MirrorPad Neg OnesLike Pad PadV2
-PreventGradient Relu Relu6 ResizeBicubic ResizeBilinear ResizeNearestNeighbor Select SelectV2 Sign
-SpaceToDepth StopGradient Sub ZerosLike
-BroadcastTo ExpandDims Reshape Slice Split SplitV Squeeze StridedSlice Tile
+# Piecewise linear, element by element, whatever operands depend on the layer.
+_ELEMENTWISE = """
+Abs Add AddN AddV2 BroadcastTo Cast ClipByValue Equal Greater GreaterEqual Identity LeakyRelu Less
+LessEqual LogicalAnd LogicalNot LogicalOr Maximum Minimum Neg NotEqual OnesLike PreventGradient Relu
+Relu6 Select SelectV2 Sign StopGradient Sub ZerosLike
 """
+# Moves elements about within a sample.
+_RESHAPING = "ExpandDims Reshape Slice Split SplitV Squeeze StridedSlice Tile"
+# Piecewise linear in the first operand, and no sample sees another's. The rest must not depend.
+_FIRST_OPERAND = """
+AvgPool AvgPool3D BiasAdd Conv2D Conv3D DepthToSpace DepthwiseConv2dNative MatMul MaxPool MaxPool3D
+MaxPoolV2 MirrorPad Pad PadV2 ResizeBicubic ResizeBilinear ResizeNearestNeighbor SpaceToDepth
+"""
+# The same in the third.
+_THIRD_OPERAND = "Conv2DBackpropInput Conv3DBackpropInputV2"
 # Linear in each operand: exact while only one of them depends on the layer.
-_MULTILINEAR = """
-BatchMatMul BatchMatMulV2 BatchMatMulV3 Conv2D Conv2DBackpropInput Conv3D Conv3DBackpropInputV2
-DepthwiseConv2dNative Mul
-"""
-# Each sample by itself, but curved.
+_MULTILINEAR = "BatchMatMul BatchMatMulV2 BatchMatMulV3 Mul"
+# Element by element, but curved.
 _CURVED = """
-Elu Erf Erfc Exp Expm1 Log Log1p LogSoftmax Pow Reciprocal Rsqrt Selu Sigmoid Softmax Softplus
+Atan Cos Elu Erf Erfc Exp Expm1 Log Log1p Pow RealDiv Reciprocal Rsqrt Selu Sigmoid Sin Softplus
 Softsign Sqrt Square SquaredDifference Tanh Xdivy Xlogy
 """
+# Curved along the last axis.
+_SOFTMAX = "LogSoftmax Softmax"
 # Over axes that the second operand names.
-_REDUCTIONS = "Max Mean Min Sum Cumsum"
+_REDUCTIONS = "Cumsum Max Mean Min ReverseV2 Sum"
+# Linear in all of their operands together.
+_JOINTLY_LINEAR = f"{_ELEMENTWISE} {_RESHAPING} ConcatV2 IdentityN Pack Unpack"
 
 
-def _keeps_samples(tensor: tf.Tensor, output: tf.Tensor) -> bool:
-    """Whether both have the same number of samples on the first axis."""
-    if not tensor.shape.rank or not output.shape.rank:
+def _rows(tensor: tf.Tensor) -> int | None:
+    """Size of the first axis."""
+    return tensor.shape[0] if tensor.shape.rank else None
+
+
+class _Operation(NamedTuple):
+    """An operation that some layer's output goes into.
+
+    Samples lie along the first axis of its operands, one after the other, each in one row or
+    several; or, around a dilated convolution, `phased`: in blocks of all samples.
+    """
+
+    op: tf.Operation
+    dependent: list[int]
+    samples: int
+    phased: bool
+
+    @property
+    def operands(self) -> list[tf.Tensor]:
+        return [self.op.inputs[i] for i in self.dependent]
+
+    def outputs_of(self, operand: int) -> list[tf.Tensor]:
+        """The outputs that depend on an operand."""
+        outputs = self.op.outputs
+        return [outputs[operand]] if self.op.type == "IdentityN" else list(outputs)
+
+    def verdict(self) -> Verdict:
+        """What the operation does to the operands that depend on a layer."""
+        kind = self.op.type
+        if kind.startswith("FusedBatchNorm") and self.op.get_attr("is_training"):
+            return Verdict(
+                Validity.NOT_APPLICABLE, "batch normalisation in training mode mixes samples"
+            )
+        if not self._keeps_samples() or not self._samples_apart():
+            return Verdict(Validity.NOT_APPLICABLE, f"{kind} may mix samples")
+        if kind == "IdentityN" and b"_gradient_op_type" in str(self.op.node_def).encode():
+            return Verdict(Validity.GAUSS_NEWTON, "its gradient is custom")
+        linear = kind == "RealDiv" and self.dependent == [0]
+        curved = kind in f"{_CURVED} {_SOFTMAX}".split() and not linear
+        if curved or (len(self.dependent) > 1 and kind not in _JOINTLY_LINEAR.split()):
+            return Verdict(Validity.GAUSS_NEWTON, f"{kind} is not piecewise linear")
+        return _EXACT
+
+    def _keeps_samples(self) -> bool:
+        """Whether the rows of operands and outputs are rows of the same samples."""
+        for i in self.dependent:
+            before = _rows(self.op.inputs[i])
+            after = [_rows(output) for output in self.outputs_of(i)]
+            if None in (before, *after) or before % self.samples:
+                return False
+            # Rows in their order, each of one sample, can be cut and joined within the samples.
+            recut = self.op.type == "Reshape" and not self.phased
+            if self.op.type in ("SpaceToBatchND", "BatchToSpaceND") or recut:
+                if any(rows % self.samples for rows in after):
+                    return False
+            elif any(rows != before for rows in after):
+                return False
+        return True
+
+    def _samples_apart(self) -> bool:
+        """Whether an operation that keeps the number of rows leaves their samples apart."""
+        op, kind, dependent = self.op, self.op.type, self.dependent
+        rank = self.operands[0].shape.rank
+        if kind in f"{_ELEMENTWISE} {_CURVED} {_MULTILINEAR}".split():
+            # An operand of lower rank is broadcast: its first axis is not the output's.
+            same = all(tensor.shape.rank == op.outputs[0].shape.rank for tensor in self.operands)
+            return same and (not kind.startswith("BatchMatMul") or rank > 2)
+        if kind == "StridedSlice":
+            return dependent == [0] and _whole_first_axis(op)
+        if kind in f"{_RESHAPING} IdentityN".split():
+            return True
+        if kind in _SOFTMAX.split():
+            return rank > 1
+        if kind in _FIRST_OPERAND.split() or kind.startswith("FusedBatchNorm"):
+            return dependent == [0] and not (kind == "MatMul" and op.get_attr("transpose_a"))
+        if kind in _THIRD_OPERAND.split():
+            return dependent == [2]
+        if kind == "SpaceToBatchND":
+            return dependent == [0]
+        if kind == "BatchToSpaceND":
+            return dependent == [0] and self.phased
+        if kind == "Einsum":
+            terms, output = op.get_attr("equation").decode().split("->")
+            first = {terms.split(",")[i][:1] for i in dependent}
+            return first == {output[:1]} and output[:1].isalpha()
+        if kind in ("Pack", "Unpack"):
+            return op.get_attr("axis") % (rank + (kind == "Pack")) != 0
+        if kind == "Transpose":
+            order = tf.get_static_value(op.inputs[1])
+            return order is not None and int(order[0]) == 0
+        if kind in _REDUCTIONS.split():
+            axes = tf.get_static_value(op.inputs[1])
+        elif kind in ("ConcatV2", "GatherV2"):
+            axes = tf.get_static_value(op.inputs[-1])
+        else:
+            return False  # an operation that is not known here
+        return axes is not None and not np.any(np.ravel(axes) % rank == 0)
+
+
+def _whole_first_axis(op: tf.Operation) -> bool:
+    """Whether a slice that keeps the number of rows takes them all, in their order."""
+    if (op.get_attr("new_axis_mask") | op.get_attr("shrink_axis_mask")) & 1:
         return False
-    return tensor.shape[0] is not None and tensor.shape[0] == output.shape[0]
-
-
-def _verdict(operation: tf.Operation, dependent: list[int]) -> Verdict:
-    """What one operation does to the operands that depend on a layer."""
-    kind = operation.type
-    if kind in ("SpaceToBatchND", "BatchToSpaceND"):
-        return _EXACT  # around a dilated convolution, with samples times phases on the first axis
-    kept = all(
-        _keeps_samples(operation.inputs[i], output)
-        for i in dependent
-        for output in operation.outputs
-    )
-    if kind.startswith("FusedBatchNorm") and operation.get_attr("is_training"):
-        return Verdict(
-            Validity.NOT_APPLICABLE, "batch normalisation in training mode mixes samples"
-        )
-    if not kept or not _samples_apart(operation, dependent):
-        return Verdict(Validity.NOT_APPLICABLE, f"{kind} may mix samples")
-    if kind in _CURVED.split() or (len(dependent) > 1 and kind not in _PIECEWISE_LINEAR.split()):
-        return Verdict(Validity.GAUSS_NEWTON, f"{kind} is not piecewise linear")
-    if kind == "RealDiv" and dependent != [0]:
-        return Verdict(Validity.GAUSS_NEWTON, "RealDiv is not piecewise linear")
-    return _EXACT
-
-
-def _samples_apart(operation: tf.Operation, dependent: list[int]) -> bool:
-    """Whether an operation that keeps the size of the first axis leaves its samples apart."""
-    kind = operation.type
-    rank = operation.inputs[dependent[0]].shape.rank
-    if kind in f"{_PIECEWISE_LINEAR} {_MULTILINEAR} {_CURVED} RealDiv".split():
-        return kind != "BatchMatMulV2" or rank > 2
-    if kind == "MatMul":
-        return dependent == [0] and not operation.get_attr("transpose_a")
-    if kind.startswith("FusedBatchNorm"):
-        return dependent == [0]
-    if kind == "Einsum":
-        terms, output = operation.get_attr("equation").decode().split("->")
-        first = {terms.split(",")[i][:1] for i in dependent}
-        return first == {output[:1]} and output[:1].isalpha()
-    if kind == "Pack":
-        return operation.get_attr("axis") != 0
-    if kind == "Transpose":
-        order = tf.get_static_value(operation.inputs[1])
-        return order is not None and int(order[0]) == 0
-    if kind in _REDUCTIONS.split():
-        axes = tf.get_static_value(operation.inputs[1])
-    elif kind in ("ConcatV2", "GatherV2"):
-        axes = tf.get_static_value(operation.inputs[-1])
-    else:
-        return False  # an operation that is not known here
-    return axes is not None and not np.any(np.ravel(axes) % rank == 0)
+    if op.get_attr("ellipsis_mask") & 1:
+        new_axes = int(op.get_attr("new_axis_mask")).bit_count()
+        return op.inputs[1].shape[0] - 1 - new_axes < op.inputs[0].shape.rank
+    strides = tf.get_static_value(op.inputs[3])
+    return strides is not None and int(strides[0]) == 1
 
 
 def judge(sources: Sequence[tf.Tensor], output: tf.Tensor) -> list[Verdict]:
@@ -124,22 +184,30 @@ def judge(sources: Sequence[tf.Tensor], output: tf.Tensor) -> list[Verdict]:
         counts as exact: its curvature is zero.
     """
     operations = output.graph.get_operations()
-    dependent = {source.name for source in sources}
-    uses: dict[str, list[int]] = {}
-    for operation in operations:
-        operands = [i for i, tensor in enumerate(operation.inputs) if tensor.name in dependent]
-        if operands:
-            uses[operation.name] = operands
-            dependent.update(tensor.name for tensor in operation.outputs)
+    phased = {source.name: False for source in sources}  # of every tensor that depends on a source
+    uses: dict[str, _Operation] = {}
+    for op in operations:
+        operands = [i for i, tensor in enumerate(op.inputs) if tensor.name in phased]
+        if not operands:
+            continue
+        layouts = {phased[op.inputs[i].name] for i in operands}
+        use = _Operation(op, operands, output.shape[0], phased=True in layouts)
+        uses[op.name] = use
+        for i in operands:
+            for tensor in use.outputs_of(i):
+                restored = op.type == "BatchToSpaceND" and _rows(tensor) == use.samples
+                phased[tensor.name] = not restored and (use.phased or op.type == "SpaceToBatchND")
 
     verdicts = {output.name: _EXACT}
-    for operation in reversed(operations):
-        operands = uses.get(operation.name, [])
-        after = [verdicts[t.name] for t in operation.outputs if t.name in verdicts]
-        if not operands or not after:
+    for op in reversed(operations):
+        if op.name not in uses:
             continue
-        here = max(_verdict(operation, operands), *after)
-        for i in operands:
-            name = operation.inputs[i].name
-            verdicts[name] = max(verdicts.get(name, _EXACT), here)
+        use = uses[op.name]
+        here = None
+        for i in use.dependent:
+            after = [verdicts[t.name] for t in use.outputs_of(i) if t.name in verdicts]
+            if after:
+                here = here or use.verdict()
+                name = op.inputs[i].name
+                verdicts[name] = max(verdicts.get(name, _EXACT), here, *after)
     return [verdicts.get(source.name, _EXACT) for source in sources]
