@@ -24,9 +24,17 @@ cpu::Padding padding_named(const std::string& name) {
   throw std::invalid_argument("padding '" + name + "' is not one of valid, same, causal");
 }
 
+void check_all_aligned(const py::array& inputs, const py::array& factors,
+                       const py::array& accumulator) {
+  check_aligned("inputs", inputs);
+  check_aligned("factors", factors);
+  check_aligned("accumulator", accumulator);
+}
+
 template <typename T>
 void dense_curvature(const Array<T>& inputs, const Array<T>& factors, Array<T> accumulator,
                      int threads, const std::string& instruction_set) {
+  check_all_aligned(inputs, factors, accumulator);
   cpu::ConvShape shape;
   raise_if(cpu::check_dense(sizes_of(inputs), sizes_of(factors), sizes_of(accumulator), &shape));
   cpu::run(cpu::ConvCurvature<T>{shape, inputs.data(), factors.data(), accumulator.mutable_data()},
@@ -38,6 +46,7 @@ void conv_curvature(const Array<T>& inputs, const Array<T>& factors, Array<T> ac
                     const std::vector<std::int64_t>& strides,
                     const std::vector<std::int64_t>& dilations, const std::string& padding,
                     std::int64_t groups, int threads, const std::string& instruction_set) {
+  check_all_aligned(inputs, factors, accumulator);
   cpu::ConvShape shape;
   raise_if(cpu::check_conv(sizes_of(inputs), sizes_of(factors), sizes_of(accumulator),
                            {strides, dilations, padding_named(padding), groups}, &shape));
@@ -48,6 +57,7 @@ void conv_curvature(const Array<T>& inputs, const Array<T>& factors, Array<T> ac
 template <typename T, typename Index>
 void embedding_curvature(const Array<Index>& indices, const Array<T>& factors, Array<T> accumulator,
                          int threads, const std::string& instruction_set) {
+  check_all_aligned(indices, factors, accumulator);
   cpu::EmbeddingShape shape;
   raise_if(
       cpu::check_embedding(sizes_of(indices), sizes_of(factors), sizes_of(accumulator), &shape));

@@ -8,12 +8,14 @@
 namespace prospr::bindings {
 namespace {
 
-double checked_rate(const char* name, double value) {
-  if (!std::isfinite(value) || value < 0) {
+template <typename T>
+T checked_rate(const char* name, double value) {
+  const auto rate = static_cast<T>(value);
+  if (!std::isfinite(rate) || rate < 0) {
     throw std::invalid_argument(std::string(name) + " must be finite and not negative, not " +
                                 std::to_string(value));
   }
-  return value;
+  return rate;
 }
 
 template <typename T>
@@ -21,7 +23,7 @@ void gamma_update(Array<T> log_gamma, Array<std::int8_t> sign, const Array<T>& c
                   double learning_rate, int threads, const std::string& instruction_set) {
   const std::int64_t size =
       checked_size({{"log_gamma", &log_gamma}, {"sign", &sign}, {"curvature", &curvature}});
-  const auto rate = static_cast<T>(checked_rate("learning_rate", learning_rate));
+  const auto rate = checked_rate<T>("learning_rate", learning_rate);
   T* const log_gamma_data = log_gamma.mutable_data();
   std::int8_t* const sign_data = sign.mutable_data();
   cpu::run(cpu::GammaUpdate<T>{curvature.data(), rate, log_gamma_data, sign_data, log_gamma_data,
@@ -38,7 +40,7 @@ bool gamma_step(Array<T> weight, Array<T> log_gamma, Array<std::int8_t> sign,
                                           {"sign", &sign},
                                           {"gradient", &gradient},
                                           {"curvature", &curvature}});
-  const auto rate = static_cast<T>(checked_rate("learning_rate", learning_rate));
+  const auto rate = checked_rate<T>("learning_rate", learning_rate);
   return cpu::run(cpu::GammaStep<T>{weight.mutable_data(), log_gamma.mutable_data(),
                                     sign.mutable_data(), gradient.data(), curvature.data(), rate},
                   size, instruction_set_or_best(instruction_set), split_into(threads));
@@ -56,13 +58,12 @@ bool gamma_momentum_step(Array<T> weight, Array<T> velocity, Array<T> log_scale,
                                           {"q", &q},
                                           {"gradient", &gradient},
                                           {"curvature", &curvature}});
-  return cpu::run(
-      cpu::GammaMomentumStep<T>{weight.mutable_data(), velocity.mutable_data(),
-                                log_scale.mutable_data(), p.mutable_data(), q.mutable_data(),
-                                gradient.data(), curvature.data(),
-                                static_cast<T>(checked_rate("learning_rate", learning_rate)),
-                                static_cast<T>(checked_rate("momentum", momentum))},
-      size, instruction_set_or_best(instruction_set), split_into(threads));
+  return cpu::run(cpu::GammaMomentumStep<T>{weight.mutable_data(), velocity.mutable_data(),
+                                            log_scale.mutable_data(), p.mutable_data(),
+                                            q.mutable_data(), gradient.data(), curvature.data(),
+                                            checked_rate<T>("learning_rate", learning_rate),
+                                            checked_rate<T>("momentum", momentum)},
+                  size, instruction_set_or_best(instruction_set), split_into(threads));
 }
 
 template <typename T>

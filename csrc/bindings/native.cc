@@ -6,7 +6,10 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <exception>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 
 #include "cpu/triad.h"
@@ -17,17 +20,40 @@ namespace prospr::bindings {
 cpu::ParallelFor split_into(int threads) {
   if (threads < 1) throw std::invalid_argument("threads must be at least 1");
   return [threads](std::int64_t n, double, const cpu::Work& work) {
+    const std::int64_t parts = std::min<std::int64_t>(threads, n);
+    std::vector<std::exception_ptr> errors(parts);
+    const auto run_part = [&](std::int64_t part) {
+      try {
+        work(n * part / parts, n * (part + 1) / parts);
+      } catch (...) {
+        errors[part] = std::current_exception();
+      }
+    };
     std::vector<std::thread> pool;
-    for (std::int64_t part = 1; part < threads; ++part) {
-      pool.emplace_back(work, n * part / threads, n * (part + 1) / threads);
+    pool.reserve(parts);
+    std::int64_t part = 1;
+    try {
+      for (; part < parts; ++part) pool.emplace_back(run_part, part);
+    } catch (const std::system_error&) {
+      // The system gives no more threads: the rest is done here.
+      for (; part < parts; ++part) run_part(part);
     }
-    work(0, n / threads);
+    if (parts > 0) run_part(0);
     for (std::thread& thread : pool) thread.join();
+    for (const std::exception_ptr& error : errors) {
+      if (error) std::rethrow_exception(error);
+    }
   };
 }
 
 std::string shape_of(const py::array& array) {
   return py::str(array.attr("shape")).cast<std::string>();
+}
+
+void check_aligned(const char* name, const py::array& array) {
+  if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
+    throw std::invalid_argument(std::string(name) + " is not aligned to its dtype");
+  }
 }
 
 // The common size of arrays of one shape.
@@ -38,6 +64,7 @@ std::int64_t checked_size(const std::vector<std::pair<const char*, const py::arr
                                 "; at least one element is needed");
   }
   for (const auto& [name, array] : arrays) {
+    check_aligned(name, *array);
     if (!array->attr("shape").equal(first->attr("shape"))) {
       throw std::invalid_argument(std::string(first_name) + " has shape " + shape_of(*first) +
                                   "; " + name + " must have the same, not " + shape_of(*array));

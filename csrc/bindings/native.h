@@ -23,7 +23,9 @@ cpu::ParallelFor split_into(int threads);
 
 std::string shape_of(const py::array& array);
 
-// The common size of arrays of one shape.
+void check_aligned(const char* name, const py::array& array);
+
+// The common size of arrays of one shape, all aligned.
 std::int64_t checked_size(const std::vector<std::pair<const char*, const py::array*>>& arrays);
 
 cpu::InstructionSet instruction_set_or_best(const std::string& name);

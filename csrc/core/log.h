@@ -67,9 +67,10 @@ PROSPR_HD bool is_finite(T value) {
   return magnitude(value) <= std::numeric_limits<T>::max();
 }
 
-// log|a - b|, to about 2 units in the last place, for |a| <= 1 (or |a| >= |b|).
+// log|a - b|, to 2.5 units in the last place if |a| >= |b| or |a| = 1; else to about a rounding of
+// a - b. The difference must be 0 or normal.
 //
-// Where a - b is near 1 its rounding error e would be all there is to the logarithm, so e is
+// Where |a - b| is near 1 its rounding error e would be all there is to the logarithm, so e is
 // recovered exactly and added back: log|1 - x| is -x for an x far under the machine's epsilon.
 // a - b = 0 gives -inf, +-inf gives +inf, NaN gives NaN.
 template <typename T>

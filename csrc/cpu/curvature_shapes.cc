@@ -31,9 +31,14 @@ std::string check_sizes(const std::string& inputs_name, const Shape& inputs, con
   return "";
 }
 
+// The largest number where the product is larger: shape functions see shapes that no tensor has.
 std::int64_t product(Shape::const_iterator begin, Shape::const_iterator end) {
   std::int64_t result = 1;
-  for (; begin != end; ++begin) result *= *begin;
+  for (; begin != end; ++begin) {
+    if (__builtin_mul_overflow(result, *begin, &result)) {
+      return std::numeric_limits<std::int64_t>::max();
+    }
+  }
   return result;
 }
 
@@ -145,6 +150,10 @@ std::string check_conv(const Shape& inputs, const Shape& factors, const Shape& a
   for (std::size_t i = 0; i < axes; ++i) {
     const std::size_t axis = ConvShape::kAxes - axes + i;
     const std::int64_t input_size = inputs[i + 1];
+    if (std::max(input_size, accumulator[i]) > kLargest) {
+      return "inputs has shape " + text(inputs) + " and the kernel " + text(accumulator) +
+             "; spatial axes must be at most " + std::to_string(kLargest);
+    }
     const std::int64_t reach = (accumulator[i] - 1) * options.dilations[i] + 1;
     const auto [output_size, before] =
         axis_of(input_size, reach, options.strides[i], options.padding);

@@ -26,9 +26,11 @@ std::string run(const EmbeddingCurvature<T, Index>& embedding, InstructionSet in
 
   // A counting sort of the places by word: each word belongs to one thread, and its places keep
   // their order.
+  // The indices are copied first: memory that someone else may write is not looked at twice.
+  const std::vector<Index> indices(embedding.indices, embedding.indices + size);
   std::vector<std::int64_t> words(shape.vocabulary + 1, 0);
   for (std::int64_t place = 0; place < size; ++place) {
-    const auto word = static_cast<std::int64_t>(embedding.indices[place]);
+    const auto word = static_cast<std::int64_t>(indices[place]);
     if (word < 0 || word >= shape.vocabulary) {
       return "indices has " + std::to_string(word) + " at position " + std::to_string(place) +
              " (flattened); it must be at least 0 and less than " +
@@ -40,7 +42,7 @@ std::string run(const EmbeddingCurvature<T, Index>& embedding, InstructionSet in
   std::vector<std::int64_t> places(size);
   std::vector<std::int64_t> next(words.begin(), words.end() - 1);
   for (std::int64_t place = 0; place < size; ++place) {
-    places[next[embedding.indices[place]]++] = place;
+    places[next[indices[place]]++] = place;
   }
 
   const EmbeddingPlan<T> plan{shape, embedding.factors, embedding.curvature, places.data(),

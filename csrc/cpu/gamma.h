@@ -50,8 +50,8 @@ template <typename T>
 void run(const GammaUpdate<T>& update, std::int64_t size, InstructionSet instruction_set,
          const ParallelFor& parallel_for);
 
-// The two steps return whether every element of gradient and curvature was finite; where one was
-// not, the arrays hold what the arithmetic gave.
+// The two steps return whether every element of gradient and of learning_rate * curvature was
+// finite; where one was not, the arrays hold what the arithmetic gave.
 template <typename T>
 bool run(const GammaStep<T>& step, std::int64_t size, InstructionSet instruction_set,
          const ParallelFor& parallel_for);

@@ -50,7 +50,7 @@ void update(const GammaUpdate<T>& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t start = begin; start < end; start = block_end(start, end)) {
     const std::int64_t stop = block_end(start, end);
     Any<T> gamma;
-#pragma GCC ivdep
+    PROSPR_NO_ALIAS
     for (std::int64_t i = start; i < stop; ++i) {
       gamma.note_sign(core::gamma(curvature[i], learning_rate));
       log_gamma_out[i] = log_gamma[i] + core::log_abs_gamma(curvature[i], learning_rate);
@@ -72,12 +72,12 @@ bool step(const GammaStep<T>& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t start = begin; start < end; start = block_end(start, end)) {
     const std::int64_t stop = block_end(start, end);
     Any<T> gamma;
-#pragma GCC ivdep
+    PROSPR_NO_ALIAS
     for (std::int64_t i = start; i < stop; ++i) {
       const T g = gradient[i];
       const T h = curvature[i];
       input.note_finiteness(g);
-      input.note_finiteness(h);
+      input.note_finiteness(learning_rate * h);
       gamma.note_sign(core::gamma(h, learning_rate));
       weight[i] -= learning_rate * g;
       log_gamma[i] += core::log_abs_gamma(h, learning_rate);
@@ -100,12 +100,12 @@ bool momentum_step(const GammaMomentumStep<T>& a, std::int64_t begin, std::int64
   const T learning_rate = a.learning_rate;
   const T momentum = a.momentum;
   Any<T> input;
-#pragma GCC ivdep
+  PROSPR_NO_ALIAS
   for (std::int64_t i = begin; i < end; ++i) {
     const T g = gradient[i];
     const T h = curvature[i];
     input.note_finiteness(g);
-    input.note_finiteness(h);
+    input.note_finiteness(learning_rate * h);
     const T v = momentum * velocity[i] + g;
     velocity[i] = v;
     weight[i] -= learning_rate * v;

@@ -11,7 +11,8 @@ namespace prospr::cpu {
 using Work = std::function<void(std::int64_t begin, std::int64_t end)>;
 
 // Splits [0, n) into parts and returns when work is done on all of them, in any order and on any
-// threads. `nanoseconds` is the rough cost of one item.
+// threads. `nanoseconds` is the rough cost of one item. An exception in work is rethrown here, once
+// every part has ended.
 using ParallelFor = std::function<void(std::int64_t n, double nanoseconds, const Work& work)>;
 
 }  // namespace prospr::cpu

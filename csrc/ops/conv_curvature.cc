@@ -56,6 +56,10 @@ scale, such as 1 / sqrt(N), is in the factors. Sums are kept in the accumulator'
 A depthwise convolution of M outputs a channel is one of groups = channels: its kernel
 [k..., channels, M] and the accumulator's [k..., 1, channels * M] are the same memory.
 
+With few positions the square is expanded into products of pairs. Its error is then a few roundings
+of the sum over n, c of (sum_t |inputs * factors|)^2, which is more than of a result that cancels over
+positions, and inputs^2 must not overflow.
+
 The accumulator's buffer is reused for the output where nobody else holds it, so columns or samples
 can come in several calls. The result is the same bits for every number of threads.
 
@@ -86,9 +90,12 @@ class ConvCurvatureOp : public tensorflow::OpKernel {
                                              shape_of(context->input(2)), options_, &shape)));
     Sum* curvature;
     OP_REQUIRES_OK(context, forward_accumulator(context, &curvature));
-    cpu::run(cpu::ConvCurvature<typename KernelType<T>::Type>{shape, data_of<T>(inputs),
-                                                              data_of<T>(factors), curvature},
-             cpu::best_instruction_set(), parallel_for(context));
+    const cpu::ConvCurvature<typename KernelType<T>::Type> convolution{
+        shape, data_of<T>(inputs), data_of<T>(factors), curvature};
+    OP_REQUIRES_OK(context, run_kernel([&] {
+                     cpu::run(convolution, cpu::best_instruction_set(), parallel_for(context));
+                     return std::string();
+                   }));
   }
 
  private:

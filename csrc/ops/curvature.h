@@ -1,6 +1,7 @@
 // What the curvature ops share.
 #pragma once
 
+#include <new>
 #include <string>
 
 #include "cpu/curvature.h"
@@ -33,6 +34,16 @@ cpu::Shape shape_of(const tensorflow::Tensor& tensor);
 
 // InvalidArgument if anything is wrong.
 absl::Status status_of(const std::string& wrong);
+
+// Runs a kernel; memory that its scratch does not get is an error of the op.
+template <typename Run>
+absl::Status run_kernel(Run&& run) {
+  try {
+    return status_of(run());
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory for the scratch of a curvature contraction");
+  }
+}
 
 // Output 0 with input 2's values, the accumulator's: its own buffer if nobody else holds it.
 template <typename Sum>

@@ -51,11 +51,11 @@ class EmbeddingCurvatureOp : public tensorflow::OpKernel {
                                                            shape_of(context->input(2)), &shape)));
     Sum* curvature;
     OP_REQUIRES_OK(context, forward_accumulator(context, &curvature));
-    OP_REQUIRES_OK(context,
-                   status_of(cpu::run(
-                       cpu::EmbeddingCurvature<typename KernelType<T>::Type, Index>{
-                           shape, indices.flat<Index>().data(), data_of<T>(factors), curvature},
-                       cpu::best_instruction_set(), parallel_for(context))));
+    const cpu::EmbeddingCurvature<typename KernelType<T>::Type, Index> embedding{
+        shape, indices.flat<Index>().data(), data_of<T>(factors), curvature};
+    OP_REQUIRES_OK(context, run_kernel([&] {
+                     return cpu::run(embedding, cpu::best_instruction_set(), parallel_for(context));
+                   }));
   }
 };
 

@@ -44,7 +44,8 @@ gradient: In weight's shape.
 curvature: In weight's shape.
 learning_rate: A finite scalar, at least 0; the same in every step.
 momentum: A finite scalar, at least 0.
-finite: Whether every element of gradient and curvature was finite. The step is taken all the same.
+finite: Whether every element of gradient and of learning_rate * curvature was finite. The step is
+    taken all the same.
 )doc");
 
 template <typename T>

@@ -35,7 +35,8 @@ sign: Handle of an int8 variable of weight's shape, -1 or +1.
 gradient: In weight's shape.
 curvature: In weight's shape.
 learning_rate: A finite scalar, at least 0.
-finite: Whether every element of gradient and curvature was finite. The step is taken all the same.
+finite: Whether every element of gradient and of learning_rate * curvature was finite. The step is
+    taken all the same.
 )doc");
 
 template <typename T>

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <memory>
+#include <mutex>
 
 #include "tensorflow/core/platform/blocking_counter.h"
 #include "tensorflow/core/platform/threadpool.h"
@@ -24,7 +26,11 @@ struct Run {
     for (;;) {
       const std::int64_t begin = next.fetch_add(block, std::memory_order_relaxed);
       if (begin >= n) return;
-      work(begin, std::min(begin + block, n));
+      try {
+        work(begin, std::min(begin + block, n));
+      } catch (...) {
+        std::call_once(failed, [this] { error = std::current_exception(); });
+      }
       unfinished.DecrementCount();
     }
   }
@@ -34,6 +40,8 @@ struct Run {
   const cpu::Work& work;
   std::atomic<std::int64_t> next{0};
   tensorflow::BlockingCounter unfinished;
+  std::once_flag failed;
+  std::exception_ptr error;
 };
 
 }  // namespace
@@ -56,6 +64,7 @@ cpu::ParallelFor parallel_for(tensorflow::OpKernelContext* context) {
     for (std::int64_t i = 0; i < helpers; ++i) pool->Schedule([run] { run->claim_blocks(); });
     run->claim_blocks();
     run->unfinished.Wait();
+    if (run->error) std::rethrow_exception(run->error);
   };
 }
 

@@ -8,9 +8,11 @@ pixels) are summed before the square, so no tensor of products is ever stored.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from prospr_ops.ops._library import library, raises_value_error
@@ -227,8 +229,13 @@ def _accumulator(accumulator: Any, shape: list[Any], dtype: tf.DType) -> tf.Tens
 
 def _per_axis(name: str, value: int | Sequence[int], axes: int) -> list[int]:
     """One positive number for each spatial axis."""
-    values = [value] * axes if isinstance(value, int) else list(value)
+    try:
+        values = [
+            operator.index(number) for number in (value if np.ndim(value) else [value] * axes)
+        ]
+    except TypeError:
+        values = []
     if len(values) != axes or any(number < 1 for number in values):
-        msg = f"{name} is {value}; it must be a positive number, or {axes} of them"
+        msg = f"{name} is {value}; it must be a positive whole number, or {axes} of them"
         raise ValueError(msg)
     return values

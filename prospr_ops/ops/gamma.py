@@ -83,8 +83,8 @@ def gamma_step(
         learning_rate: A finite scalar, at least 0.
 
     Returns:
-        A boolean scalar: whether all of `gradient` and `curvature` was finite. The step is taken
-        all the same.
+        A boolean scalar: whether all of `gradient` and of `learning_rate` · `curvature` was finite.
+        The step is taken all the same.
 
     Raises:
         TypeError: One of the first three is no variable.
@@ -130,8 +130,8 @@ def gamma_momentum_step(
         momentum: A finite scalar, at least 0.
 
     Returns:
-        A boolean scalar: whether all of `gradient` and `curvature` was finite. The step is taken
-        all the same.
+        A boolean scalar: whether all of `gradient` and of `learning_rate` · `curvature` was finite.
+        The step is taken all the same.
 
     Raises:
         TypeError: One of the first five is no variable.

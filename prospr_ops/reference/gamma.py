@@ -33,10 +33,11 @@ def gamma_step(
     new_log_gamma, new_sign = gamma_update(
         tf.convert_to_tensor(log_gamma), tf.convert_to_tensor(sign), curvature, learning_rate
     )
-    weight.assign_sub(tf.cast(learning_rate, gradient.dtype) * gradient)
+    learning_rate = tf.cast(learning_rate, gradient.dtype)
+    weight.assign_sub(learning_rate * gradient)
     log_gamma.assign(new_log_gamma)
     sign.assign(new_sign)
-    return _all_finite(gradient, curvature)
+    return _all_finite(gradient, learning_rate * curvature)
 
 
 def gamma_momentum_step(
@@ -66,4 +67,4 @@ def gamma_momentum_step(
     divisor = tf.where(largest == 0, tf.ones_like(largest), largest)
     p.assign(new_p / divisor)
     q.assign(new_q / divisor)
-    return _all_finite(gradient, curvature)
+    return _all_finite(gradient, learning_rate * curvature)
