@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -450,3 +452,24 @@ def test_bad_calls(bad):
     call, message = BAD_CALLS[bad]
     with pytest.raises((ValueError, tf.errors.OpError), match=message):
         call()
+
+
+def test_no_memory_for_scratch_is_an_error_and_no_crash():
+    """In a process of its own, whose address space ends a little above what it holds."""
+    code = """
+import resource, tensorflow as tf
+from prospr_ops import ops
+inputs, factors = tf.zeros([1, 2**21, 1]), tf.zeros([1, 1, 2**21, 1])
+ops.conv_curvature(inputs[:, :8], factors[:, :, :8], 1)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 100 * 2**20, resource.RLIM_INFINITY))
+try:
+    ops.conv_curvature(inputs, factors, 1)
+except tf.errors.ResourceExhaustedError as error:
+    print(error.message)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "no memory for the scratch" in result.stdout
