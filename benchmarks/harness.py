@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,19 @@ import prospr_ops as po
 
 
 def interleaved_seconds(
-    sides: Mapping[str, Callable[[], Any]], *, seconds: float = 3.0, warmup: int = 3
+    sides: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float = 3.0,
+    warmup: int = 3,
+    rounds: int = 7,
 ) -> dict[str, list[float]]:
     """Times the sides in turn, round after round, so that the machine's drift hits all alike.
 
     Args:
         sides: What to time, by name; each call must return only when its work is done.
-        seconds: How long to go on, at least 7 rounds.
+        seconds: How long to go on.
         warmup: Calls of each side that are not counted.
+        rounds: To make at least, however long they take.
 
     Returns:
         Seconds of each call, by name.
@@ -35,14 +43,30 @@ def interleaved_seconds(
             side()
     times: dict[str, list[float]] = {name: [] for name in sides}
     start = time.perf_counter()
-    rounds = 0
-    while rounds < 7 or time.perf_counter() - start < seconds:
+    done = 0
+    while done < rounds or time.perf_counter() - start < seconds:
         for name, side in sides.items():
             before = time.perf_counter()
             side()
             times[name].append(time.perf_counter() - before)
-        rounds += 1
+        done += 1
     return times
+
+
+def fresh_processes() -> Pool:
+    """A pool that runs one call at a time, each in a new process that has done nothing before.
+
+    The processes are forks of one that has loaded TensorFlow without starting it, which spares them
+    the seconds that takes.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tensorflow", "keras"])
+    return context.Pool(1, maxtasksperchild=1)
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held so far, in 10⁶ bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def environment() -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _separable(
     between = [
         keras.ops.depthwise_conv(
             call.inputs,
-            layer.depthwise_kernel,
+            tf.cast(layer.depthwise_kernel, call.inputs.dtype),  # as in the layer's autocast scope
             strides=layer.strides,
             padding=layer.padding,
             data_format=layer.data_format,

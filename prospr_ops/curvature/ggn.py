@@ -22,11 +22,11 @@ from prospr_ops.curvature.loss_factor import (
     recorded_loss,
 )
 from prospr_ops.curvature.recording import Call, recorded_calls
-from prospr_ops.curvature.validity import Validity, Verdict, judge
+from prospr_ops.curvature.validity import Validity, judge
 from prospr_ops.objective import Batch, Objective
 
 # Columns are backpropagated together as long as their gradients at all layers stay below this.
-COLUMN_BYTES = 2**26
+COLUMN_BYTES = 5 * 2**24
 
 
 class _Covered(NamedTuple):
@@ -165,8 +165,8 @@ def _estimate(
         scale = gradient(tape, total, [loss_call.losses])[0]
         factor = loss_factor(loss, loss_call, scale)
         curvature_of = _regularisation(objective.model)
-        covered = _covered(tape, layers, calls, factor.output, reasons)
-        for item, diagonals in zip(covered, _contract(tape, covered, factor, columns), strict=True):
+        covered = _covered(layers, calls, factor.output, reasons)
+        for item, diagonals in zip(covered, _contract(covered, factor, columns), strict=True):
             for kernel, diagonal in zip(_kernels(item.layer, item.form), diagonals, strict=True):
                 found[id(kernel)] = diagonal + tf.cast(curvature_of(kernel), diagonal.dtype)
                 worth[id(kernel)] = item.worth
@@ -240,7 +240,6 @@ def _regularisation(model: keras.Model) -> Callable[[tf.Variable], float]:
 
 
 def _covered(
-    tape: tf.GradientTape,
     layers: dict[Layer, ClosedForm],
     calls: dict[int, list[Call]],
     output: tf.Tensor,
@@ -258,14 +257,10 @@ def _covered(
 
     sources = [call.outputs for layer, _ in usable for call in calls[id(layer)]]
     verdicts = iter(judge(sources, output))
-    # Never computed. A layer inside a custom gradient is connected, and yet has none.
-    connected = iter(tape.gradient(output, sources))
     covered = []
     for layer, form in usable:
         own = calls[id(layer)]
         verdict = max([next(verdicts) for _ in own])
-        if None in [next(connected) for _ in own] and own[0].outputs.op.name in leading:
-            verdict = Verdict(Validity.NOT_APPLICABLE, "no gradient comes back to its layer")
         if verdict.validity == Validity.NOT_APPLICABLE:
             reasons.update({id(kernel): verdict.reason for kernel in _kernels(layer, form)})
             continue
@@ -323,7 +318,7 @@ def _check_calls(
 
 
 def _contract(
-    tape: tf.GradientTape, covered: Sequence[_Covered], factor: LossFactor, columns: _Columns
+    covered: Sequence[_Covered], factor: LossFactor, columns: _Columns
 ) -> list[list[tf.Tensor]]:
     """Σ_n Σ_c (Σ_t a s)² for each kernel of each layer, over all columns, some at a time."""
     if not covered:
@@ -332,17 +327,16 @@ def _contract(
     count, take = columns(factor)
     bytes_per_column = sum(z.shape.num_elements() * z.dtype.size for z in outputs)
     parts = math.ceil(count / max(1, COLUMN_BYTES // bytes_per_column))
+    # Of parts up to half that size, those that leave the fewest columns to fill up with zeros.
+    parts = min(range(parts, 2 * parts + 1), key=lambda parts: -(-count // parts) * parts)
     size = math.ceil(count / parts)
+    backpropagate = _Backpropagation(factor.output, outputs)
 
     def sums_of(indices: tf.Tensor) -> list[tf.Tensor]:
         # The last part may go past the end; a column there is 0.
         chosen = take(tf.minimum(indices, count - 1))
         chosen *= tf.cast(indices < count, chosen.dtype)[:, None, None]
-
-        def backpropagate(column: tf.Tensor) -> list[tf.Tensor]:
-            return gradient(tape, factor.output, outputs, [tf.cast(column, factor.output.dtype)])
-
-        factors = iter(tf.vectorized_map(backpropagate, chosen))
+        factors = iter(backpropagate(tf.cast(chosen, factor.output.dtype)))
         return [
             diagonal
             for item in covered
@@ -351,14 +345,159 @@ def _contract(
             )
         ]
 
-    first = sums_of(tf.range(size))
-    if parts > 1:
+    if parts == 1:
+        sums = sums_of(tf.range(size))
+    else:
+        # All parts in the loop: one beside it could run, and hold its memory, at the same time.
+        zeros = [
+            tf.zeros(kernel.shape, _sum_dtype(item.calls[0].outputs.dtype))
+            for item in covered
+            for kernel in _kernels(item.layer, item.form)
+        ]
 
         def add_part(part: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return (part + 1, *map(tf.add, sums, sums_of(part * size + tf.range(size))))
 
-        _, *first = tf.while_loop(
-            lambda part, *_: part < parts, add_part, (tf.constant(1), *first), parallel_iterations=1
+        _, *sums = tf.while_loop(
+            lambda part, *_: part < parts, add_part, (tf.constant(0), *zeros), parallel_iterations=1
         )
-    rest = iter(first)
+    rest = iter(sums)
     return [[next(rest) for _ in item.form.kernels] for item in covered]
+
+
+def _sum_dtype(dtype: tf.DType) -> tf.DType:
+    """What the contractions of factors of that dtype give."""
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+
+# Operations with one input whose derivative is another tensor of its shape.
+_ELEMENTWISE = "Elu Erf Exp LeakyRelu Relu Relu6 Selu Sigmoid Softplus Softsign Square Tanh"
+
+
+class _Gradient(NamedTuple):
+    """Gradients of K columns at a tensor of some shape: [K, *shape].
+
+    Attributes:
+        shape: Of the tensor.
+        values: The gradients, or what gives them when multiplied by `derivative`.
+        derivative: The same for all columns, and not yet multiplied with.
+    """
+
+    shape: tf.TensorShape
+    values: tf.Tensor
+    derivative: tf.Tensor | None = None
+
+    def product(self) -> tf.Tensor:
+        if self.derivative is None:
+            return self.values
+        return tf.reshape(self.values * self.derivative, [self.values.shape[0], *self.shape])
+
+    def plus(self, other: _Gradient) -> _Gradient:
+        return _Gradient(self.shape, self.product() + other.product())
+
+    def times(self, derivative: tf.Tensor) -> _Gradient:
+        """The gradients before an elementwise operation, from those after it."""
+        if self.derivative is not None:
+            derivative = self.derivative * tf.reshape(derivative, self.derivative.shape)
+        return self._replace(derivative=derivative)
+
+
+class _Backpropagation:
+    """The way back from a model's output to tensors that lead to it, for several columns at once.
+
+    `tf.vectorized_map` over the whole of it would do, but it tiles whatever is the same for all
+    columns, and searches the windows of a pooling layer anew for each. So it goes an operation at a
+    time, and the derivatives of activations and of pooling are taken once.
+
+    Args:
+        output: Where the columns are.
+        targets: Where their gradients are wanted.
+    """
+
+    def __init__(self, output: tf.Tensor, targets: Sequence[tf.Tensor]) -> None:
+        self._output = output
+        self._targets = targets
+        leading = _leading_to(output)
+        dependent = {target.name for target in targets}
+        self._path: list[tuple[tf.Operation, list[tf.Tensor]]] = []
+        for operation in output.graph.get_operations():
+            sources = {t.name: t for t in operation.inputs if t.name in dependent}
+            if sources and operation.name in leading:
+                self._path.append((operation, list(sources.values())))
+                # No gradient goes through a comparison.
+                dependent.update(t.name for t in operation.outputs if t.dtype.is_floating)
+        self._derivatives = {
+            operation.name: _gradients(operation.outputs, sources)[0]
+            for operation, sources in self._path
+            if operation.type in _ELEMENTWISE.split() or _is_tiling(operation)
+        }
+
+    def __call__(self, columns: tf.Tensor) -> list[tf.Tensor]:
+        """Takes columns [K, N, C], gives the gradients [K, …] at the targets."""
+        found = {self._output.name: _Gradient(self._output.shape, columns)}
+        for operation, sources in reversed(self._path):
+            outputs = [tensor for tensor in operation.outputs if tensor.name in found]
+            if not outputs:
+                continue
+            before = self._before(operation, outputs, [found[t.name] for t in outputs], sources)
+            for source, here in zip(sources, before, strict=True):
+                also = found.get(source.name)
+                found[source.name] = here if also is None else also.plus(here)
+        return [
+            found[target.name].product()
+            if target.name in found
+            else tf.zeros([columns.shape[0], *target.shape], target.dtype)
+            for target in self._targets
+        ]
+
+    def _before(
+        self,
+        operation: tf.Operation,
+        outputs: Sequence[tf.Tensor],
+        after: Sequence[_Gradient],
+        sources: Sequence[tf.Tensor],
+    ) -> list[_Gradient]:
+        """The gradients at the sources of an operation, from those at its outputs."""
+        derivative = self._derivatives.get(operation.name)
+        if derivative is None:
+            products = tuple(there.product() for there in after)
+            before = tf.vectorized_map(lambda one: _gradients(outputs, sources, one), products)
+            return [_Gradient(t.shape, values) for t, values in zip(sources, before, strict=True)]
+        if operation.type == "MaxPool":
+            return [_unpooled(after[0].product(), derivative)]
+        return [after[0].times(derivative)]
+
+
+def _gradients(
+    outputs: Sequence[tf.Tensor],
+    sources: Sequence[tf.Tensor],
+    output_gradients: Sequence[tf.Tensor] | None = None,
+) -> list[tf.Tensor]:
+    """Gradients through one operation."""
+    found = tf.gradients(
+        outputs,
+        sources,
+        output_gradients,
+        stop_gradients=sources,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    return [tf.convert_to_tensor(values) for values in found]
+
+
+def _is_tiling(operation: tf.Operation) -> bool:
+    """Whether this is a max-pooling that has each pixel in one window."""
+    if operation.type != "MaxPool" or operation.get_attr("data_format") != b"NHWC":
+        return False
+    window, strides = operation.get_attr("ksize"), operation.get_attr("strides")
+    sizes = zip(operation.inputs[0].shape, operation.outputs[0].shape, window, strict=True)
+    return window == strides and all(size == pooled * edge for size, pooled, edge in sizes)
+
+
+def _unpooled(pooled: tf.Tensor, derivative: tf.Tensor) -> _Gradient:
+    """The gradients before a pooling whose windows tile: each pixel's window's, times 0 or 1."""
+    samples, _, width, channels = derivative.shape
+    count, _, rows, columns, _ = pooled.shape
+    row = tf.concat([pooled] * (width // columns), axis=-1)
+    row = tf.reshape(row, [count, samples * rows, 1, width * channels])
+    derivative_by_row = tf.reshape(derivative, [samples * rows, -1, width * channels])
+    return _Gradient(derivative.shape, row, derivative_by_row)

@@ -7,7 +7,7 @@ Gauss-Newton diagonal backpropagates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -95,7 +95,8 @@ def _function(loss: keras.losses.Loss) -> Any:
     kind = type(loss)
     if kind.__call__ is not keras.losses.Loss.__call__ or kind.call not in _PLAIN_CALLS:
         return None  # a subclass may do anything to its losses, and to their average
-    return getattr(loss, "function", getattr(loss, "fn", None))
+    function = getattr(loss, "function", getattr(loss, "fn", None))
+    return function if isinstance(function, Hashable) else None
 
 
 def _logits(call: LossCall, activation: str, *, from_logits: bool) -> tf.Tensor:
@@ -107,7 +108,7 @@ def _logits(call: LossCall, activation: str, *, from_logits: bool) -> tf.Tensor:
     prediction = call.prediction
     if hasattr(prediction, "_keras_logits"):
         return prediction._keras_logits
-    if prediction.op.type != activation:
+    if _is_hidden(call, activation):
         prediction = _uncast(prediction)
         if from_logits:
             return prediction
@@ -115,6 +116,11 @@ def _logits(call: LossCall, activation: str, *, from_logits: bool) -> tf.Tensor:
         return prediction.op.inputs[0]
     msg = f"the loss takes probabilities, and no {activation} was found that gives them"
     raise NotApplicable(msg)
+
+
+def _is_hidden(call: LossCall, activation: str | None) -> bool:
+    """Whether Keras does not see that an activation gave the prediction."""
+    return not hasattr(call.prediction, "_keras_logits") and call.prediction.op.type != activation
 
 
 def _uncast(tensor: tf.Tensor) -> tf.Tensor:
@@ -156,6 +162,12 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
         msg = f"the loss has shape {call.losses.shape}, and not one number for each sample"
         raise NotApplicable(msg)
 
+    if _function(loss) is keras.losses.categorical_crossentropy and _is_hidden(call, activation):
+        # Of probabilities, targets that do not sum to 1 count as much as they sum to; of logits,
+        # TensorFlow differentiates as if they did.
+        smoothing = options.get("label_smoothing", 0.0)
+        targets = (1 - smoothing) * tf.reduce_sum(call.target, axis=-1) + smoothing
+        scale = scale if options.get("from_logits", False) else scale * targets
     ignored = options.get("ignore_class")
     if ignored is not None:
         kept = tf.cast(tf.reshape(call.target, [-1]), tf.int64) != ignored

@@ -40,13 +40,15 @@ Relu6 Select SelectV2 Sign StopGradient Sub ZerosLike
 """
 # Moves elements about within a sample.
 _RESHAPING = "ExpandDims Reshape Slice Split SplitV Squeeze StridedSlice Tile"
-# Piecewise linear in the first operand, and no sample sees another's. The rest must not depend.
-_FIRST_OPERAND = """
-AvgPool AvgPool3D BiasAdd Conv2D Conv3D DepthToSpace DepthwiseConv2dNative MatMul MaxPool MaxPool3D
-MaxPoolV2 MirrorPad Pad PadV2 ResizeBicubic ResizeBilinear ResizeNearestNeighbor SpaceToDepth
+# Piecewise linear in the first operand, or the third, and no sample sees another's; the other
+# operands must not depend on the layer.
+_FIRST = """
+AvgPool AvgPool3D BatchToSpaceND BiasAdd Conv2D Conv3D DepthToSpace DepthwiseConv2dNative
+FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 MatMul MaxPool MaxPool3D MaxPoolV2 MirrorPad Pad
+PadV2 ResizeBicubic ResizeBilinear ResizeNearestNeighbor SpaceToBatchND SpaceToDepth
 """
-# The same in the third.
-_THIRD_OPERAND = "Conv2DBackpropInput Conv3DBackpropInputV2"
+_THIRD = "Conv2DBackpropInput Conv3DBackpropInputV2"
+_ONLY_OPERAND = dict.fromkeys(_FIRST.split(), 0) | dict.fromkeys(_THIRD.split(), 2)
 # Linear in each operand: exact while only one of them depends on the layer.
 _MULTILINEAR = "BatchMatMul BatchMatMulV2 BatchMatMulV3 Mul"
 # Element by element, but curved.
@@ -109,8 +111,8 @@ class _Operation(NamedTuple):
         """Whether the rows of operands and outputs are rows of the same samples."""
         for i in self.dependent:
             before = _rows(self.op.inputs[i])
-            after = [_rows(output) for output in self.outputs_of(i)]
-            if None in (before, *after) or before % self.samples:
+            after = [_rows(output) or 0 for output in self.outputs_of(i)]
+            if not before or before % self.samples or 0 in after:
                 return False
             # Rows in their order, each of one sample, can be cut and joined within the samples.
             recut = self.op.type == "Reshape" and not self.phased
@@ -135,14 +137,10 @@ class _Operation(NamedTuple):
             return True
         if kind in _SOFTMAX.split():
             return rank > 1
-        if kind in _FIRST_OPERAND.split() or kind.startswith("FusedBatchNorm"):
-            return dependent == [0] and not (kind == "MatMul" and op.get_attr("transpose_a"))
-        if kind in _THIRD_OPERAND.split():
-            return dependent == [2]
-        if kind == "SpaceToBatchND":
-            return dependent == [0]
-        if kind == "BatchToSpaceND":
-            return dependent == [0] and self.phased
+        if kind in _ONLY_OPERAND:
+            transposed = kind == "MatMul" and op.get_attr("transpose_a")
+            outside = kind == "BatchToSpaceND" and not self.phased
+            return dependent == [_ONLY_OPERAND[kind]] and not transposed and not outside
         if kind == "Einsum":
             terms, output = op.get_attr("equation").decode().split("->")
             first = {terms.split(",")[i][:1] for i in dependent}

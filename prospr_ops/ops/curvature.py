@@ -229,10 +229,9 @@ def _accumulator(accumulator: Any, shape: list[Any], dtype: tf.DType) -> tf.Tens
 
 def _per_axis(name: str, value: int | Sequence[int], axes: int) -> list[int]:
     """One positive number for each spatial axis."""
+    given: Any = value if np.ndim(value) else [value] * axes
     try:
-        values = [
-            operator.index(number) for number in (value if np.ndim(value) else [value] * axes)
-        ]
+        values = [operator.index(number) for number in given]
     except TypeError:
         values = []
     if len(values) != axes or any(number < 1 for number in values):
