@@ -331,3 +331,10 @@ def test_native_refuses_bad_options(options, message):
     }
     with pytest.raises(ValueError, match=message):
         _native.gamma_update(**{**arguments, **options})
+
+
+def test_a_python_number_keeps_its_double_precision():
+    log_gamma, _ = ops.gamma_update(
+        np.zeros(1), np.ones(1, np.int8), np.array([3.0]), learning_rate=0.1
+    )
+    np.testing.assert_allclose(log_gamma, np.log1p(-0.3), rtol=1e-15)

@@ -23,6 +23,11 @@ def _variables(**candidates: Any) -> list[tf.Variable]:
     return variables
 
 
+def _scalar(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """`value` in `dtype`; tf.cast alone would take a Python number through float32."""
+    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
+
+
 def _on_gpu(variable: tf.Variable) -> bool:
     """There are no CUDA kernels yet: what lives on a GPU is left to the twin in TensorFlow."""
     return "GPU" in (variable.device or "")
@@ -55,7 +60,7 @@ def gamma_update(
             or not finite.
     """
     log_gamma = tf.convert_to_tensor(log_gamma)
-    learning_rate = tf.cast(learning_rate, log_gamma.dtype)
+    learning_rate = _scalar(learning_rate, log_gamma.dtype)
     return tuple(library.prospr_gamma_update(log_gamma, sign, curvature, learning_rate))
 
 
@@ -92,7 +97,7 @@ def gamma_step(
             initialised, or the learning rate is negative or not finite.
     """
     variables = _variables(weight=weight, log_gamma=log_gamma, sign=sign)
-    tensors = (gradient, curvature, tf.cast(learning_rate, variables[0].dtype))
+    tensors = (gradient, curvature, _scalar(learning_rate, variables[0].dtype))
     if _on_gpu(variables[0]):
         return reference.gamma_step(*(*variables, *tensors))
     return library.prospr_gamma_step(*(variable.handle for variable in variables), *tensors)
@@ -140,7 +145,7 @@ def gamma_momentum_step(
     """
     variables = _variables(weight=weight, velocity=velocity, log_scale=log_scale, p=p, q=q)
     dtype = variables[0].dtype
-    tensors = (gradient, curvature, tf.cast(learning_rate, dtype), tf.cast(momentum, dtype))
+    tensors = (gradient, curvature, _scalar(learning_rate, dtype), _scalar(momentum, dtype))
     if _on_gpu(variables[0]):
         return reference.gamma_momentum_step(*(*variables, *tensors))
     return library.prospr_gamma_momentum_step(

@@ -17,7 +17,7 @@ def gamma_update(
     log_gamma: tf.Tensor, sign: tf.Tensor, curvature: tf.Tensor, learning_rate: float | tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Twin of `prospr_ops.ops.gamma_update`."""
-    x = tf.cast(learning_rate, curvature.dtype) * curvature
+    x = learning_rate * curvature
     return log_gamma + _log_abs_one_minus(x), tf.where(x > 1, -sign, sign)
 
 
@@ -33,7 +33,6 @@ def gamma_step(
     new_log_gamma, new_sign = gamma_update(
         tf.convert_to_tensor(log_gamma), tf.convert_to_tensor(sign), curvature, learning_rate
     )
-    learning_rate = tf.cast(learning_rate, gradient.dtype)
     weight.assign_sub(learning_rate * gradient)
     log_gamma.assign(new_log_gamma)
     sign.assign(new_sign)
@@ -56,8 +55,6 @@ def gamma_momentum_step(
     It rounds p − q before it takes the logarithm: a curvature under the machine's epsilon is lost
     here, and is not in the compiled op.
     """
-    learning_rate = tf.cast(learning_rate, gradient.dtype)
-    momentum = tf.cast(momentum, gradient.dtype)
     velocity.assign(momentum * velocity + gradient)
     weight.assign_sub(learning_rate * velocity)
     new_q = momentum * q + learning_rate * curvature * p
