@@ -537,5 +537,6 @@ def _plot(rows: list[dict[str, Any]]) -> Figure:
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
-        axes.label_outer()
+        # The names of the sides once a row; the scales differ.
+        axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())
     return figure
