@@ -321,9 +321,9 @@ def _in_torch(
     """Times the gradient ("torch") or the gradient and the diagonal ("backpack")."""
     # Threads that wait sleep: spinning ones are many times slower if anything else is running.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    import torch  # noqa: PLC0415
-    from backpack import backpack, extend  # noqa: PLC0415
-    from backpack.extensions import DiagGGNExact  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - an optional dependency
+    from backpack import backpack, extend  # noqa: PLC0415 - an optional dependency
+    from backpack.extensions import DiagGGNExact  # noqa: PLC0415 - an optional dependency
 
     warnings.filterwarnings("ignore", "Full backward hook is firing")
     torch.set_num_threads(environment()["threads"])

@@ -19,6 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prospr_ops._build import build_info
+
 _EXAMPLES = """\
 examples:
   prospr demo             compare pruning methods on MNIST: a table and a picture, in minutes
@@ -104,18 +106,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(**options: Any) -> None:
-    from prospr_ops.demo import demo  # noqa: PLC0415
+    from prospr_ops.demo import demo  # noqa: PLC0415 - needs TensorFlow
 
     demo(**options)
 
 
 def _prune(*, model: str, dataset: str, out: Path, seed: int, force: bool, **options: Any) -> None:
-    import keras  # noqa: PLC0415
-    import numpy as np  # noqa: PLC0415
+    import keras  # noqa: PLC0415 - needs TensorFlow
+    import numpy as np  # noqa: PLC0415 - not for --help
 
-    from prospr_ops import data, models  # noqa: PLC0415
-    from prospr_ops._build import build_info  # noqa: PLC0415
-    from prospr_ops.pruning import prune  # noqa: PLC0415
+    from prospr_ops import data, models  # noqa: PLC0415 - needs TensorFlow
+    from prospr_ops.pruning import prune  # noqa: PLC0415 - needs TensorFlow
 
     record_file = out.with_suffix(".json")
     if out.suffix != ".npz":
@@ -158,8 +159,6 @@ def _prune(*, model: str, dataset: str, out: Path, seed: int, force: bool, **opt
 
 
 def _info() -> None:
-    from prospr_ops._build import build_info  # noqa: PLC0415
-
     table = Table(title="prospr_ops", show_header=False)
     for name, value in build_info().items():
         if isinstance(value, dict):
@@ -173,7 +172,7 @@ def _info() -> None:
 def _start_tensorflow() -> None:
     """Imports TensorFlow and looks for devices."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf  # noqa: PLC0415 - needs TensorFlow
 
     tf.config.list_physical_devices()
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from prospr_ops import curvature as curvatures
 from prospr_ops.batches import checked, endless_batches
 from prospr_ops.masking import apply_masks
-from prospr_ops.methods import DATA_FREE, METHODS, Problem
+from prospr_ops.methods import DATA_FREE, METHODS, WITH_STEPS, Problem
 from prospr_ops.objective import Loss, Objective
 from prospr_ops.prunable import Prunable, prunable_weights
 from prospr_ops.report import pruning_table
@@ -268,7 +268,7 @@ def _score(
         else iter(())
     )
     losses: list[float] = []
-    steps = settings.steps if method in {"diagonal", "first_order"} else 0
+    steps = settings.steps if method in WITH_STEPS else 0
     with preserved(model), _progress(method, steps + 1, verbose and needs_data) as advance:
 
         def on_loss(value: float) -> None:

@@ -74,7 +74,7 @@ class Subclassed(keras.Model):
         self.body = keras.Sequential([layers.Dense(6, activation="relu"), layers.Dropout(0.5)])
         self.head = layers.Dense(3)
 
-    def call(self, inputs, training=False):  # type: ignore[no-untyped-def]
+    def call(self, inputs, training=False):
         return self.head(self.body(inputs, training=training))
 
 

@@ -94,3 +94,15 @@ def test_infinite_curvature_names_the_weight():
     kernel.assign(keras.ops.full_like(kernel, 3e38))
     with pytest.raises(ValueError, match=f"curvature of {kernel.path} holds NaN or infinity"):
         po.curvature.diagonal(model, *PROBLEMS[0].data(), loss=LOGITS)
+
+
+@pytest.mark.parametrize("estimator", ["auto", "hutchinson", "row_sum"])
+def test_half_precision_is_summed_in_float32(estimator):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        model = PROBLEMS[0].model()
+    finally:
+        keras.config.set_dtype_policy(policy)
+    found = po.curvature.diagonal(model, *PROBLEMS[0].data(), loss=LOGITS, estimator=estimator)
+    assert {values.dtype for values in found.values()} == {tf.float32}

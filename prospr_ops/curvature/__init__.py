@@ -75,8 +75,8 @@ def diagonal(
         prunable: Which weights, as in `prospr_ops.prune`.
 
     Returns:
-        A tensor in the shape and dtype of each weight, by variable path. Deterministic for a given
-        seed.
+        A tensor in the shape of each weight, by variable path: float64 for a float64 weight, else
+        float32. Deterministic for a given seed.
 
     Raises:
         TypeError: An argument is of the wrong type.

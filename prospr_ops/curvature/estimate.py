@@ -31,6 +31,11 @@ Estimator = Callable[
 ]
 
 
+def sum_dtype(dtype: tf.DType) -> tf.DType:
+    """What sums of a dtype's values are kept in: float64 for float64, else float32."""
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+
 def gradient(
     tape: tf.GradientTape,
     target: tf.Tensor | Sequence[tf.Tensor],

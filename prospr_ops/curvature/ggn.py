@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from prospr_ops.curvature.backpropagation import Backpropagation, leading_to
 from prospr_ops.curvature.contraction import ClosedForm, Layer, closed_form
-from prospr_ops.curvature.estimate import Estimate, gradient
+from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
 from prospr_ops.curvature.hutchinson import mean_of_probes
 from prospr_ops.curvature.loss_factor import (
     LossCall,
@@ -339,7 +339,7 @@ def _contract(
     else:
         # All parts in the loop: one beside it could run, and hold its memory, at the same time.
         zeros = [
-            tf.zeros(kernel.shape, _sum_dtype(item.calls[0].outputs.dtype))
+            tf.zeros(kernel.shape, sum_dtype(item.calls[0].outputs.dtype))
             for item in covered
             for kernel in _kernels(item.layer, item.form)
         ]
@@ -352,8 +352,3 @@ def _contract(
         )
     rest = iter(sums)
     return [[next(rest) for _ in item.form.kernels] for item in covered]
-
-
-def _sum_dtype(dtype: tf.DType) -> tf.DType:
-    """What the contractions of factors of that dtype give."""
-    return tf.float64 if dtype == tf.float64 else tf.float32

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import Estimate, gradient
+from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
 from prospr_ops.objective import Batch, Objective
 
 
@@ -35,7 +35,7 @@ def mean_of_probes(
         seed: int64 [2].
 
     Returns:
-        A tensor in the shape of each weight.
+        A tensor in the shape of each weight; float32 for half precision.
     """
 
     def add_probe(probe: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -51,14 +51,17 @@ def mean_of_probes(
         products = gradient(tape, gradients, weights, signs)
         return (
             probe + 1,
-            *(total + z * hz for total, z, hz in zip(sums, signs, products, strict=True)),
+            *(
+                total + tf.cast(z * hz, total.dtype)
+                for total, z, hz in zip(sums, signs, products, strict=True)
+            ),
         )
 
     # A loop in the graph: neither tracing nor memory grows with the number of probes.
     _, *sums = tf.while_loop(
         lambda probe, *_: probe < probes,
         add_probe,
-        (tf.constant(0), *(tf.zeros_like(weight) for weight in weights)),
+        (tf.constant(0), *(tf.zeros(weight.shape, sum_dtype(weight.dtype)) for weight in weights)),
         parallel_iterations=1,
     )
     return [total / probes for total in sums]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import Estimate, gradient
+from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
 from prospr_ops.objective import Batch, Objective
 
 
@@ -29,5 +29,7 @@ def row_sum(
             loss = objective(batch)
         gradients = gradient(inner, loss, [*variables, *weights])
         by_weight = gradients[len(variables) :]
-    diagonal = gradient(outer, by_weight, weights)
+    diagonal = [
+        tf.cast(values, sum_dtype(values.dtype)) for values in gradient(outer, by_weight, weights)
+    ]
     return Estimate(loss, gradients[: len(variables)], diagonal, ["row_sum"] * len(weights))

@@ -24,4 +24,7 @@ METHODS: dict[str, Callable[[Problem], LogScores]] = {
 # The methods that look at no data, and can be called with data=None.
 DATA_FREE = frozenset({"magnitude", "random"})
 
-__all__ = ["DATA_FREE", "METHODS", "LogScores", "Problem"]
+# The methods that look at the loss after `steps` steps of gradient descent.
+WITH_STEPS = frozenset({"diagonal", "first_order"})
+
+__all__ = ["DATA_FREE", "METHODS", "WITH_STEPS", "LogScores", "Problem"]

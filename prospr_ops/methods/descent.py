@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import gradient
+from prospr_ops.curvature.estimate import gradient, sum_dtype
 from prospr_ops.methods.problem import LogScores, Problem, StepOutput, all_finite, run_step
 from prospr_ops.objective import Batch
 from prospr_ops.tracing import traced
@@ -72,9 +72,7 @@ def log_final_gradient(problem: Problem, number: int) -> LogScores:
 
 def log_magnitude(tensor: tf.Tensor) -> tf.Tensor:
     """log|x|, in float32 for half precision."""
-    if tensor.dtype not in (tf.float32, tf.float64):
-        tensor = tf.cast(tensor, tf.float32)
-    return tf.math.log(tf.abs(tensor))
+    return tf.math.log(tf.abs(tf.cast(tensor, sum_dtype(tensor.dtype))))
 
 
 def log_weights(problem: Problem) -> LogScores:
