@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from prospr_ops import curvature as curvatures
 from prospr_ops.batches import checked, endless_batches
 from prospr_ops.masking import apply_masks
-from prospr_ops.methods import DATA_FREE, METHODS, WITH_STEPS, Problem
-from prospr_ops.objective import Loss, Objective
+from prospr_ops.methods import METHODS, Problem
+from prospr_ops.microbatches import splittable
+from prospr_ops.objective import Batch, Loss, Objective
 from prospr_ops.prunable import Prunable, prunable_weights
 from prospr_ops.report import pruning_table
 from prospr_ops.selection import SCOPES, Masks, Scores, select
@@ -84,8 +85,10 @@ def prune(
     steps: int = 3,
     learning_rate: float = 0.1,
     momentum: float = 0.0,
+    nesterov: bool = False,
     loss: Loss | None = None,
     batch_size: int = 128,
+    microbatch: int | None = None,
     scope: str = "global",
     structure: str = "weight",
     prunable: Prunable | None = None,
@@ -106,17 +109,22 @@ def prune(
             it ends; arrays are shuffled. None for the methods "magnitude" and "random".
         sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
-        method: "diagonal" (ProsPr with the streamed diagonal), "first_order" (ProsPr's first-order
-            variant), "snip", "magnitude" or "random".
+        method: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's meta-gradient as
+            the paper has it; keeps a copy of the weights a step), "first_order" (ProsPr's
+            first-order variant), "snip", "magnitude" or "random".
         curvature: For "diagonal": where the Hessian's diagonal comes from, "auto", "ggn", "ggn_mc",
             "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors a step that the estimator averages over.
         steps: Steps of gradient descent, at least 0.
         learning_rate: Of those steps, at least 0.
-        momentum: Of those steps, in [0, 1).
+        momentum: Of those steps, in [0, 1); as in PyTorch, w ← w − α v with v ← μ v + g.
+        nesterov: Whether it is Nesterov's: w ← w − α (g + μ v).
         loss: A Keras loss, its name or a function; None for the one the model is compiled with.
             Regularisation losses of the model are added.
         batch_size: Samples a batch, where `data` is arrays.
+        microbatch: Evaluate every batch in parts of at most so many samples, one after the other,
+            which bounds the memory and changes the result by rounding only (and the draws of
+            dropout). The loss must be a mean over samples that do not see each other. None: whole.
         scope: "global" ranks all weights together, "layer" prunes each layer by itself.
         structure: "weight".
         prunable: Which weights: None for the kernels of Dense, EinsumDense, Embedding, convolution,
@@ -153,7 +161,9 @@ def prune(
             steps=steps,
             learning_rate=learning_rate,
             momentum=momentum,
+            nesterov=nesterov,
             batch_size=batch_size,
+            microbatch=microbatch,
             seed=seed,
         ),
     )
@@ -183,8 +193,10 @@ def score(
     steps: int = 3,
     learning_rate: float = 0.1,
     momentum: float = 0.0,
+    nesterov: bool = False,
     loss: Loss | None = None,
     batch_size: int = 128,
+    microbatch: int | None = None,
     structure: str = "weight",
     prunable: Prunable | None = None,
     seed: int | None = None,
@@ -201,8 +213,10 @@ def score(
         steps: Steps of gradient descent.
         learning_rate: Of those steps.
         momentum: Of those steps.
+        nesterov: Whether it is Nesterov's.
         loss: The loss; None for the compiled one.
         batch_size: Samples a batch, where `data` is arrays.
+        microbatch: Samples that are evaluated at a time; None for the whole batch.
         structure: "weight".
         prunable: Which weights.
         seed: Of everything random in the call.
@@ -230,7 +244,9 @@ def score(
             steps=steps,
             learning_rate=learning_rate,
             momentum=momentum,
+            nesterov=nesterov,
             batch_size=batch_size,
+            microbatch=microbatch,
             seed=seed,
         ),
     ).scores
@@ -260,23 +276,18 @@ def _score(
     weights = prunable_weights(model, prunable)
     curvatures.find(settings.curvature)
     estimators: dict[str, str] = {}
-    needs_data = method not in DATA_FREE
-    objective = Objective.of(model, loss) if needs_data else Objective(model, None)
-    batches = (
-        checked(endless_batches(data, settings.batch_size, settings.seed), objective)
-        if needs_data
-        else iter(())
-    )
+    log_scores, passes_of = METHODS[method]
+    passes = passes_of(settings.steps)
+    objective = Objective.of(model, loss) if passes else Objective(model, None)
     losses: list[float] = []
-    steps = settings.steps if method in WITH_STEPS else 0
-    with preserved(model), _progress(method, steps + 1, verbose and needs_data) as advance:
-
-        def on_loss(value: float) -> None:
-            losses.append(value)
-            advance()
-
-        problem = Problem(objective, weights, batches, settings, on_loss, estimators)
-        scores = {path: values.numpy() for path, values in METHODS[method](problem).items()}
+    with preserved(model), _progress(method, passes, verbose) as advance:
+        batches: Iterator[Batch] = iter(())
+        if passes:
+            batches = checked(endless_batches(data, settings.batch_size, settings.seed), objective)
+        if settings.microbatch is not None:
+            batches = splittable(batches, objective)
+        problem = Problem(objective, weights, batches, settings, advance, losses, estimators)
+        scores = {path: values.numpy() for path, values in log_scores(problem).items()}
     for path, values in scores.items():
         if np.isnan(values).any():
             msg = (
@@ -294,8 +305,8 @@ def _score(
 
 @contextmanager
 def _progress(method: str, total: int, verbose: int) -> Iterator[Callable[[], None]]:
-    """A progress bar over the batches; a function that advances it."""
-    if not verbose:
+    """A progress bar over the passes over a batch; a function that advances it."""
+    if not (verbose and total):
         yield lambda: None
         return
     columns = (

@@ -66,7 +66,9 @@ class Settings:
     steps: int
     learning_rate: float
     momentum: float
+    nesterov: bool
     batch_size: int
+    microbatch: int | None
     seed: int
 
     @classmethod
@@ -78,7 +80,9 @@ class Settings:
         steps: int = 3,
         learning_rate: float = 0.1,
         momentum: float = 0.0,
+        nesterov: bool = False,
         batch_size: int = 128,
+        microbatch: int | None = None,
         seed: int | None = None,
     ) -> Settings:
         """Checks every option and brings it to its plain Python type.
@@ -93,13 +97,24 @@ class Settings:
         if not isinstance(curvature, str):
             msg = f"curvature must be the name of an estimator, not {type(curvature).__name__}"
             raise TypeError(msg)
+        if not isinstance(nesterov, bool):
+            msg = f"nesterov must be True or False, not {nesterov!r}"
+            raise TypeError(msg)
+        momentum = check_real("momentum", momentum, below=1.0)
+        if nesterov and momentum == 0.0:
+            msg = "nesterov needs a momentum above 0"
+            raise ValueError(msg)
         return cls(
             curvature=curvature,
             probes=check_integer("probes", probes, at_least=1),
             steps=check_integer("steps", steps, at_least=0),
             learning_rate=check_real("learning_rate", learning_rate),
-            momentum=check_real("momentum", momentum, below=1.0),
+            momentum=momentum,
+            nesterov=nesterov,
             batch_size=check_integer("batch_size", batch_size, at_least=1),
+            microbatch=(
+                None if microbatch is None else check_integer("microbatch", microbatch, at_least=1)
+            ),
             seed=check_integer(
                 "seed", random.randrange(2**31) if seed is None else seed, at_least=0
             ),

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 from problems import LOGITS, PROBLEMS
 
 import prospr_ops as po
@@ -106,3 +107,25 @@ def test_half_precision_is_summed_in_float32(estimator):
         keras.config.set_dtype_policy(policy)
     found = po.curvature.diagonal(model, *PROBLEMS[0].data(), loss=LOGITS, estimator=estimator)
     assert {values.dtype for values in found.values()} == {tf.float32}
+
+
+def test_one_sample_with_positions_stays_within_its_memory():
+    """TensorFlow 2.21's product of four axes and two overruns its memory for a batch of one."""
+    model = keras.Sequential(
+        [
+            keras.Input((9, 4)),
+            layers.Conv1D(4, 1),
+            layers.EinsumDense("abc,cd->abd", (9, 3)),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((1, 9, 4)).astype("float32"), np.array([1])
+    one = po.curvature.diagonal(model, x, y, loss=LOGITS, estimator="ggn")
+    # The mean over two samples that are the same.
+    two = po.curvature.diagonal(
+        model, np.repeat(x, 2, axis=0), np.repeat(y, 2), loss=LOGITS, estimator="ggn"
+    )
+    for path, expected in two.items():
+        np.testing.assert_allclose(one[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)

@@ -108,6 +108,8 @@ class Backpropagation:
     ) -> list[_Gradient]:
         """The gradients at the sources of an operation, from those at its outputs."""
         derivative = self._derivatives.get(operation.name)
+        if _is_matrix_product(operation, sources):
+            return [_times_matrix(after[0].product(), operation)]
         if derivative is None:
             products = tuple(there.product() for there in after)
             before = tf.vectorized_map(lambda one: _gradients(outputs, sources, one), products)
@@ -140,6 +142,26 @@ def _is_tiling(operation: tf.Operation) -> bool:
     window, strides = operation.get_attr("ksize"), operation.get_attr("strides")
     sizes = zip(operation.inputs[0].shape, operation.outputs[0].shape, window, strict=True)
     return window == strides and all(size == pooled * edge for size, pooled, edge in sizes)
+
+
+def _is_matrix_product(operation: tf.Operation, sources: Sequence[tf.Tensor]) -> bool:
+    """Whether this multiplies all rows of its only source by one matrix from the right."""
+    if not operation.type.startswith("BatchMatMul") or operation.get_attr("adj_x"):
+        return False
+    left, right = operation.inputs
+    return right.shape.rank == 2 and [left.name] == [source.name for source in sources]
+
+
+def _times_matrix(values: tf.Tensor, operation: tf.Operation) -> _Gradient:
+    """The gradients before a product with a matrix.
+
+    By hand: with the axis of columns it has four axes, of which the batch may be 1, and there
+    TensorFlow 2.21 writes past the end of its memory (tensorflow/tensorflow#117700).
+    """
+    left, matrix = operation.inputs
+    rows = tf.reshape(values, [-1, values.shape[-1]])
+    product = tf.matmul(rows, matrix, transpose_b=not operation.get_attr("adj_y"))
+    return _Gradient(left.shape, tf.reshape(product, [values.shape[0], *left.shape]))
 
 
 def _unpooled(pooled: tf.Tensor, derivative: tf.Tensor) -> _Gradient:

@@ -152,6 +152,8 @@ class _Operation(NamedTuple):
             return order is not None and int(order[0]) == 0
         if kind in _REDUCTIONS.split():
             axes = tf.get_static_value(op.inputs[1])
+        elif kind == "GatherV2" and dependent == [1]:  # rows of a table
+            return tf.get_static_value(op.inputs[2]) == 0 and op.get_attr("batch_dims") == 0
         elif kind in ("ConcatV2", "GatherV2"):
             axes = tf.get_static_value(op.inputs[-1])
         else:

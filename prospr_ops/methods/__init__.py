@@ -7,24 +7,35 @@ larger is more important, −inf is least. To add one, add a file and a line in 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from prospr_ops.methods.baselines import magnitude, random
 from prospr_ops.methods.diagonal import diagonal
+from prospr_ops.methods.exact import exact
 from prospr_ops.methods.first_order import first_order, snip
 from prospr_ops.methods.problem import LogScores, Problem
 
-METHODS: dict[str, Callable[[Problem], LogScores]] = {
-    "diagonal": diagonal,
-    "first_order": first_order,
-    "snip": snip,
-    "magnitude": magnitude,
-    "random": random,
+
+class Method(NamedTuple):
+    """A pruning method.
+
+    Attributes:
+        log_scores: The function.
+        passes: How many passes over a batch it makes, by the number of steps; always 0 for a
+            method that looks at no data, and can be called with data=None.
+    """
+
+    log_scores: Callable[[Problem], LogScores]
+    passes: Callable[[int], int]
+
+
+METHODS: dict[str, Method] = {
+    "diagonal": Method(diagonal, lambda steps: steps + 1),
+    "exact": Method(exact, lambda steps: 2 * steps + 1),
+    "first_order": Method(first_order, lambda steps: steps + 1),
+    "snip": Method(snip, lambda _: 1),
+    "magnitude": Method(magnitude, lambda _: 0),
+    "random": Method(random, lambda _: 0),
 }
 
-# The methods that look at no data, and can be called with data=None.
-DATA_FREE = frozenset({"magnitude", "random"})
-
-# The methods that look at the loss after `steps` steps of gradient descent.
-WITH_STEPS = frozenset({"diagonal", "first_order"})
-
-__all__ = ["DATA_FREE", "METHODS", "WITH_STEPS", "LogScores", "Problem"]
+__all__ = ["METHODS", "LogScores", "Method", "Problem"]

@@ -6,16 +6,20 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import gradient, sum_dtype
-from prospr_ops.methods.problem import LogScores, Problem, StepOutput, all_finite, run_step
-from prospr_ops.objective import Batch
-from prospr_ops.tracing import traced
+from prospr_ops.curvature.estimate import sum_dtype
+from prospr_ops.methods.passes import all_finite, batch_pass, gradients_by, run_pass
+from prospr_ops.methods.problem import LogScores, Problem
+from prospr_ops.settings import Settings
 
 
 def gradient_descent(
-    variables: Sequence[tf.Variable], learning_rate: float, momentum: float
+    variables: Sequence[tf.Variable], settings: Settings
 ) -> Callable[[Sequence[tf.Tensor]], None]:
-    """A function that takes gradients and makes one step: v ← μ v + g, w ← w − α v."""
+    """A function that takes gradients g and makes one step of SGD, as PyTorch defines it.
+
+    v ← μ v + g, then w ← w − α v; with Nesterov's momentum w ← w − α (g + μ v).
+    """
+    learning_rate, momentum = settings.learning_rate, settings.momentum
     if momentum == 0.0:
 
         def descend(gradients: Sequence[tf.Tensor]) -> None:
@@ -28,46 +32,41 @@ def gradient_descent(
 
     def descend_with_momentum(gradients: Sequence[tf.Tensor]) -> None:
         for variable, velocity, g in zip(variables, velocities, gradients, strict=True):
-            velocity.assign(momentum * velocity + g)
-            variable.assign_sub(learning_rate * velocity)
+            v = velocity.assign(momentum * velocity + g)
+            direction = g + momentum * v if settings.nesterov else v
+            variable.assign_sub(learning_rate * direction)
 
     return descend_with_momentum
 
 
-def descend(problem: Problem, steps: int) -> None:
-    """Runs `steps` steps of gradient descent on all trainable variables, one batch each."""
+def descend(problem: Problem) -> None:
+    """Runs the steps of gradient descent on all trainable variables, one batch each."""
     variables = [*problem.prunable(), *problem.others()]
-    settings = problem.settings
-    update = gradient_descent(variables, settings.learning_rate, settings.momentum)
+    update = gradient_descent(variables, problem.settings)
 
-    @traced
-    def step(batch: Batch, number: tf.Tensor) -> StepOutput:
-        del number
-        with tf.GradientTape() as tape:
-            loss = problem.objective(batch)
-        gradients = gradient(tape, loss, variables)
+    def apply(gradients: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
         update(gradients)
-        return StepOutput(loss, all_finite(gradients[: len(problem.weights)]), ())
+        return all_finite(gradients[: len(problem.weights)]), ()
 
-    for number in range(steps):
-        run_step(problem, step, number, list(problem.weights))
+    step = batch_pass(gradients_by(problem, variables), apply, problem.settings.microbatch)
+    for number in range(problem.settings.steps):
+        run_pass(problem, step, number, next(problem.batches))
 
 
-def log_final_gradient(problem: Problem, number: int) -> LogScores:
+def final_gradient(problem: Problem, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
+    """The gradient on the next batch at the weights as they are now; prunable variables first."""
+
+    def apply(gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return all_finite(gradients[: len(problem.weights)]), gradients
+
+    last = batch_pass(gradients_by(problem, variables), apply, problem.settings.microbatch)
+    return run_pass(problem, last, len(problem.losses), next(problem.batches))
+
+
+def log_final_gradient(problem: Problem) -> LogScores:
     """log|∇L(w)| of the next batch at the weights as they are now, by variable path."""
-    weights = problem.prunable()
-
-    @traced
-    def step(batch: Batch, number: tf.Tensor) -> StepOutput:
-        del number
-        with tf.GradientTape() as tape:
-            loss = problem.objective(batch)
-        gradients = gradient(tape, loss, weights)
-        logs = [log_magnitude(g) for g in gradients]
-        return StepOutput(loss, all_finite(gradients), logs)
-
-    logs = run_step(problem, step, number, list(problem.weights))
-    return dict(zip(problem.weights, logs, strict=True))
+    gradients = final_gradient(problem, problem.prunable())
+    return dict(zip(problem.weights, map(log_magnitude, gradients), strict=True))
 
 
 def log_magnitude(tensor: tf.Tensor) -> tf.Tensor:

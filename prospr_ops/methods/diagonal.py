@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from prospr_ops import curvature, ops
 from prospr_ops.methods.descent import gradient_descent, log_final_gradient, log_weights
-from prospr_ops.methods.problem import LogScores, Problem, StepOutput, run_step
+from prospr_ops.methods.passes import batch_pass, run_pass
+from prospr_ops.methods.problem import LogScores, Problem
 from prospr_ops.objective import Batch
-from prospr_ops.tracing import traced
 
 # Takes the gradient and the curvature of one weight; returns whether they were finite.
 _Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -34,27 +34,30 @@ def diagonal(problem: Problem) -> LogScores:
     accumulators = [
         _accumulator(weight, settings.learning_rate, settings.momentum) for weight in weights
     ]
-    descend = gradient_descent(others, settings.learning_rate, settings.momentum)
+    descend = gradient_descent(others, settings)
 
-    @traced
-    def step(batch: Batch, number: tf.Tensor) -> StepOutput:
-        seed = tf.stack([tf.constant(settings.seed, tf.int64), number])
+    def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         found = estimate(
             problem.objective, batch, [*weights, *others], weights, settings.probes, seed
         )
-        # Runs when the step is traced: the choice of estimator is the same for every batch.
+        # Runs when the pass is traced: the choice of estimator is the same for every batch.
         problem.estimators.update(zip(problem.weights, found.origin, strict=True))
-        gradients = found.gradients[: len(weights)]
+        return found.loss, [*found.gradients, *found.diagonal]
+
+    def apply(derivatives: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
+        gradients = derivatives[: len(weights)]
+        diagonals = derivatives[len(weights) + len(others) :]
         finite = [
             accumulate(g, h)
-            for (accumulate, _), g, h in zip(accumulators, gradients, found.diagonal, strict=True)
+            for (accumulate, _), g, h in zip(accumulators, gradients, diagonals, strict=True)
         ]
-        descend(found.gradients[len(weights) :])
-        return StepOutput(found.loss, tf.stack(finite), ())
+        descend(derivatives[len(weights) : len(weights) + len(others)])
+        return tf.stack(finite), ()
 
+    step = batch_pass(evaluate, apply, settings.microbatch)
     for number in range(settings.steps):
-        run_step(problem, step, number, list(problem.weights))
-    final = log_final_gradient(problem, settings.steps)
+        run_pass(problem, step, number, next(problem.batches))
+    final = log_final_gradient(problem)
     return {
         path: tf.add_n([final[path], log_factor(), initial[path]])
         for path, (_, log_factor) in zip(problem.weights, accumulators, strict=True)

@@ -1,4 +1,4 @@
-"""ProsPr's first-order variant."""
+"""Gradient times weight, with and without a prospect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ def first_order(problem: Problem) -> LogScores:
 
     (Alizadeh et al., arXiv 2202.08132, section on first-order approximation.)
     """
-    return _connection_sensitivity(problem, problem.settings.steps)
+    initial = log_weights(problem)
+    descend(problem)
+    final = log_final_gradient(problem)
+    return {path: final[path] + initial[path] for path in initial}
 
 
 def snip(problem: Problem) -> LogScores:
@@ -20,11 +23,5 @@ def snip(problem: Problem) -> LogScores:
     (Lee, Ajanthan and Torr, "SNIP", arXiv 1810.02340, equation 6, without the normalisation, which
     changes no ranking.)
     """
-    return _connection_sensitivity(problem, 0)
-
-
-def _connection_sensitivity(problem: Problem, steps: int) -> LogScores:
-    initial = log_weights(problem)
-    descend(problem, steps)
-    final = log_final_gradient(problem, steps)
-    return {path: final[path] + initial[path] for path in initial}
+    gradients, initial = log_final_gradient(problem), log_weights(problem)
+    return {path: gradients[path] + initial[path] for path in initial}

@@ -13,6 +13,7 @@ from prospr_ops.reference.curvature import (
 )
 from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.reference.hessian import hessian, hessian_diagonal
+from prospr_ops.reference.meta_gradient import unrolled_meta_gradient
 from prospr_ops.reference.scores import diagonal_scores
 from prospr_ops.reference.selection import select
 
@@ -27,4 +28,5 @@ __all__ = [
     "hessian",
     "hessian_diagonal",
     "select",
+    "unrolled_meta_gradient",
 ]

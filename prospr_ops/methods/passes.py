@@ -1,0 +1,143 @@
+"""Passes over batches: the loss's derivatives, averaged over the samples, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from prospr_ops.curvature.estimate import gradient, sum_dtype
+from prospr_ops.methods.problem import Problem
+from prospr_ops.microbatches import split
+from prospr_ops.objective import Batch
+from prospr_ops.tracing import traced
+
+
+class PassOutput(NamedTuple):
+    """What a pass gives.
+
+    Attributes:
+        loss: Scalar.
+        finite: Boolean vector: whether all derivatives by the n-th prunable weight were finite.
+        result: Anything.
+    """
+
+    loss: tf.Tensor
+    finite: tf.Tensor
+    result: Any
+
+
+# Takes a batch and a seed, int64 [2]; gives the loss and derivatives of it.
+Evaluate = Callable[[Batch, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]
+# Takes the derivatives; gives the last two of `PassOutput`.
+Apply = Callable[[list[tf.Tensor]], tuple[tf.Tensor, Any]]
+Pass = Callable[[Batch, tf.Tensor], PassOutput]
+
+
+def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass:
+    """Makes a traced pass: `apply` to what `evaluate` gives of a batch.
+
+    With a `microbatch`, the batch is evaluated in parts of at most so many samples, one after the
+    other, and `apply` gets the mean: that bounds the memory, and changes the result by rounding
+    only (see `prospr_ops.microbatches`).
+    """
+    if microbatch is None:
+
+        @traced
+        def whole(batch: Batch, seed: tf.Tensor) -> PassOutput:
+            loss, derivatives = evaluate(batch, seed)
+            return PassOutput(loss, *apply(derivatives))
+
+        return whole
+
+    evaluate_part, apply_mean = traced(evaluate), traced(apply)
+
+    @traced
+    def add(sums: list[tf.Tensor], fraction: tf.Tensor, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        return [
+            total + tf.cast(fraction, total.dtype) * tf.cast(value, total.dtype)
+            for total, value in zip(sums, values, strict=True)
+        ]
+
+    def in_parts(batch: Batch, seed: tf.Tensor) -> PassOutput:
+        sums: list[tf.Tensor] = []
+        values: list[tf.Tensor] = []
+        for number, (part, fraction) in enumerate(split(batch, microbatch)):
+            # The low half of the seed's second word counts the passes.
+            part_seed = seed + tf.constant([0, number << 32], tf.int64)
+            loss, derivatives = evaluate_part(part, part_seed)
+            values = [loss, *derivatives]
+            sums = sums or [tf.zeros(value.shape, sum_dtype(value.dtype)) for value in values]
+            sums = add(sums, tf.constant(fraction, tf.float64), values)
+        loss, *derivatives = (
+            tf.cast(total, value.dtype) for total, value in zip(sums, values, strict=True)
+        )
+        return PassOutput(loss, *apply_mean(derivatives))
+
+    return in_parts
+
+
+def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate:
+    """The loss and its gradients."""
+
+    def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        del seed  # nothing here is random but the model
+        with tf.GradientTape() as tape:
+            loss = problem.objective(batch)
+        return loss, gradient(tape, loss, variables)
+
+    return evaluate
+
+
+def all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Boolean vector: whether each tensor is finite throughout."""
+    return tf.stack([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
+
+
+def run_pass(
+    problem: Problem,
+    batch_pass: Pass,
+    number: int,
+    batch: Batch,
+    of: str = "the gradient or curvature",
+) -> Any:
+    """Runs a pass over a batch, and checks what comes back.
+
+    Args:
+        problem: The problem.
+        batch_pass: The pass.
+        number: The batch's number, from 0.
+        batch: The batch.
+        of: What the pass computes of each prunable weight, for the message.
+
+    Returns:
+        The pass's result.
+
+    Raises:
+        ValueError: The batch does not fit the model, or the loss or a derivative is NaN or
+            infinite; the message names the step and the variable.
+    """
+    learning_rate = problem.settings.learning_rate
+    try:
+        output = batch_pass(batch, tf.constant([problem.settings.seed, number], tf.int64))
+    except tf.errors.InvalidArgumentError as error:
+        msg = f"step {number}: {error.message}"
+        raise ValueError(msg) from error
+    loss = float(output.loss)
+    if not np.isfinite(loss):
+        msg = (
+            f"the loss of step {number} is {loss}: the prospect diverges; lower learning_rate "
+            f"(now {learning_rate:g})"
+        )
+        raise ValueError(msg)
+    finite = output.finite.numpy()
+    if not finite.all():
+        bad = [path for path, good in zip(problem.weights, finite, strict=True) if not good]
+        msg = f"step {number}: NaN or infinity in {of} of {', '.join(bad)}"
+        raise ValueError(msg)
+    if number == len(problem.losses):  # the first pass over this batch
+        problem.losses.append(loss)
+    problem.advance()
+    return output.result

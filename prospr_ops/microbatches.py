@@ -1,0 +1,74 @@
+"""Batches in parts, where a part's derivatives say something about the whole."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+
+import keras
+import tensorflow as tf
+
+from prospr_ops.curvature.validity import Validity, judge
+from prospr_ops.objective import Batch, Objective
+
+# Keras's names for a loss that is the mean over the samples.
+_MEANS = ("sum_over_batch_size", "mean")
+
+
+def split(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
+    """Yields parts of at most `size` samples, each with its share of the batch's samples."""
+    samples = int(keras.tree.flatten(batch.x)[0].shape[0])
+    for start in range(0, samples, size):
+        part = batch.map(operator.itemgetter(slice(start, start + size)))
+        yield part, min(size, samples - start) / samples
+
+
+def splittable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
+    """Yields the batches, if their loss is the mean of their parts' losses, weighted by size.
+
+    That is checked on the loss's settings and on the traced graph of the model, before the first
+    batch is handed out; an operation that is not known counts as one that mixes samples.
+
+    Raises:
+        ValueError: It is not, or it cannot be seen that it is; the message says why.
+    """
+    for number, batch in enumerate(batches):
+        if number == 0 and (reason := _why_not(objective, batch)):
+            msg = (
+                "microbatch needs a loss that is a mean over samples which do not see each other: "
+                f"{reason}"
+            )
+            raise ValueError(msg)
+        yield batch
+
+
+def _why_not(objective: Objective, batch: Batch) -> str | None:
+    """What ties the samples of a batch together; None for nothing."""
+    loss = objective.single_loss()
+    if loss is None:
+        return "the model has several losses, loss weights or its own compute_loss"
+    if loss.reduction not in _MEANS:
+        return f"the loss's reduction is {loss.reduction!r}"
+    if getattr(loss, "ignore_class", None) is not None:
+        return "the loss ignores a class, and is a mean over the others"
+    model = objective.model
+    reasons: list[str] = []
+
+    def forward(x: tf.Tensor) -> None:
+        prediction = model(x, training=True)
+        regularised = [v for v in model.trainable_variables if v.regularizer is not None]
+        if len(model.losses) != len(regularised):
+            reasons.append("the model adds losses other than those of its weights")
+        sources = keras.tree.flatten(x)
+        for output in keras.tree.flatten(prediction):
+            if getattr(output, "_keras_mask", None) is not None:
+                reasons.append("the model's output has a mask")
+            verdict = max(judge(sources, output))
+            if verdict.validity == Validity.NOT_APPLICABLE:
+                reasons.append(
+                    f"in the model {verdict.reason}, as BatchNormalization does in training"
+                )
+
+    # Traced, never run: no variable is changed.
+    tf.function(forward, autograph=False).get_concrete_function(batch.x)
+    return reasons[0] if reasons else None
