@@ -101,8 +101,9 @@ class Ranking {
       kept[chunks_[i].tensor] += marked[i].above + marked[i].tied;
     }
     for_chunks([&](std::size_t begin, std::size_t end) {
-      for (std::size_t i = begin; i < end; ++i)
+      for (std::size_t i = begin; i < end; ++i) {
         mark_ties(chunks_[i], threshold.key, marked[i].tied);
+      }
     });
     return kept;
   }
@@ -155,15 +156,15 @@ class Ranking {
     const auto samples = static_cast<double>(sample.size());
     const double share = static_cast<double>(keep) / static_cast<double>(size);
     const double spread = 3 * std::sqrt(samples * share * (1 - share)) + 1;
-    const auto key_at = [&](double rank, Key<T> below, Key<T> beyond) {
-      if (rank < 0) return below;
-      if (rank >= samples) return beyond;
+    const auto key_at = [&](double rank) {
+      if (rank < 0) return core::kLargestKey<T>;
+      if (rank >= samples) return Key<T>{0};
       const auto place = sample.begin() + static_cast<std::ptrdiff_t>(rank);
       std::nth_element(sample.begin(), place, sample.end(), std::greater<Key<T>>());
       return *place;
     };
-    return window_between<T>(key_at(samples * share + spread, 0, 0),
-                             key_at(samples * share - spread, core::kLargestKey<T>, 0));
+    const Key<T> low = key_at(samples * share + spread);
+    return window_between<T>(low, key_at(samples * share - spread));
   }
 
   template <typename Work>

@@ -46,7 +46,7 @@ tensor those of the lower index in row-major order, come first. -inf comes last,
 and NaN is an error that names the tensor.
 
 The scores are read about three times (five times in float64) and are neither copied nor sorted:
-besides the masks the op needs about a megabyte a thread. A min_keep that some tensors do not reach by
+besides the masks the op needs less than a megabyte a thread. A min_keep that some tensors do not reach by
 rank takes as many reads again, and again where that leaves others short. The result is the same for
 every number of threads and every instruction set.
 

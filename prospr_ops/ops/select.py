@@ -72,7 +72,7 @@ def select(
     )
 
 
-def _count(name: str, value: int | tf.Tensor) -> tf.Tensor:
+def _count(name: str, value: Any) -> tf.Tensor:
     """An integer, or a tensor of one, as an int64 tensor."""
     if not tf.is_tensor(value):
         return tf.constant(check_integer(name, value, at_least=0), tf.int64)
