@@ -169,7 +169,9 @@ def _plot(rows: list[dict[str, Any]]) -> Figure:
         milliseconds = [1e3 * row["seconds"][name] for name in LABELS]
         colours = ["#c8553d" if name == OURS else "#9aa5b1" for name in LABELS]
         bars = axes.barh(list(LABELS.values()), milliseconds, color=colours)
-        axes.bar_label(bars, [f" {value:,.3g} ms" for value in milliseconds], fontsize=9)
+        axes.bar_label(
+            bars, [f" {ms:,.{1 if ms < 10 else 0}f} ms" for ms in milliseconds], fontsize=9
+        )
         axes.set_xscale("log")
         axes.set_title(f"{row['scores']:,} scores", fontsize=11)
         axes.set_xlabel("ms, logarithmic", fontsize=9)
