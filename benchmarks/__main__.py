@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # In the order in which they run.
-NAMES = ("gamma", "curvature")
+NAMES = ("gamma", "select", "curvature")
 
 
 def main() -> None:
