@@ -957,7 +957,7 @@ FALLBACKS = [
     Problem(
         "function",
         _own(lambda x, a, b, c: c(tf.function(b)(a(x))), _relu, _dense(4), _head),
-        origin=_any("inside a loop", "PartitionedCall may mix"),
+        origin=_any("inside a loop", "PartitionedCall.* may mix"),
         origins=_HEAD,
     ),
     Problem(

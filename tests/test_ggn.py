@@ -448,7 +448,7 @@ def test_result_says_which_estimator_each_weight_got():
     assert re.match(problem.origin, origins[0])
     assert origins[1] == "ggn (exact)"
     before = [variable.numpy() for variable in ready.model.variables]
-    with pytest.raises(ValueError, match=r"dense/kernel: \w+ may mix samples"):
+    with pytest.raises(ValueError, match=r"dense/kernel: .* may mix samples"):
         po.prune(ready.model, data, sparsity=0.5, curvature="ggn", loss=loss, verbose=0)
     for variable, old in zip(ready.model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, old)

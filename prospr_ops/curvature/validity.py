@@ -98,7 +98,9 @@ class _Operation(NamedTuple):
                 Validity.NOT_APPLICABLE, "batch normalisation in training mode mixes samples"
             )
         if not self._keeps_samples() or not self._samples_apart():
-            return Verdict(Validity.NOT_APPLICABLE, f"{kind} may mix samples")
+            layer = self.op.name.rpartition("/")[0]
+            where = f" in {layer}" if layer else ""
+            return Verdict(Validity.NOT_APPLICABLE, f"{kind}{where} may mix samples")
         if kind == "IdentityN" and b"_gradient_op_type" in str(self.op.node_def).encode():
             return Verdict(Validity.GAUSS_NEWTON, "its gradient is custom")
         linear = kind == "RealDiv" and self.dependent == [0]
