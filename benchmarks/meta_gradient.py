@@ -1,0 +1,287 @@
+"""The meta-gradient: for how many gradients, and how much memory, as the steps grow?
+
+The unit is one plain gradient step, forward and backward, of the same model and batch, timed in the
+same process. "exact" goes back through the steps with one Hessian-vector product each; "unrolled"
+is the path of the paper: one tape through all steps. diagonal and first_order compute something
+else, and are there for their price. Each figure comes from a process of its own. Times are those of
+passes that are already traced: of a run of M steps the passes of a kind are alike but for the first,
+which is traced, and is replaced by the median of the others. Memory is the peak over that of the
+process with model and data alone. Exact and unrolled must agree.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import prospr_ops as po
+from benchmarks.harness import (
+    environment,
+    forget_peak_memory,
+    fresh_processes,
+    median,
+    peak_megabytes,
+    write_json,
+)
+from prospr_ops.batches import endless_batches
+from prospr_ops.curvature.estimate import gradient
+from prospr_ops.methods import METHODS, Problem
+from prospr_ops.objective import Batch, Objective
+from prospr_ops.prunable import prunable_weights
+from prospr_ops.settings import Settings
+from prospr_ops.tracing import traced
+
+LEARNING_RATE = 0.01
+LABELS = {
+    "exact": "exact",
+    "unrolled": "unrolled tape",
+    "diagonal": "diagonal",
+    "first_order": "first_order",
+}
+OURS = "exact"
+
+
+class Network(NamedTuple):
+    """A model, how many samples it gets, and for which numbers of steps a side is run."""
+
+    build: Callable[[], keras.Model]
+    batch: int
+    steps: tuple[int, ...]
+    unrolled_steps: tuple[int, ...]  # what fits this memory, and is traced in a minute
+
+
+NETWORKS = {
+    "LeNet-300-100": Network(po.models.lenet_300_100, 512, (3, 20, 100), (3, 20)),
+    "LeNet-5": Network(po.models.lenet5, 512, (3, 20, 100), (3, 20)),
+    "ResNet-20": Network(po.models.resnet20, 128, (3, 20), (3,)),
+    "VGG-16": Network(po.models.vgg16, 128, (3, 20), (3,)),
+}
+
+
+class Measured(NamedTuple):
+    """What one process found.
+
+    Attributes:
+        seconds: Of the run, tracing apart.
+        tracing: Seconds of tracing.
+        gradients: The run in plain gradients.
+        megabytes: Peak memory over the model and the data.
+        scores: |∂L/∂c| of a few hundred weights, over its mean.
+    """
+
+    seconds: float
+    tracing: float
+    gradients: float
+    megabytes: float
+    scores: np.ndarray
+
+
+def _problem(network: str, steps: int) -> Problem:
+    keras.utils.set_random_seed(0)
+    model, samples = NETWORKS[network].build(), NETWORKS[network].batch
+    random = np.random.default_rng(0)
+    x = random.standard_normal((4 * samples, *model.input_shape[1:]), np.float32)
+    y = random.integers(model.output_shape[-1], size=len(x))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    settings = Settings.of(steps=steps, learning_rate=LEARNING_RATE, batch_size=samples, seed=0)
+    return Problem(
+        objective=Objective.of(model, loss),
+        weights=prunable_weights(model),
+        batches=endless_batches((x, y), samples, seed=0),
+        settings=settings,
+        advance=lambda: None,
+        losses=[],
+        estimators={},
+    )
+
+
+def _gradient_seconds(problem: Problem, batch: Batch, calls: int = 5) -> float:
+    """The median of a few calls, the first apart."""
+    variables = [*problem.prunable(), *problem.others()]
+
+    @traced
+    def step(batch: Batch) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = problem.objective(batch)
+        return gradient(tape, loss, variables)
+
+    return median(_call_seconds(lambda: step(batch), calls + 1)[1:])
+
+
+def _call_seconds(call: Callable[[], Any], calls: int) -> list[float]:
+    seconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _measure(network: str, side: str, steps: int) -> Measured:
+    problem = _problem(network, steps)
+    batch = next(problem.batches)
+    forget_peak_memory()
+    before = peak_megabytes()
+    gradient_before = _gradient_seconds(problem, batch)
+    measure = _unrolled if side == "unrolled" else partial(_method, side)
+    seconds, total, scores = measure(problem, gradient_before)
+    megabytes = peak_megabytes() - before
+    unit = (gradient_before + _gradient_seconds(problem, batch)) / 2
+    flat = np.concatenate([np.ravel(values) for values in scores]).astype(np.float64)
+    chosen = np.random.default_rng(1).choice(flat.size, 500)
+    return Measured(seconds, total - seconds, seconds / unit, megabytes, flat[chosen] / flat.mean())
+
+
+def _method(
+    method: str, problem: Problem, gradient_seconds: float
+) -> tuple[float, float, list[np.ndarray]]:
+    """Seconds without and with tracing, and scores, of one of the package's methods."""
+    ends = [time.perf_counter()]
+    timed = Problem(**{**vars(problem), "advance": lambda: ends.append(time.perf_counter())})
+    log_scores = METHODS[method].log_scores(timed)
+    steps = problem.settings.steps
+    passes = np.diff(ends)
+    forward, backward = passes[:steps], passes[steps + 1 :]
+    seconds = gradient_seconds + sum(
+        steps * median(list(kind[1:])) for kind in (forward, backward) if kind.size
+    )
+    scores = [np.exp(values.numpy()) for values in log_scores.values()]
+    return seconds, time.perf_counter() - ends[0], scores
+
+
+def _unrolled(problem: Problem, gradient_seconds: float) -> tuple[float, float, list[np.ndarray]]:
+    del gradient_seconds
+    batches = [next(problem.batches) for _ in range(problem.settings.steps + 1)]
+    found: list[tf.Tensor] = []
+
+    @traced
+    def meta_gradient(batches: list[Batch]) -> list[tf.Tensor]:
+        return po.reference.unrolled_meta_gradient(
+            problem.objective, batches, problem.prunable(), LEARNING_RATE
+        )
+
+    def call() -> None:
+        found[:] = meta_gradient(batches)
+
+    first, *others = _call_seconds(call, 4)
+    return median(others), first, [np.abs(values.numpy()) for values in found]
+
+
+def _rows(network: str) -> list[tuple[str, int]]:
+    return [
+        (side, steps)
+        for side in LABELS
+        for steps in (
+            NETWORKS[network].unrolled_steps if side == "unrolled" else NETWORKS[network].steps
+        )
+    ]
+
+
+def run(out: Path) -> None:
+    """Runs the benchmark; prints a table and writes meta_gradient.json and meta_gradient.png."""
+    console = Console()
+    cases = [(network, *row) for network in NETWORKS for row in _rows(network)]
+    rows = []
+    with fresh_processes() as pool:
+        for case in track(cases, "meta_gradient", console=console, transient=True):
+            network, side, steps = case
+            rows.append(
+                {
+                    "network": network,
+                    "batch": NETWORKS[network].batch,
+                    "side": side,
+                    "steps": steps,
+                    **pool.apply(_measure, case)._asdict(),
+                }
+            )
+    _check(rows)
+    console.print(_table(rows))
+    for row in rows:
+        del row["scores"]
+    write_json(out / "meta_gradient.json", {"benchmark": "meta_gradient", "rows": rows})
+    _plot(rows).savefig(out / "meta_gradient.png", dpi=150)
+    console.print(f"[dim]{out / 'meta_gradient.json'}, {out / 'meta_gradient.png'}[/dim]")
+
+
+def _check(rows: list[dict[str, Any]]) -> None:
+    """Adds how far exact is from unrolled; raises an error if that is far."""
+    by_case = {(row["network"], row["side"], row["steps"]): row for row in rows}
+    for (network, side, steps), row in by_case.items():
+        if side != "unrolled":
+            continue
+        ours = by_case[network, OURS, steps]
+        error = np.linalg.norm(ours["scores"] - row["scores"]) / np.linalg.norm(row["scores"])
+        if not error < 0.02:
+            msg = f"{network}, {steps} steps: exact and unrolled differ by {error:.1e}"
+            raise AssertionError(msg)
+        ours["difference_from_unrolled"] = float(error)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    threads = environment()["threads"]
+    table = Table(
+        title="Scores after M steps of gradient descent",
+        caption=f"float32, {threads} threads. Gradients: the run over one plain gradient of the same "
+        "model and batch;\nthe floor of exact is 3 M + 1. Memory: the peak over model and data, each "
+        "in a process of its own.",
+    )
+    for heading in ("network", "side"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("M", "seconds", "gradients", "+ MB", "tracing", "difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    last = ("", "")
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        label = LABELS[row["side"]]
+        here = (row["network"], row["side"])
+        difference = row.get("difference_from_unrolled")
+        table.add_row(
+            f"{row['network']}, {row['batch']}" if row["network"] != last[0] else "",
+            "" if here == last else f"[bold]{label}[/bold]" if row["side"] == OURS else label,
+            str(row["steps"]),
+            f"{row['seconds']:,.3f}",
+            f"{row['gradients']:,.1f}",
+            f"{row['megabytes']:,.0f}",
+            f"{row['tracing']:.1f} s",
+            "" if difference is None else f"{difference:.0e}",
+            end_section=following is None or following["network"] != row["network"],
+        )
+        last = here
+    return table
+
+
+def _plot(rows: list[dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(12, 5.6), layout="constrained")
+    figure.suptitle("Scores after M steps: time and memory", fontsize=13)
+    colours = dict(zip(LABELS, ("#c8553d", "#2f3e46", "#588b8b", "#9aa5b1"), strict=True))
+    for column, axes in enumerate(figure.subplots(2, len(NETWORKS), sharex="col").T):
+        network = list(NETWORKS)[column]
+        for side, label in LABELS.items():
+            here = [row for row in rows if row["network"] == network and row["side"] == side]
+            steps = [row["steps"] for row in here]
+            for one, key in zip(axes, ("seconds", "megabytes"), strict=True):
+                values = [row[key] for row in here]
+                one.plot(steps, values, "o-", color=colours[side], label=label, markersize=4)
+        axes[0].set_title(f"{network}, batch {NETWORKS[network].batch}", fontsize=11)
+        axes[1].set_xlabel("steps M", fontsize=9)
+        for one, heading in zip(axes, ("seconds", "peak, MB over the model"), strict=True):
+            one.set_xscale("log")
+            one.set_yscale("log")
+            one.set_xticks(NETWORKS[network].steps, list(map(str, NETWORKS[network].steps)))
+            one.minorticks_off()
+            one.spines[["top", "right"]].set_visible(False)
+            one.tick_params(labelsize=9)
+            if column == 0:
+                one.set_ylabel(heading, fontsize=9)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    return figure
