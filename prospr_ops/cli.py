@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     demo = command("demo", _demo, "Prune LeNet-300-100 by several methods, train, and compare.")
-    demo.add_argument("--methods", nargs="+", metavar="M", help="diagonal snip magnitude random")
+    demo.add_argument(
+        "--methods", nargs="+", metavar="M", help="diagonal exact first_order snip magnitude random"
+    )
     demo.add_argument("--sparsities", nargs="+", type=float, metavar="S", help="0.9 0.95 0.98")
     demo.add_argument("--epochs", type=int, help="of training (6, or 40 on a small data set)")
     demo.add_argument("--steps", type=int, help="prospect steps of ProsPr (3)")
@@ -91,12 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--dataset", choices=["mnist"], default="mnist")
     prune.add_argument("--sparsity", type=float, required=True, help="fraction to prune, in [0, 1)")
     prune.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .npz")
-    prune.add_argument("--method", help="diagonal, first_order, snip, magnitude or random")
+    prune.add_argument("--method", help="diagonal, exact, first_order, snip, magnitude or random")
     prune.add_argument("--curvature", help="auto, ggn, ggn_mc, hutchinson or row_sum")
     prune.add_argument("--steps", type=int, help="prospect steps (3)")
     prune.add_argument("--learning-rate", type=float, help="of those steps (0.1)")
     prune.add_argument("--momentum", type=float, help="of those steps (0)")
+    prune.add_argument("--nesterov", action="store_true", help="Nesterov's momentum")
     prune.add_argument("--batch-size", type=int, help="samples a step (128)")
+    prune.add_argument("--microbatch", type=int, help="samples evaluated at a time (all)")
     prune.add_argument("--scope", help="global or layer")
     prune.add_argument("--min-keep", type=int, help="weights of each layer to keep at least (0)")
     prune.add_argument("--seed", type=int, default=0, help="of weights and pruning (0)")

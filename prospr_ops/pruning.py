@@ -119,7 +119,7 @@ def prune(
         steps: Steps of gradient descent, at least 0.
         learning_rate: Of those steps, at least 0.
         momentum: Of those steps, in [0, 1); as in PyTorch, w ← w − α v with v ← μ v + g.
-        nesterov: Whether it is Nesterov's: w ← w − α (g + μ v).
+        nesterov: Whether it is Nesterov's: w ← w − α (g + μ v); for "exact" and "first_order".
         loss: A Keras loss, its name or a function; None for the one the model is compiled with.
             Regularisation losses of the model are added.
         batch_size: Samples a batch, where `data` is arrays.

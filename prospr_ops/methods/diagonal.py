@@ -26,8 +26,14 @@ def diagonal(problem: Problem) -> LogScores:
     and sign outlive a step. With momentum the number becomes a pair (see
     `prospr_ops.ops.gamma_momentum_step`). After ProsPr (Alizadeh et al., arXiv 2202.08132), which
     differentiates through the steps.
+
+    Raises:
+        ValueError: Nesterov's momentum is asked for.
     """
     settings = problem.settings
+    if settings.nesterov:
+        msg = "method 'diagonal' knows plain momentum only; nesterov is for 'exact', 'first_order'"
+        raise ValueError(msg)
     estimate = curvature.find(settings.curvature)
     weights, others = problem.prunable(), problem.others()
     initial = log_weights(problem)
