@@ -15,6 +15,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -37,7 +38,7 @@ from benchmarks.harness import (
     peak_megabytes,
     write_json,
 )
-from prospr_ops.curvature import find
+from prospr_ops.curvature import backpropagation, find
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.prunable import prunable_weights
 
@@ -130,6 +131,7 @@ class Problem:
             with (
                 mock.patch.object(po.ops, "dense_curvature", _stock_dense),
                 mock.patch.object(po.ops, "conv_curvature", _stock_conv),
+                mock.patch.object(backpropagation.Gradient, "has_kernel", return_value=False),
             ):
                 return self._estimate("ggn")
 
@@ -169,33 +171,31 @@ class Problem:
 
     def contractions(self) -> list[Contraction]:
         """The calls that our side makes of the contraction ops, all columns in one."""
-        found: list[tuple[Callable[..., tf.Tensor], tf.Tensor, tf.Tensor, dict[str, Any]]] = []
+        found: list[Contraction] = []
 
         def recorded(operation: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-            def record(inputs: tf.Tensor, factors: tf.Tensor, *args: Any, **options: Any) -> Any:
-                assert not args
-                found.append((operation, inputs, factors, options))
-                return operation(inputs, factors, **options)
+            def record(*tensors: tf.Tensor, **options: Any) -> Any:
+                found.append(Contraction(operation, tensors, options))
+                return operation(*tensors, **options)
 
             return record
 
         @traced
-        def tensors() -> list[tuple[tf.Tensor, tf.Tensor]]:
+        def tensors() -> list[tuple[tf.Tensor, ...]]:
             module = importlib.import_module("prospr_ops.curvature.ggn")
-            dense, conv = recorded(po.ops.dense_curvature), recorded(po.ops.conv_curvature)
-            with (
-                mock.patch.object(po.ops, "dense_curvature", dense),
-                mock.patch.object(po.ops, "conv_curvature", conv),
-                mock.patch.object(module, "COLUMN_BYTES", 2**62),
-            ):
+            with ExitStack() as patched:
+                patched.enter_context(mock.patch.object(module, "COLUMN_BYTES", 2**62))
+                for name in ("dense_curvature", "conv_curvature", "pooled_conv_curvature"):
+                    operation = recorded(getattr(po.ops, name))
+                    patched.enter_context(mock.patch.object(po.ops, name, operation))
                 self._estimate("ggn")
             # Each layer is tried on one column of zeros before.
             del found[: len(found) // 2]
-            return [(inputs, factors) for _, inputs, factors, _ in found]
+            return [contraction.tensors for contraction in found]
 
         return [
-            Contraction(operation, inputs, factors, options)
-            for (operation, *_, options), (inputs, factors) in zip(found, tensors(), strict=True)
+            contraction._replace(tensors=values)
+            for contraction, values in zip(found, tensors(), strict=True)
         ]
 
 
@@ -203,26 +203,32 @@ class Contraction(NamedTuple):
     """One call of a contraction op, with the tensors that a network gave it."""
 
     operation: Callable[..., tf.Tensor]
-    inputs: tf.Tensor
-    factors: tf.Tensor
+    tensors: tuple[tf.Tensor, ...]
     options: dict[str, Any]
 
     def call(self) -> Callable[[], tf.Tensor]:
         """The call, to be timed."""
-        return tf.function(partial(self.operation, self.inputs, self.factors, **self.options))
+        return tf.function(partial(self.operation, *self.tensors, **self.options))
 
     def operations(self) -> int:
-        """Additions and multiplications; a dense layer of one position is one matrix product."""
-        columns, samples, *pixels, outputs = self.factors.shape
-        fan_in = int(np.prod(self.options.get("kernel_size", ()))) * self.inputs.shape[-1]
-        terms = columns * int(np.prod(pixels)) if pixels else 1
+        """Additions and multiplications.
+
+        A dense layer of one position is one matrix product; behind a max-pooling one pixel of each
+        window counts.
+        """
+        inputs, factors, *_ = self.tensors
+        columns, samples, *pixels, outputs = factors.shape
+        fan_in = int(np.prod(self.options.get("kernel_size", ()))) * inputs.shape[-1]
+        terms = columns * int(np.prod(pixels)) if np.prod(pixels) > 1 else 1
         return 2 * samples * terms * fan_in * outputs
 
     def label(self) -> str:
-        """Channels and pixels."""
-        *_, outputs = self.factors.shape
-        pixels = "×".join(map(str, self.factors.shape[2:-1]))
-        return f"{self.inputs.shape[-1]} → {outputs}" + (f", {pixels} pixels" if pixels else "")
+        """Channels and pixels, or windows."""
+        inputs, factors, *derivative = self.tensors
+        *_, outputs = factors.shape
+        kind = "windows" if derivative else "pixels"
+        pixels = f", {'×'.join(map(str, factors.shape[2:-1]))} {kind}"
+        return f"{inputs.shape[-1]} → {outputs}" + (pixels if inputs.shape.rank > 3 else "")
 
 
 def _stock_dense(inputs: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:

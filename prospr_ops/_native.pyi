@@ -56,6 +56,30 @@ def conv_curvature(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
+def pooled_conv_curvature(
+    inputs: npt.NDArray[_Float],
+    factors: npt.NDArray[_Float],
+    derivative: npt.NDArray[_Float],
+    accumulator: npt.NDArray[_Float],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    padding: str = "valid",
+    groups: int = 1,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> None: ...
+def pooled_conv_input_gradient(
+    kernel: npt.NDArray[_Float],
+    factors: npt.NDArray[_Float],
+    derivative: npt.NDArray[_Float],
+    input_size: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    padding: str = "valid",
+    groups: int = 1,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
 def embedding_curvature(
     indices: npt.NDArray[np.int32] | npt.NDArray[np.int64],
     factors: npt.NDArray[_Float],

@@ -143,6 +143,15 @@ def _residual() -> keras.Model:
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 
+def _pooled_and_not() -> keras.Model:
+    """Gradients come to a convolution from behind a max-pooling and from elsewhere too."""
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(2, 3, padding="same", activation="relu")(inputs)
+    left = layers.GlobalAveragePooling2D()(layers.MaxPooling2D()(x))
+    right = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(layers.Concatenate()([left, right])))
+
+
 def _concatenate() -> keras.Model:
     inputs = keras.Input((5,))
     left = layers.Dense(3, activation="relu")(inputs)
@@ -340,6 +349,33 @@ PROBLEMS = [
         _conv((5, 6, 2), lambda: layers.Conv2D(3, (2, 3), activation="relu"), layers.MaxPooling2D),
         (5, 6, 2),
     ),
+    Problem(
+        "conv2d twice, max pooling of many windows",
+        _conv(
+            (18, 17, 1),
+            lambda: layers.Conv2D(2, (3, 2), padding="same"),
+            lambda: layers.Cropping2D(((0, 0), (0, 1))),
+            layers.MaxPooling2D,
+            lambda: layers.Conv2D(4, 2, activation=layers.LeakyReLU(0.2)),
+            lambda: layers.MaxPooling2D((2, 1)),
+            layers.GlobalAveragePooling2D,
+        ),
+        (18, 17, 1),
+    ),
+    Problem(
+        "conv2d three times, max pooling of many windows",
+        _conv(
+            (18, 18, 1),
+            lambda: layers.Conv2D(2, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D,
+            lambda: layers.Conv2D(3, 2, activation="relu"),
+            layers.MaxPooling2D,
+            lambda: layers.Conv2D(2, 3, strides=2, padding="same", activation="relu"),
+            layers.MaxPooling2D,
+        ),
+        (18, 18, 1),
+    ),
+    Problem("conv2d, max pooling and a way past it", _pooled_and_not, (8, 8, 1)),
     Problem(
         "conv2d same, strided, average pooling",
         _conv(

@@ -120,6 +120,63 @@ def test_convolution(dtype, conv):
         assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
 
 
+def pooled_arrays_of(conv, dtype):
+    """Inputs, kernel, and factors of windows with a derivative that is mostly zero."""
+    inputs, factors = arrays_of(conv, dtype)
+    rng = np.random.default_rng(conv["seed"])
+    output = factors.shape[2:-1]
+    windows = [rng.choice([w for w in range(1, size + 1) if size % w == 0]) for size in output]
+    factors = factors[(slice(None), slice(None), *map(slice, windows))]
+    derivative = rng.standard_normal((len(inputs), *output, factors.shape[-1]))
+    derivative *= rng.random(derivative.shape) < 0.3
+    kernel = rng.standard_normal(
+        (*conv["kernel"], conv["inputs"] // conv["groups"], conv["outputs"])
+    )
+    return inputs, kernel.astype(dtype), np.ascontiguousarray(factors), derivative.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(deadline=None, max_examples=100)
+@given(conv=convolutions())
+def test_pooled_convolution(dtype, conv):
+    inputs, kernel, factors, derivative = pooled_arrays_of(conv, dtype)
+    options = [conv[name] for name in ("strides", "dilations", "padding", "groups")]
+    patches = patches_of(inputs, conv["kernel"], *options[:3])
+    dense = factors
+    for axis, size in enumerate(derivative.shape[1:-1], 2):
+        dense = dense.repeat(size // dense.shape[axis], axis)
+    dense = (dense * derivative).reshape(*factors.shape[:2], -1, factors.shape[-1])
+    twin = {
+        "strides": conv["strides"],
+        "padding": conv["padding"],
+        "dilation_rate": conv["dilations"],
+        "groups": conv["groups"],
+    }
+    gradient, scale = (
+        reference.pooled_conv_input_gradient(*arrays, inputs.shape[1:-1], **twin)
+        for arrays in (
+            [tf.cast(array, tf.float64) for array in (kernel, factors, derivative)],
+            [tf.abs(tf.cast(array, tf.float64)) for array in (kernel, factors, derivative)],
+        )
+    )
+    for instruction_set in INSTRUCTION_SETS:
+        results, gradients = [], []
+        for threads in (1, 2, 3):
+            result = np.zeros(kernel.shape, dtype)
+            call = (*options, threads, instruction_set)
+            _native.pooled_conv_curvature(inputs, factors, derivative, result, *call)
+            results.append(result)
+            gradients.append(
+                _native.pooled_conv_input_gradient(
+                    kernel, factors, derivative, inputs.shape[1:-1], *call
+                )
+            )
+        assert_close(results[0], patches, dense, conv["groups"], TOLERANCE[dtype])
+        assert (np.abs(gradients[0] - gradient) <= TOLERANCE[dtype] * scale).numpy().all()
+        for found in (results, gradients):
+            assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @settings(deadline=None, max_examples=100)
 @given(
@@ -171,8 +228,8 @@ def test_embedding(*, dtype, index, samples, middle, sizes, columns, seed):
         assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
 
 
-# Every path of the contraction: many positions, few of them (pairs), one, small and large patches,
-# several chunks and blocks.
+# Every path of the contraction: many positions, few of them (pairs), one, so many that they are taken
+# in parts, small and large patches, several chunks and blocks.
 SHAPES = [
     # samples, columns, size, channels, outputs, kernel, strides, dilations, padding, groups
     (3, 4, (28, 28), 1, 6, (5, 5), (1, 1), (1, 1), "same", 1),
@@ -184,6 +241,8 @@ SHAPES = [
     (1, 1, (1, 1), 1, 1, (1, 1), (1, 1), (1, 1), "valid", 1),
     (2, 5, (17, 18), 12, 24, (3, 3), (1, 1), (1, 1), "same", 12),
     (40, 2, (20, 20), 40, 50, (3, 3), (1, 1), (1, 1), "same", 1),
+    (2, 3, (150, 130), 5, 7, (3, 3), (1, 1), (1, 1), "same", 1),
+    (1, 2, (130, 150), 40, 40, (2, 2), (1, 1), (1, 1), "valid", 2),
 ]
 
 
@@ -233,6 +292,59 @@ def test_convolution_op(shape, dtype):
     assert result.dtype == (tf.float64 if dtype == "float64" else tf.float32)
     tolerance = 1e-12 if dtype == "float64" else 1e-5
     assert tf.reduce_all(tf.abs(tf.cast(result, wide) - twin) <= tolerance * scale)
+
+
+POOLED_SHAPES = [
+    # samples, columns, size, channels, outputs, kernel, strides, dilations, padding, groups, windows
+    (3, 9, (28, 28), 1, 6, (5, 5), (1, 1), (1, 1), "same", 1, (14, 14)),
+    (2, 3, (20, 14), 6, 16, (5, 3), (2, 1), (1, 2), "valid", 1, (4, 5)),
+    (3, 11, (8, 8), 64, 40, (3, 3), (1, 1), (1, 1), "same", 1, (4, 4)),
+    (2, 5, (60,), 3, 33, (4,), (1,), (5,), "causal", 1, (20,)),
+    (2, 2, (4, 4, 6), 4, 10, (2, 2, 3), (1, 1, 1), (1, 1, 1), "same", 2, (2, 4, 3)),
+    (2, 5, (6, 6), 12, 24, (3, 3), (1, 1), (1, 1), "same", 12, (3, 3)),
+    (5, 9, (2, 2), 70, 40, (3, 3), (1, 1), (1, 1), "same", 1, (1, 1)),
+    (9, 9, (1,), 70, 50, (1,), (1,), (1,), "valid", 1, (1,)),
+    (1, 2, (150, 120), 2, 7, (3, 3), (1, 1), (1, 1), "same", 1, (75, 40)),
+]
+
+
+@pytest.mark.parametrize("shape", POOLED_SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pooled_convolution_ops(shape, dtype):
+    samples, columns, size, channels, outputs, kernel, strides, dilations, padding, groups = shape[
+        :-1
+    ]
+    windows = shape[-1]
+    rng = np.random.default_rng(0)
+    output = [
+        axis_of(*axis, padding)[0] for axis in zip(size, kernel, strides, dilations, strict=True)
+    ]
+    inputs = tf.constant(rng.standard_normal((samples, *size, channels)), dtype)
+    weights = tf.constant(rng.standard_normal((*kernel, channels // groups, outputs)), dtype)
+    factors = tf.constant(rng.standard_normal((columns, samples, *windows, outputs)), dtype)
+    derivative = rng.standard_normal((samples, *output, outputs))
+    derivative = tf.constant(derivative * (rng.random(derivative.shape) < 0.3), dtype)
+    options = {
+        "strides": strides,
+        "padding": padding,
+        "dilation_rate": dilations,
+        "groups": groups,
+    }
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    for name, tensor, last in (
+        ("pooled_conv_curvature", inputs, kernel),
+        ("pooled_conv_input_gradient", weights, size),
+    ):
+        arguments = (tensor, factors, derivative)
+        result = getattr(ops, name)(*arguments, last, **options)
+        assert result.dtype == dtype
+        graph = tf.function(getattr(ops, name))(*arguments, last, **options)
+        np.testing.assert_array_equal(graph, result)
+        wide = [tf.cast(array, tf.float64) for array in arguments]
+        twin = getattr(reference, name)(*wide, last, **options)
+        scale = getattr(reference, name)(*map(tf.abs, wide), last, **options)
+        assert result.shape == twin.shape
+        assert tf.reduce_all(tf.abs(tf.cast(result, tf.float64) - twin) <= tolerance * scale)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -391,6 +503,62 @@ def test_good_convolution():
     _native.conv_curvature(**GOOD_CONV)
 
 
+GOOD_POOLED = {
+    "inputs": zeros(2, 8, 8, 4),
+    "kernel": zeros(3, 3, 4, 6),
+    "factors": zeros(3, 2, 3, 2, 6),
+    "derivative": zeros(2, 6, 6, 6),
+    "strides": [1, 1],
+    "dilations": [1, 1],
+    "padding": "valid",
+    "groups": 1,
+}
+BAD_POOLED = {
+    "kernel rank": ({"kernel": zeros(3, 4, 6)}, r"\[3,4,6\]"),
+    "factors rank": ({"factors": zeros(3, 2, 3, 6)}, r"factors has shape \[3,2,3,6\]"),
+    "scalar": ({"factors": zeros(3)}, r"factors has shape \[3\]"),
+    "windows": ({"factors": zeros(3, 2, 4, 2, 6)}, r"\[3,2,4,2,6\].*divide.*\[2,6,6,6\]"),
+    "more windows": ({"factors": zeros(3, 2, 12, 2, 6)}, r"\[3,2,12,2,6\].*divide"),
+    "no windows": ({"factors": zeros(3, 2, 0, 2, 6)}, "at least one element"),
+    "outputs": ({"factors": zeros(3, 2, 3, 2, 5)}, r"\[3,2,3,2,5\]"),
+    "derivative": ({"derivative": zeros(2, 6, 5, 6)}, r"\[2,6,5,6\].*\[2,6,6,6\]"),
+    "derivative rank": ({"derivative": zeros(2, 6, 6)}, r"derivative has shape \[2,6,6\]"),
+    "groups": ({"groups": 4}, "groups"),
+    "many groups": ({"groups": 2**62}, "groups"),
+    "stride": ({"strides": [1, 0]}, r"strides are \[1,0\]"),
+    "causal": ({"padding": "causal"}, "not 2"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_POOLED)
+def test_bad_pooled_convolution(bad):
+    changes, message = BAD_POOLED[bad]
+    curvature = {**GOOD_POOLED, **changes}
+    gradient = {**curvature, "input_size": [8, 8]}
+    del gradient["inputs"]
+    curvature["accumulator"] = curvature.pop("kernel")
+    for name, arguments in (
+        ("pooled_conv_curvature", curvature),
+        ("pooled_conv_input_gradient", gradient),
+    ):
+        with pytest.raises(ValueError, match=message):
+            getattr(_native, name)(**arguments)
+        in_op = {**arguments, "padding": arguments["padding"].upper()}
+        op = getattr(ops._library.library, f"prospr_{name}")
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            op(**in_op)
+        with pytest.raises(ValueError, match=message):
+            tf.function(lambda op=op, in_op=in_op: op(**in_op))()
+
+
+@pytest.mark.parametrize("input_size", [[8], [8, 0], [8, -1], [2**40, 8], [2**31 - 1, 2**31 - 1]])
+def test_bad_input_size(input_size):
+    with pytest.raises(ValueError, match=r"inputs has shape|input_size|derivative has shape"):
+        _native.pooled_conv_input_gradient(
+            zeros(3, 3, 4, 6), zeros(3, 2, 3, 2, 6), zeros(2, 6, 6, 6), input_size, [1, 1], [1, 1]
+        )
+
+
 INDICES = np.zeros((2, 5), np.int64)
 BAD_EMBEDDING = {
     "negative": (INDICES - 1, zeros(3, 2, 5, 4), zeros(7, 4), "indices has -1 at position 0"),
@@ -433,6 +601,18 @@ BAD_CALLS = {
     "depthwise": (lambda: conv_call(depthwise=True), "4 input channels"),
     "no channels": (lambda: conv_call(inputs=zeros(2, 8, 8, 0)), "not empty"),
     "indices": (lambda: ops.embedding_curvature([[0.5]], zeros(1, 1, 1, 1), 1), "dtype float32"),
+    "half factors": (
+        lambda: ops.pooled_conv_curvature(
+            *(tf.ones(shape, "float16") for shape in ([1, 2, 1], [1, 1, 2, 1], [1, 2, 1])), 1
+        ),
+        "factors has dtype float16; it must be float32 or float64",
+    ),
+    "derivative dtype": (
+        lambda: ops.pooled_conv_input_gradient(
+            zeros(1, 1, 1), zeros(1, 1, 2, 1), tf.ones([1, 2, 1], "float64"), [2]
+        ),
+        "derivative has dtype float64; it must be that of factors, float32",
+    ),
     "half sums": (
         lambda: ops._library.library.prospr_dense_curvature(
             zeros(2, 3), zeros(1, 2, 4), tf.zeros([3, 4], tf.float64)
@@ -454,17 +634,24 @@ def test_bad_calls(bad):
         call()
 
 
-def test_no_memory_for_scratch_is_an_error_and_no_crash():
-    """In a process of its own, whose address space ends a little above what it holds."""
+def test_scratch_does_not_grow_with_the_image():
+    """In a process of its own, whose address space ends a little above what it holds.
+
+    What must not be kept is a panel of patches, 128 bytes a pixel and thread: 268 MB here.
+    """
     code = """
 import resource, tensorflow as tf
 from prospr_ops import ops
-inputs, factors = tf.zeros([1, 2**21, 1]), tf.zeros([1, 1, 2**21, 1])
+inputs, factors = tf.random.normal([1, 2**21, 1]), tf.random.normal([2, 1, 2**21, 1])
+wanted = tf.reduce_sum(tf.square(tf.reduce_sum(tf.cast(inputs * factors, "float64"), 2)))
 ops.conv_curvature(inputs[:, :8], factors[:, :, :8], 1)
-held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (held + 100 * 2**20, resource.RLIM_INFINITY))
+def curvature(megabytes):
+    held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + megabytes * 10**6, resource.RLIM_INFINITY))
+    return float(ops.conv_curvature(inputs, factors, 1)[0, 0, 0])
+print(abs(curvature(100) / float(wanted) - 1) < 1e-3)
 try:
-    ops.conv_curvature(inputs, factors, 1)
+    curvature(1)
 except tf.errors.ResourceExhaustedError as error:
     print(error.message)
 """
@@ -472,4 +659,5 @@ except tf.errors.ResourceExhaustedError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("True")
     assert "no memory for the scratch" in result.stdout

@@ -20,6 +20,7 @@ from ggn_problems import FALLBACKS, LOGITS, PROBLEMS
 import prospr_ops as po
 from prospr_ops.batches import endless_batches
 from prospr_ops.curvature import ESTIMATORS
+from prospr_ops.curvature.backpropagation import Gradient
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.prunable import prunable_weights
 from prospr_ops.state import preserved
@@ -323,6 +324,27 @@ def test_columns_in_chunks_make_no_difference(chunk, monkeypatch):
     monkeypatch.setattr(GGN, "COLUMN_BYTES", chunk * column)
     for path, (diagonal, _) in estimate(ready, "ggn").items():
         assert error(diagonal, truth[path]) < 1e-11
+
+
+@named(of_name("conv2d three times, max pooling of many windows", "dense"))
+def test_what_the_kernels_do_not_take_is_multiplied_before(problem, monkeypatch):
+    """Half precision and GPUs do without the kernels for pooled gradients."""
+    ready = set_up(problem)
+    calls = []
+    for name in ("pooled_conv_curvature", "pooled_conv_input_gradient"):
+        kernel = getattr(po.ops, name)
+        monkeypatch.setattr(
+            po.ops, name, lambda *a, k=kernel, n=name, **b: (calls.append(n), k(*a, **b))[1]
+        )
+    with_kernels = estimate(ready, "ggn")
+    assert calls
+    if "conv2d" in problem.name:
+        assert set(calls) == {"pooled_conv_curvature", "pooled_conv_input_gradient"}
+    monkeypatch.setattr(Gradient, "has_kernel", lambda _: False)
+    calls.clear()
+    for path, (diagonal, _) in estimate(ready, "ggn").items():
+        assert error(diagonal, with_kernels[path].diagonal) < 1e-12
+    assert not calls
 
 
 def test_one_class_has_no_curvature():

@@ -54,6 +54,48 @@ void conv_curvature(const Array<T>& inputs, const Array<T>& factors, Array<T> ac
            instruction_set_or_best(instruction_set), split_into(threads));
 }
 
+template <typename T>
+void pooled_conv_curvature(const Array<T>& inputs, const Array<T>& factors,
+                           const Array<T>& derivative, Array<T> accumulator,
+                           const std::vector<std::int64_t>& strides,
+                           const std::vector<std::int64_t>& dilations, const std::string& padding,
+                           std::int64_t groups, int threads, const std::string& instruction_set) {
+  check_all_aligned(inputs, factors, accumulator);
+  check_aligned("derivative", derivative);
+  cpu::ConvShape shape;
+  cpu::PooledFactors<T> pooled{{}, factors.data(), derivative.data()};
+  raise_if(cpu::check_pooled_conv(
+      sizes_of(inputs), sizes_of(factors), sizes_of(derivative), sizes_of(accumulator),
+      {strides, dilations, padding_named(padding), groups}, &shape, pooled.windows));
+  cpu::run(cpu::ConvCurvature<T>{shape, inputs.data(), nullptr, accumulator.mutable_data(), pooled},
+           instruction_set_or_best(instruction_set), split_into(threads));
+}
+
+template <typename T>
+Array<T> pooled_conv_input_gradient(const Array<T>& kernel, const Array<T>& factors,
+                                    const Array<T>& derivative,
+                                    const std::vector<std::int64_t>& input_size,
+                                    const std::vector<std::int64_t>& strides,
+                                    const std::vector<std::int64_t>& dilations,
+                                    const std::string& padding, std::int64_t groups, int threads,
+                                    const std::string& instruction_set) {
+  check_aligned("kernel", kernel);
+  check_aligned("factors", factors);
+  check_aligned("derivative", derivative);
+  cpu::ConvShape shape;
+  cpu::PooledFactors<T> pooled{{}, factors.data(), derivative.data()};
+  raise_if(cpu::check_pooled_conv_input_gradient(
+      sizes_of(kernel), sizes_of(factors), sizes_of(derivative), input_size,
+      {strides, dilations, padding_named(padding), groups}, &shape, pooled.windows));
+  std::vector<py::ssize_t> sizes = {shape.columns, shape.samples};
+  sizes.insert(sizes.end(), input_size.begin(), input_size.end());
+  sizes.push_back(shape.input_channels);
+  Array<T> gradient(sizes);
+  cpu::run(cpu::ConvInputGradient<T>{shape, kernel.data(), pooled, gradient.mutable_data()},
+           instruction_set_or_best(instruction_set), split_into(threads));
+  return gradient;
+}
+
 template <typename T, typename Index>
 void embedding_curvature(const Array<Index>& indices, const Array<T>& factors, Array<T> accumulator,
                          int threads, const std::string& instruction_set) {
@@ -75,6 +117,14 @@ void define_contractions(py::module_& module) {
   module.def("conv_curvature", &conv_curvature<T>, "inputs"_a.noconvert(), "factors"_a.noconvert(),
              "accumulator"_a.noconvert(), "strides"_a, "dilations"_a, "padding"_a = "valid",
              "groups"_a = 1, "threads"_a = 1, "instruction_set"_a = "");
+  module.def("pooled_conv_curvature", &pooled_conv_curvature<T>, "inputs"_a.noconvert(),
+             "factors"_a.noconvert(), "derivative"_a.noconvert(), "accumulator"_a.noconvert(),
+             "strides"_a, "dilations"_a, "padding"_a = "valid", "groups"_a = 1, "threads"_a = 1,
+             "instruction_set"_a = "");
+  module.def("pooled_conv_input_gradient", &pooled_conv_input_gradient<T>, "kernel"_a.noconvert(),
+             "factors"_a.noconvert(), "derivative"_a.noconvert(), "input_size"_a, "strides"_a,
+             "dilations"_a, "padding"_a = "valid", "groups"_a = 1, "threads"_a = 1,
+             "instruction_set"_a = "");
   module.def("embedding_curvature", &embedding_curvature<T, std::int32_t>, "indices"_a.noconvert(),
              "factors"_a.noconvert(), "accumulator"_a.noconvert(), "threads"_a = 1,
              "instruction_set"_a = "");

@@ -75,7 +75,8 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
          const ParallelFor& parallel_for) {
   using Sum = core::Accumulator<T>;
   const ConvShape& shape = conv.shape;
-  if (is_depthwise(shape)) return run_depthwise(conv, instruction_set, parallel_for);
+  const bool pooled = conv.factors == nullptr;
+  if (is_depthwise(shape) && !pooled) return run_depthwise(conv, instruction_set, parallel_for);
 
   const ConvKernels<T> kernels = kernels_for<T>(instruction_set);
   const std::vector<std::int64_t> positions = position_offsets(shape);
@@ -92,17 +93,32 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   plan.pieces = pieces.pieces.data();
   plan.tile_pieces = pieces.tile_begin.data();
 
-  // Multiply-adds of the tiles and, for pairs, of the sums over columns.
-  plan.pairwise = plan.positions <= kMostPairedPositions &&
-                  plan.positions * (plan.patch + shape.columns) < 2 * shape.columns * plan.patch;
-  plan.entries = plan.pairwise ? plan.positions * (plan.positions + 1) / 2 : plan.positions;
-  const bool packed = plan.pairwise || sizeof(T) < sizeof(Sum) ||
-                      (shape.output_channels > kNearOutputs && plan.patch > kFewElements);
+  // Multiply-adds of the tiles and, for pairs, of the sums over columns. Of pooled factors about
+  // one a window is not zero.
+  const auto sum_bytes = static_cast<std::int64_t>(sizeof(Sum));
+  const std::int64_t pairs = plan.positions * (plan.positions + 1) / 2;
+  const std::int64_t* const axes = conv.pooled.windows;
+  const std::int64_t windows = axes[0] * axes[1] * axes[2];
+  plan.pairwise =
+      plan.positions <= kMostPairedPositions &&
+      (pooled ? pairs <= shape.columns * windows
+              : plan.positions * (plan.patch + shape.columns) < 2 * shape.columns * plan.patch);
+  plan.entries = plan.pairwise ? pairs : plan.positions;
+  plan.part = std::min(plan.positions, kPanelBytes / (kernels.lanes * sum_bytes));
+  const bool in_parts = plan.part < plan.positions;
+  const std::int64_t sample_size =
+      shape.input_size[0] * shape.input_size[1] * shape.input_size[2] * shape.input_channels;
+  plan.squares = plan.pairwise && plan.positions == 1 && plan.patch == sample_size &&
+                 plan.patch == plan.padded_sample;
+  plan.sparse = pooled && !plan.pairwise && !in_parts;
+  // In parts, packing would copy all the factors of an image that is large.
+  const bool packed =
+      pooled || plan.pairwise || sizeof(T) < sizeof(Sum) ||
+      (shape.output_channels > kNearOutputs && plan.patch > kFewElements && !in_parts);
   const std::int64_t packed_sample =
       !packed
           ? 0
           : shape.output_channels * (plan.pairwise ? plan.entries : shape.columns * plan.positions);
-  const auto sum_bytes = static_cast<std::int64_t>(sizeof(Sum));
   const std::int64_t chunk =
       within(kChunkBytes / ((plan.padded_sample + packed_sample) * sum_bytes), 1, shape.samples);
 
@@ -114,21 +130,33 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   plan.blocks = ceil_divide(plan.patch_tiles, plan.block);
   plan.panel = within(kPanelBytes / (plan.block * tile_bytes), 1, chunk);
   const std::int64_t column_bytes = plan.positions * shape.output_channels * sum_bytes;
-  plan.near_columns = packed ? shape.columns : within(kPanelBytes / column_bytes, 1, shape.columns);
+  const std::int64_t product_bytes = plan.outputs * kernels.lanes * sum_bytes;
+  plan.near_columns = in_parts ? within(kPanelBytes / product_bytes, 1, shape.columns)
+                      : packed ? shape.columns
+                               : within(kPanelBytes / column_bytes, 1, shape.columns);
   const std::int64_t kernel_size = plan.patch * shape.output_channels;
   plan.slices = within(std::min(kWantedTasks / (shape.groups * plan.blocks),
                                 kSliceBytes / (kernel_size * sum_bytes)),
                        1, chunk);
 
-  const std::int64_t inputs_size = chunk * plan.padded_sample + kernels.piece;
+  const std::int64_t inputs_size = plan.squares ? chunk * plan.patch_tiles * kernels.lanes
+                                                : chunk * plan.padded_sample + kernels.piece;
   AlignedBuffer<Sum> inputs(inputs_size);
   AlignedBuffer<Sum> factors(chunk * packed_sample);
+  const std::vector<std::int32_t> position_windows =
+      pooled ? windows_of_positions(shape, conv.pooled.windows) : std::vector<std::int32_t>();
+  const std::int64_t channels = plan.sparse ? chunk * shape.output_channels : 0;
+  AlignedBuffer<std::int64_t> nonzero_counts(channels);
+  AlignedBuffer<std::int32_t> nonzero_position(channels * plan.positions);
   const std::int64_t apart = plan.slices == 1 ? 0 : plan.slices * kernel_size;
   AlignedBuffer<Sum> slices(apart);
-  std::fill_n(inputs.data(), inputs_size, Sum(0));
+  if (!plan.squares) std::fill_n(inputs.data(), inputs_size, Sum(0));
   std::fill_n(slices.data(), apart, Sum(0));
   plan.inputs = inputs.data();
   plan.factors = packed ? factors.data() : nullptr;
+  plan.windows = position_windows.data();
+  plan.nonzero_counts = nonzero_counts.data();
+  plan.nonzero_position = nonzero_position.data();
   plan.sums = plan.slices == 1 ? conv.curvature : slices.data();
 
   for (; plan.first_sample < shape.samples; plan.first_sample += chunk) {

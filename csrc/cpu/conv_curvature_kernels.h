@@ -40,12 +40,24 @@ struct ConvPlan {
   // which is cheaper while pairs are fewer than columns x positions.
   bool pairwise;
   std::int64_t entries;  // rows of a sample's panel: positions, or pairs of them
+  // A dense layer of one position: pairs are squares, and prepare packs them for all tasks.
+  bool squares;
+  // Pooled factors, mostly zero: only positions where an output's factor is not zero are summed.
+  bool sparse;
+  // Positions that are packed at a time: all, or as many as a panel holds; samples and patch tiles
+  // are then packed one by one.
+  std::int64_t part;
 
   std::int64_t first_sample;  // the chunk
   std::int64_t samples;
-  Sum* inputs;   // [samples, padded_sample], written by prepare
+  Sum* inputs;   // by prepare, [samples, padded_sample]; of squares [patch_tiles, samples, kLanes]
   Sum* factors;  // by prepare, [output tile][sample][column, position or pair][output of tile];
+                 // if sparse, [sample][output][position, only non-zero ones][column];
                  // null where conv.factors serves as it is
+
+  const std::int32_t* windows;     // [positions], of pooled factors
+  std::int64_t* nonzero_counts;    // if sparse, by prepare: [samples, output channels]
+  std::int32_t* nonzero_position;  // [samples, output channels, positions]
 
   std::int64_t patch_tiles;   // tiles of kLanes along a patch
   std::int64_t output_tiles;  // tiles of at most kTileOutputs along a group's outputs
@@ -53,7 +65,8 @@ struct ConvPlan {
   std::int64_t blocks;        // tasks along a patch
   std::int64_t slices;        // of the chunk's samples; a task works on one
   std::int64_t panel;         // samples whose patches are packed at a time
-  std::int64_t near_columns;  // whose factors are used by all output tiles at a time
+  std::int64_t near_columns;  // whose factors are used by all output tiles at a time, or whose
+                              // products wait for the other parts
   Sum* sums;                  // [slices, patch, output channels]; += the contraction
 };
 

@@ -40,4 +40,19 @@ std::vector<std::int64_t> patch_offsets(const ConvShape& shape) {
   return offsets;
 }
 
+std::vector<std::int32_t> windows_of_positions(const ConvShape& shape,
+                                               const std::int64_t windows[ConvShape::kAxes]) {
+  std::vector<std::int32_t> result;
+  const std::int64_t* const size = shape.output_size;
+  for (std::int64_t z = 0; z < size[0]; ++z) {
+    for (std::int64_t y = 0; y < size[1]; ++y) {
+      const std::int64_t row = z * windows[0] / size[0] * windows[1] + y * windows[1] / size[1];
+      for (std::int64_t x = 0; x < size[2]; ++x) {
+        result.push_back(static_cast<std::int32_t>(row * windows[2] + x * windows[2] / size[2]));
+      }
+    }
+  }
+  return result;
+}
+
 }  // namespace prospr::cpu

@@ -16,4 +16,8 @@ std::vector<std::int64_t> position_offsets(const ConvShape& shape);
 // Of each element of the first group's patch, from the patch's first.
 std::vector<std::int64_t> patch_offsets(const ConvShape& shape);
 
+// The window of each output pixel, of those that tile the output; both row-major.
+std::vector<std::int32_t> windows_of_positions(const ConvShape& shape,
+                                               const std::int64_t windows[ConvShape::kAxes]);
+
 }  // namespace prospr::cpu

@@ -71,13 +71,40 @@ std::string check_conv(const Shape& inputs, const Shape& factors, const Shape& a
                        const ConvOptions& options, ConvShape* result);
 std::string check_embedding(const Shape& indices, const Shape& factors, const Shape& accumulator,
                             EmbeddingShape* result);
+// The same with pooled factors. `windows` gets their spatial axes.
+std::string check_pooled_conv(const Shape& inputs, const Shape& factors, const Shape& derivative,
+                              const Shape& accumulator, const ConvOptions& options,
+                              ConvShape* result, std::int64_t windows[ConvShape::kAxes]);
+std::string check_pooled_conv_input_gradient(const Shape& kernel, const Shape& factors,
+                                             const Shape& derivative, const Shape& input_size,
+                                             const ConvOptions& options, ConvShape* result,
+                                             std::int64_t windows[ConvShape::kAxes]);
+
+// Gradient factors at a convolution's output, as those after a pooling whose windows tile it: each
+// pixel's is that of its window times a derivative, which after a max-pooling is mostly zero.
+template <typename T>
+struct PooledFactors {
+  std::int64_t windows[ConvShape::kAxes];  // on each axis; divides output_size
+  const T* values;                         // [columns, samples, windows..., output_channels]
+  const T* derivative;                     // [samples, output_size..., output_channels]
+};
 
 template <typename T>
 struct ConvCurvature {
   ConvShape shape;                  // a dense layer is a convolution of kernel size 1
   const T* inputs;                  // [samples, input_size..., input_channels]
-  const T* factors;                 // [columns, samples, output_size..., output_channels]
+  const T* factors;                 // [columns, samples, output_size..., output_channels], or null:
   core::Accumulator<T>* curvature;  // [kernel_size..., input_channels / groups, output_channels]
+  PooledFactors<T> pooled = {};     // what stands for factors that are null
+};
+
+// gradient = the convolution's vector-Jacobian product with the factors, for float and double.
+template <typename T>
+struct ConvInputGradient {
+  ConvShape shape;
+  const T* kernel;  // [kernel_size..., input_channels / groups, output_channels]
+  PooledFactors<T> factors;
+  T* gradient;  // [columns, samples, input_size..., input_channels], overwritten
 };
 
 template <typename T, typename Index>
@@ -90,6 +117,10 @@ struct EmbeddingCurvature {
 
 template <typename T>
 void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
+         const ParallelFor& parallel_for);
+
+template <typename T>
+void run(const ConvInputGradient<T>& conv, InstructionSet instruction_set,
          const ParallelFor& parallel_for);
 
 // Returns what is wrong with the indices (and then has changed nothing), or nothing.

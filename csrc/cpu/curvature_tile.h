@@ -116,5 +116,66 @@ void add_tile(const Tile<Sum>& tile, std::int64_t outputs, std::int64_t lanes) {
   }
 }
 
+// Of one sample and one output: the positions where its factors are not zero.
+template <typename Sum>
+struct SparseTile {
+  std::int64_t nonzeros;
+  std::int64_t columns;
+  const Sum* patches;             // [positions, kLanes]
+  const std::int32_t* positions;  // [nonzeros]
+  const Sum* factors;             // [nonzeros, columns]
+  Sum* sums;                      // [kLanes]
+};
+
+// sums += sum over columns of (sum over positions of patch x factor)^2; here the columns, from
+// `first` on, are what is in registers at the same time.
+template <int kColumns, typename Sum>
+void add_sparse_tile(const SparseTile<Sum>& tile, std::int64_t first) {
+  constexpr std::int64_t kStep = kVectorLanes<Sum>;
+  Vector<Sum> products[kColumns][kTileVectors] = {};
+  const Sum* factor = tile.factors + first;
+  for (std::int64_t i = 0; i < tile.nonzeros; ++i, factor += tile.columns) {
+    const Sum* const patch = tile.patches + tile.positions[i] * kLanes<Sum>;
+    Vector<Sum> lanes[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) lanes[v] = load(patch + v * kStep);
+    for (int c = 0; c < kColumns; ++c) {
+      for (int v = 0; v < kTileVectors; ++v) products[c][v] += lanes[v] * factor[c];
+    }
+  }
+  for (int v = 0; v < kTileVectors; ++v) {
+    Vector<Sum> sum = load(tile.sums + v * kStep);
+    for (int c = 0; c < kColumns; ++c) sum += products[c][v] * products[c][v];
+    store(tile.sums + v * kStep, sum);
+  }
+}
+
+template <typename Sum>
+void add_sparse_tile(const SparseTile<Sum>& tile) {
+  constexpr std::int64_t kMost = 6;
+  const std::int64_t cuts = (tile.columns + kMost - 1) / kMost;
+  for (std::int64_t cut = 0; cut < cuts; ++cut) {
+    const std::int64_t first = tile.columns * cut / cuts;
+    switch (tile.columns * (cut + 1) / cuts - first) {
+      case 1:
+        add_sparse_tile<1>(tile, first);
+        break;
+      case 2:
+        add_sparse_tile<2>(tile, first);
+        break;
+      case 3:
+        add_sparse_tile<3>(tile, first);
+        break;
+      case 4:
+        add_sparse_tile<4>(tile, first);
+        break;
+      case 5:
+        add_sparse_tile<5>(tile, first);
+        break;
+      default:
+        add_sparse_tile<6>(tile, first);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace prospr::cpu::PROSPR_ISA

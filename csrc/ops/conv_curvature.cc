@@ -1,28 +1,8 @@
-#include <string>
-
 #include "ops/curvature.h"
 #include "ops/parallel_for.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace prospr::ops {
-namespace {
-
-// Of an OpKernelConstruction or an InferenceContext.
-template <typename Context>
-absl::Status read_options(Context* context, cpu::ConvOptions* options) {
-  std::string padding;
-  TF_RETURN_IF_ERROR(context->GetAttr("strides", &options->strides));
-  TF_RETURN_IF_ERROR(context->GetAttr("dilations", &options->dilations));
-  TF_RETURN_IF_ERROR(context->GetAttr("groups", &options->groups));
-  TF_RETURN_IF_ERROR(context->GetAttr("padding", &padding));
-  options->padding = padding == "VALID"  ? cpu::Padding::kValid
-                     : padding == "SAME" ? cpu::Padding::kSame
-                                         : cpu::Padding::kCausal;
-  return absl::OkStatus();
-}
-
-}  // namespace
-
 REGISTER_OP("Prospr>ConvCurvature")
     .Input("inputs: T")
     .Input("factors: T")
@@ -38,7 +18,7 @@ REGISTER_OP("Prospr>ConvCurvature")
       TF_RETURN_IF_ERROR(check_accumulator_type(context));
       context->set_output(0, context->input(2));
       cpu::ConvOptions options;
-      TF_RETURN_IF_ERROR(read_options(context, &options));
+      TF_RETURN_IF_ERROR(read_conv_options(context, &options));
       cpu::Shape shapes[3];
       cpu::ConvShape checked;
       if (!known_shapes(context, shapes)) return absl::OkStatus();
@@ -78,7 +58,7 @@ class ConvCurvatureOp : public tensorflow::OpKernel {
  public:
   explicit ConvCurvatureOp(tensorflow::OpKernelConstruction* context)
       : tensorflow::OpKernel(context) {
-    OP_REQUIRES_OK(context, read_options(context, &options_));
+    OP_REQUIRES_OK(context, read_conv_options(context, &options_));
   }
 
   void Compute(tensorflow::OpKernelContext* context) override {

@@ -13,19 +13,20 @@ cpu::Shape shape_of(const Tensor& tensor) {
 }
 
 template <typename Sum>
-absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** curvature) {
-  const Tensor& accumulator = context->input(2);
+absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** curvature,
+                                 int accumulator_input) {
+  const Tensor& accumulator = context->input(accumulator_input);
   Tensor* output;
-  TF_RETURN_IF_ERROR(
-      context->forward_input_or_allocate_output({2}, 0, accumulator.shape(), &output));
+  TF_RETURN_IF_ERROR(context->forward_input_or_allocate_output({accumulator_input}, 0,
+                                                               accumulator.shape(), &output));
   *curvature = output->flat<Sum>().data();
   const Sum* const from = accumulator.flat<Sum>().data();
   if (from != *curvature) std::copy_n(from, accumulator.NumElements(), *curvature);
   return absl::OkStatus();
 }
 
-template absl::Status forward_accumulator(tensorflow::OpKernelContext*, float**);
-template absl::Status forward_accumulator(tensorflow::OpKernelContext*, double**);
+template absl::Status forward_accumulator(tensorflow::OpKernelContext*, float**, int);
+template absl::Status forward_accumulator(tensorflow::OpKernelContext*, double**, int);
 
 absl::Status check_accumulator_type(InferenceContext* context) {
   tensorflow::DataType type;
@@ -39,8 +40,8 @@ absl::Status check_accumulator_type(InferenceContext* context) {
                                     ", not " + tensorflow::DataTypeString(accumulator));
 }
 
-bool known_shapes(InferenceContext* context, cpu::Shape shapes[3]) {
-  for (int i = 0; i < 3; ++i) {
+bool known_shapes(InferenceContext* context, cpu::Shape* shapes, int count) {
+  for (int i = 0; i < count; ++i) {
     if (!context->FullyDefined(context->input(i))) return false;
     for (int axis = 0; axis < context->Rank(context->input(i)); ++axis) {
       shapes[i].push_back(context->Value(context->Dim(context->input(i), axis)));

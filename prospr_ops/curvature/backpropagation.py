@@ -7,8 +7,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from prospr_ops import ops
+
 # Operations with one input whose derivative is another tensor of its shape.
 _ELEMENTWISE = "Elu Erf Exp LeakyRelu Relu Relu6 Selu Sigmoid Softplus Softsign Square Tanh"
+# Our kernel is worth it from so many windows on: it passes over the convolution's kernel for each
+# sample, and does too little with it where there are few.
+_LEAST_WINDOWS = 16
 
 
 def leading_to(output: tf.Tensor) -> set[str]:
@@ -23,31 +28,47 @@ def leading_to(output: tf.Tensor) -> set[str]:
     return found
 
 
-class _Gradient(NamedTuple):
+class Gradient(NamedTuple):
     """Gradients of K columns at a tensor of some shape: [K, *shape].
 
     Attributes:
         shape: Of the tensor.
         values: The gradients, or what gives them when multiplied by `derivative`.
         derivative: The same for all columns, and not yet multiplied with.
+        pooled: Whether `values` are those after a pooling, one for each window of those that tile
+            the tensor; the derivative is then mostly zero.
     """
 
     shape: tf.TensorShape
     values: tf.Tensor
     derivative: tf.Tensor | None = None
+    pooled: bool = False
 
-    def product(self) -> tf.Tensor:
+    def dense(self) -> tf.Tensor:
+        """The gradients themselves."""
         if self.derivative is None:
             return self.values
-        return tf.reshape(self.values * self.derivative, [self.values.shape[0], *self.shape])
+        if self.pooled:
+            unpooled = _unpooled(self.values, self.derivative)
+            return tf.reshape(unpooled, [self.values.shape[0], *self.shape])
+        return self.values * self.derivative
 
-    def plus(self, other: _Gradient) -> _Gradient:
-        return _Gradient(self.shape, self.product() + other.product())
+    def has_kernel(self) -> bool:
+        """Whether there is a derivative, and kernels that multiply with it on the way."""
+        return (
+            self.derivative is not None
+            and self.values.dtype in (tf.float32, tf.float64)
+            and not tf.config.list_logical_devices("GPU")
+        )
 
-    def times(self, derivative: tf.Tensor) -> _Gradient:
+    def plus(self, other: Gradient) -> Gradient:
+        """The sum of the gradients that two uses of a tensor give."""
+        return Gradient(self.shape, self.dense() + other.dense())
+
+    def times(self, derivative: tf.Tensor) -> Gradient:
         """The gradients before an elementwise operation, from those after it."""
         if self.derivative is not None:
-            derivative = self.derivative * tf.reshape(derivative, self.derivative.shape)
+            derivative = self.derivative * derivative
         return self._replace(derivative=derivative)
 
 
@@ -56,7 +77,8 @@ class Backpropagation:
 
     `tf.vectorized_map` over the whole of it would do, but it tiles whatever is the same for all
     columns, and searches the windows of a pooling layer anew for each. So it goes an operation at a
-    time, and the derivatives of activations and of pooling are taken once.
+    time, and the derivatives of activations and of pooling are taken once. The gradients before a
+    max-pooling, which has one non-zero in each window, stay pooled as long as they can.
 
     Args:
         output: Where the columns are.
@@ -80,10 +102,25 @@ class Backpropagation:
             for operation, sources in self._path
             if operation.type in _ELEMENTWISE.split() or _is_tiling(operation)
         }
+        # Windows, by the names of tensors whose gradients stay pooled.
+        self._windows: dict[str, int] = {}
+        for operation, sources in reversed(self._path):
+            after = operation.outputs[0]
+            if _is_tiling(operation):
+                self._windows[sources[0].name] = after.shape.num_elements()
+            elif after.name in self._windows and _is_pixel_by_pixel(operation, sources):
+                self._windows[sources[0].name] = self._windows[after.name]
 
-    def __call__(self, columns: tf.Tensor) -> list[tf.Tensor]:
+    def bytes_per_column(self) -> int:
+        """What the gradients of a column at all targets take, roughly."""
+        return sum(
+            self._windows.get(target.name, target.shape.num_elements()) * target.dtype.size
+            for target in self._targets
+        )
+
+    def __call__(self, columns: tf.Tensor) -> list[Gradient]:
         """Takes columns [K, N, C], gives the gradients [K, …] at the targets."""
-        found = {self._output.name: _Gradient(self._output.shape, columns)}
+        found = {self._output.name: Gradient(self._output.shape, columns)}
         for operation, sources in reversed(self._path):
             outputs = [tensor for tensor in operation.outputs if tensor.name in found]
             if not outputs:
@@ -93,9 +130,9 @@ class Backpropagation:
                 also = found.get(source.name)
                 found[source.name] = here if also is None else also.plus(here)
         return [
-            found[target.name].product()
+            found[target.name]
             if target.name in found
-            else tf.zeros([columns.shape[0], *target.shape], target.dtype)
+            else Gradient(target.shape, tf.zeros([columns.shape[0], *target.shape], target.dtype))
             for target in self._targets
         ]
 
@@ -103,20 +140,25 @@ class Backpropagation:
         self,
         operation: tf.Operation,
         outputs: Sequence[tf.Tensor],
-        after: Sequence[_Gradient],
+        after: Sequence[Gradient],
         sources: Sequence[tf.Tensor],
-    ) -> list[_Gradient]:
+    ) -> list[Gradient]:
         """The gradients at the sources of an operation, from those at its outputs."""
+        there = after[0]
         derivative = self._derivatives.get(operation.name)
+        if operation.type == "MaxPool" and derivative is not None:
+            return [Gradient(derivative.shape, there.dense(), derivative, pooled=True)]
+        if derivative is not None:
+            return [there.times(derivative)]
+        if _is_pixel_by_pixel(operation, sources):
+            return [there]
+        if _is_worth_a_kernel(there) and _is_plain_convolution(operation, sources):
+            return [_through_convolution(operation, there)]
         if _is_matrix_product(operation, sources):
-            return [_times_matrix(after[0].product(), operation)]
-        if derivative is None:
-            products = tuple(there.product() for there in after)
-            before = tf.vectorized_map(lambda one: _gradients(outputs, sources, one), products)
-            return [_Gradient(t.shape, values) for t, values in zip(sources, before, strict=True)]
-        if operation.type == "MaxPool":
-            return [_unpooled(after[0].product(), derivative)]
-        return [after[0].times(derivative)]
+            return [_times_matrix(there.dense(), operation)]
+        products = tuple(gradient.dense() for gradient in after)
+        before = tf.vectorized_map(lambda one: _gradients(outputs, sources, one), products)
+        return [Gradient(t.shape, values) for t, values in zip(sources, before, strict=True)]
 
 
 def _gradients(
@@ -152,7 +194,7 @@ def _is_matrix_product(operation: tf.Operation, sources: Sequence[tf.Tensor]) ->
     return right.shape.rank == 2 and [left.name] == [source.name for source in sources]
 
 
-def _times_matrix(values: tf.Tensor, operation: tf.Operation) -> _Gradient:
+def _times_matrix(values: tf.Tensor, operation: tf.Operation) -> Gradient:
     """The gradients before a product with a matrix.
 
     By hand: with the axis of columns it has four axes, of which the batch may be 1, and there
@@ -161,14 +203,51 @@ def _times_matrix(values: tf.Tensor, operation: tf.Operation) -> _Gradient:
     left, matrix = operation.inputs
     rows = tf.reshape(values, [-1, values.shape[-1]])
     product = tf.matmul(rows, matrix, transpose_b=not operation.get_attr("adj_y"))
-    return _Gradient(left.shape, tf.reshape(product, [values.shape[0], *left.shape]))
+    return Gradient(left.shape, tf.reshape(product, [values.shape[0], *left.shape]))
 
 
-def _unpooled(pooled: tf.Tensor, derivative: tf.Tensor) -> _Gradient:
-    """The gradients before a pooling whose windows tile: each pixel's window's, times 0 or 1."""
+def _is_pixel_by_pixel(operation: tf.Operation, sources: Sequence[tf.Tensor]) -> bool:
+    """Whether gradients before an operation are those after it, but for a derivative."""
+    if operation.type == "BiasAdd":
+        return len(sources) == 1 and sources[0] is operation.inputs[0]
+    return operation.type in _ELEMENTWISE.split()
+
+
+def _is_worth_a_kernel(gradient: Gradient) -> bool:
+    windows = gradient.values.shape[2:-1].num_elements()
+    return gradient.pooled and gradient.has_kernel() and windows >= _LEAST_WINDOWS
+
+
+def _is_plain_convolution(operation: tf.Operation, sources: Sequence[tf.Tensor]) -> bool:
+    """Whether there is a kernel that takes pooled gradients back to its input."""
+    return (
+        operation.type == "Conv2D"
+        and operation.get_attr("data_format") == b"NHWC"
+        and operation.get_attr("padding") in (b"VALID", b"SAME")
+        and len(sources) == 1
+        and sources[0] is operation.inputs[0]
+    )
+
+
+def _through_convolution(convolution: tf.Operation, after: Gradient) -> Gradient:
+    inputs, kernel = convolution.inputs
+    values = ops.pooled_conv_input_gradient(
+        kernel,
+        after.values,
+        after.derivative,
+        inputs.shape[1:3],
+        strides=convolution.get_attr("strides")[1:3],
+        padding=convolution.get_attr("padding").decode().lower(),
+        dilation_rate=convolution.get_attr("dilations")[1:3],
+        groups=inputs.shape[-1] // kernel.shape[2],
+    )
+    return Gradient(inputs.shape, values)
+
+
+def _unpooled(values: tf.Tensor, derivative: tf.Tensor) -> tf.Tensor:
+    """Each pixel's window's gradient, times the derivative; a row of windows at a time."""
     samples, _, width, channels = derivative.shape
-    count, _, rows, columns, _ = pooled.shape
-    row = tf.concat([pooled] * (width // columns), axis=-1)
+    count, _, rows, columns, _ = values.shape
+    row = tf.concat([values] * (width // columns), axis=-1)
     row = tf.reshape(row, [count, samples * rows, 1, width * channels])
-    derivative_by_row = tf.reshape(derivative, [samples * rows, -1, width * channels])
-    return _Gradient(derivative.shape, row, derivative_by_row)
+    return row * tf.reshape(derivative, [samples * rows, -1, width * channels])

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from prospr_ops import ops
+from prospr_ops.curvature.backpropagation import Gradient
 from prospr_ops.curvature.loss_factor import NotApplicable
 from prospr_ops.curvature.recording import Call
 
@@ -28,6 +29,17 @@ class ClosedForm(NamedTuple):
 
     kernels: tuple[str, ...]
     contract: Contraction
+    # For one call, and a gradient whose derivative is not multiplied with yet.
+    contract_with_derivative: Callable[[Layer, Call, Gradient], list[tf.Tensor]] | None = None
+
+    def diagonals(
+        self, layer: Layer, calls: Sequence[Call], gradients: Sequence[Gradient]
+    ) -> list[tf.Tensor]:
+        """The contraction with the gradients at the output of each call as the factors."""
+        first = gradients[0]
+        if self.contract_with_derivative and len(calls) == 1 and first.has_kernel():
+            return self.contract_with_derivative(layer, calls[0], first)
+        return self.contract(layer, calls, [gradient.dense() for gradient in gradients])
 
 
 def closed_form(layer: Layer) -> ClosedForm | None:
@@ -68,6 +80,20 @@ def _dense_calls(calls: Sequence[Call], factors: Sequence[tf.Tensor]) -> tf.Tens
 def _dense(layer: Layer, calls: Sequence[Call], factors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     del layer
     return [_dense_calls(calls, factors)]
+
+
+def _dense_with_derivative(layer: Layer, call: Call, gradient: Gradient) -> list[tf.Tensor]:
+    """A dense layer without positions is a convolution of one pixel."""
+    if call.inputs.shape.rank != 2:
+        return _dense(layer, [call], [gradient.dense()])
+    assert gradient.derivative is not None
+    curvature = ops.pooled_conv_curvature(
+        call.inputs[:, None],
+        gradient.values[:, :, None],
+        gradient.derivative[:, None],
+        kernel_size=1,
+    )
+    return [curvature[0]]
 
 
 def _einsum_dense(
@@ -162,6 +188,23 @@ def _conv(layer: Layer, calls: Sequence[Call], factors: Sequence[tf.Tensor]) -> 
     return [_conv_calls(layer, [call.inputs for call in calls], factors, depthwise=False)]
 
 
+def _conv_with_derivative(layer: Layer, call: Call, gradient: Gradient) -> list[tf.Tensor]:
+    if not gradient.pooled:
+        return _conv(layer, [call], [gradient.dense()])
+    return [
+        ops.pooled_conv_curvature(
+            call.inputs,
+            gradient.values,
+            gradient.derivative,
+            kernel_size=layer.kernel_size,
+            strides=layer.strides,
+            padding=layer.padding,
+            dilation_rate=layer.dilation_rate,
+            groups=layer.groups,
+        )
+    ]
+
+
 def _depthwise(
     layer: Layer, calls: Sequence[Call], factors: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
@@ -193,11 +236,11 @@ def _separable(
 
 
 _CLOSED_FORMS: dict[type[Layer], ClosedForm] = {
-    keras.layers.Dense: ClosedForm(("kernel",), _dense),
+    keras.layers.Dense: ClosedForm(("kernel",), _dense, _dense_with_derivative),
     keras.layers.EinsumDense: ClosedForm(("kernel",), _einsum_dense),
     keras.layers.Embedding: ClosedForm(("embeddings",), _embedding),
     keras.layers.Conv1D: ClosedForm(("kernel",), _conv),
-    keras.layers.Conv2D: ClosedForm(("kernel",), _conv),
+    keras.layers.Conv2D: ClosedForm(("kernel",), _conv, _conv_with_derivative),
     keras.layers.Conv3D: ClosedForm(("kernel",), _conv),
     keras.layers.DepthwiseConv1D: ClosedForm(("kernel",), _depthwise),
     keras.layers.DepthwiseConv2D: ClosedForm(("kernel",), _depthwise),

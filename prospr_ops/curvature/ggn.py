@@ -314,23 +314,22 @@ def _contract(
         return []
     outputs = [call.outputs for item in covered for call in item.calls]
     count, take = columns(factor)
-    bytes_per_column = sum(z.shape.num_elements() * z.dtype.size for z in outputs)
-    parts = math.ceil(count / max(1, COLUMN_BYTES // bytes_per_column))
+    backpropagate = Backpropagation(factor.output, outputs)
+    parts = math.ceil(count / max(1, COLUMN_BYTES // backpropagate.bytes_per_column()))
     # Of parts up to half that size, those that leave the fewest columns to fill up with zeros.
     parts = min(range(parts, 2 * parts + 1), key=lambda parts: -(-count // parts) * parts)
     size = math.ceil(count / parts)
-    backpropagate = Backpropagation(factor.output, outputs)
 
     def sums_of(indices: tf.Tensor) -> list[tf.Tensor]:
         # The last part may go past the end; a column there is 0.
         chosen = take(tf.minimum(indices, count - 1))
         chosen *= tf.cast(indices < count, chosen.dtype)[:, None, None]
-        factors = iter(backpropagate(tf.cast(chosen, factor.output.dtype)))
+        gradients = iter(backpropagate(tf.cast(chosen, factor.output.dtype)))
         return [
             diagonal
             for item in covered
-            for diagonal in item.form.contract(
-                item.layer, item.calls, [next(factors) for _ in item.calls]
+            for diagonal in item.form.diagonals(
+                item.layer, item.calls, [next(gradients) for _ in item.calls]
             )
         ]
 

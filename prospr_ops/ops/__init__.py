@@ -7,7 +7,13 @@ Each function here is one op of the compiled library; its slow twin of the same 
 
 from __future__ import annotations
 
-from prospr_ops.ops.curvature import conv_curvature, dense_curvature, embedding_curvature
+from prospr_ops.ops.curvature import (
+    conv_curvature,
+    dense_curvature,
+    embedding_curvature,
+    pooled_conv_curvature,
+    pooled_conv_input_gradient,
+)
 from prospr_ops.ops.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.ops.select import select
 
@@ -18,5 +24,7 @@ __all__ = [
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
+    "pooled_conv_curvature",
+    "pooled_conv_input_gradient",
     "select",
 ]

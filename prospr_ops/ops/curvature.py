@@ -103,16 +103,7 @@ def conv_curvature(
             "1 to 3 spatial axes, channels] and [columns, samples, as many axes, outputs]"
         )
         raise ValueError(msg)
-    channels, outputs = inputs.shape[-1], factors.shape[-1]
-    if not channels or not outputs:
-        msg = (
-            f"inputs has shape {inputs.shape} and factors {factors.shape}; the last axis of both "
-            "must be known and not empty"
-        )
-        raise ValueError(msg)
-    if padding not in {"valid", "same", "causal"}:
-        msg = f"padding is {padding!r}; it must be 'valid', 'same' or 'causal'"
-        raise ValueError(msg)
+    channels, outputs = _channels(inputs, factors)
     if depthwise:
         if groups != 1 or outputs % channels:
             msg = (
@@ -130,19 +121,123 @@ def conv_curvature(
 
     # A depthwise kernel, [..., channels, multiplier], is the same memory as that of `channels`
     # groups, [..., 1, outputs].
-    kernel = _per_axis("kernel_size", kernel_size, axes)
+    options = _convolution_options(axes, kernel_size, strides, padding, dilation_rate, groups)
+    kernel = options.pop("kernel_size")
     grouped_shape = [*kernel, channels // groups, outputs]
     shape = [*kernel, channels, outputs // channels] if depthwise else grouped_shape
     curvature = library.prospr_conv_curvature(
         inputs,
         factors,
         tf.reshape(_accumulator(accumulator, shape, sum_dtype), grouped_shape),
-        strides=_per_axis("strides", strides, axes),
-        dilations=_per_axis("dilation_rate", dilation_rate, axes),
-        padding=padding.upper(),
-        groups=groups,
+        **options,
     )
     return tf.reshape(curvature, shape)
+
+
+@raises_value_error
+def pooled_conv_curvature(
+    inputs: Any,
+    factors: Any,
+    derivative: Any,
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    dilation_rate: int | Sequence[int] = 1,
+    groups: int = 1,
+    accumulator: Any = None,
+) -> tf.Tensor:
+    """`conv_curvature` of factors that come from behind a pooling.
+
+    The windows of the pooling tile the convolution's output, and the factor at an output pixel is
+    that of its window times a derivative, which after a max-pooling is mostly zero. Pixels whose
+    derivative is zero cost nothing. The result is the same bits for any number of threads. On the
+    CPU only.
+
+    Args:
+        inputs: The layer's input, ``[N, spatial..., channels]``, of float32 or float64.
+        factors: Gradient factors after the pooling, ``[C, N, windows..., O]``, of the inputs'
+            dtype; the windows on each spatial axis divide the output's size.
+        derivative: Of the pooling and of all that is elementwise before it, ``[N, output
+            spatial..., O]``, of the inputs' dtype.
+        kernel_size: The kernel's size on each spatial axis, or one for all.
+        strides: The same for the strides.
+        padding: ``"valid"``, ``"same"`` or, with one spatial axis, ``"causal"``; as in Keras.
+        dilation_rate: The same as kernel_size for the dilations.
+        groups: Groups of channels that are convolved apart.
+        accumulator: What the result is added to, ``[kernel_size, channels / groups, O]``, of the
+            inputs' dtype. Zeros by default.
+
+    Returns:
+        The diagonal, in the accumulator's shape and dtype.
+
+    Raises:
+        ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
+            not fit each other, have no elements or are not known well enough.
+    """
+    inputs, factors, sum_dtype = _checked(inputs, factors)
+    channels, outputs = _channels(inputs, factors)
+    if groups < 1 or channels % groups:
+        msg = f"groups is {groups}; it must divide the {channels} input channels"
+        raise ValueError(msg)
+    options = _convolution_options(
+        (inputs.shape.rank or 0) - 2, kernel_size, strides, padding, dilation_rate, groups
+    )
+    shape = [*options.pop("kernel_size"), channels // groups, outputs]
+    return library.prospr_pooled_conv_curvature(
+        inputs,
+        factors,
+        _derivative(derivative, factors),
+        _accumulator(accumulator, shape, sum_dtype),
+        **options,
+    )
+
+
+@raises_value_error
+def pooled_conv_input_gradient(
+    kernel: Any,
+    factors: Any,
+    derivative: Any,
+    input_size: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    dilation_rate: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> tf.Tensor:
+    """Backpropagates the factors of `pooled_conv_curvature` to the convolution's input.
+
+    The result is the same bits for any number of threads. On the CPU only.
+
+    Args:
+        kernel: The convolution's, ``[kernel_size, channels / groups, O]``, of float32 or float64.
+        factors: Gradient factors after the pooling, ``[C, N, windows..., O]``, of the kernel's
+            dtype; the windows on each spatial axis divide the output's size.
+        derivative: Of the pooling and of all that is elementwise before it, ``[N, output
+            spatial..., O]``, of the kernel's dtype.
+        input_size: The spatial axes of the convolution's input.
+        strides: The stride on each spatial axis, or one for all.
+        padding: ``"valid"``, ``"same"`` or, with one spatial axis, ``"causal"``; as in Keras.
+        dilation_rate: The same as strides for the dilations.
+        groups: Groups of channels that are convolved apart.
+
+    Returns:
+        The gradients, ``[C, N, input_size, channels]``, of the kernel's dtype.
+
+    Raises:
+        ValueError: As for `pooled_conv_curvature`.
+    """
+    kernel, factors, _ = _checked(kernel, factors, "kernel")
+    axes = len(input_size)
+    options = _convolution_options(axes, 1, strides, padding, dilation_rate, groups)
+    del options["kernel_size"]
+    return library.prospr_pooled_conv_input_gradient(
+        kernel,
+        factors,
+        _derivative(derivative, factors),
+        input_size=_per_axis("input_size", input_size, axes),
+        **options,
+    )
 
 
 @raises_value_error
@@ -192,15 +287,69 @@ def _sum_dtype(name: str, tensor: tf.Tensor) -> tf.DType:
     return _SUM_DTYPES[tensor.dtype]
 
 
-def _checked(inputs: Any, factors: Any) -> tuple[tf.Tensor, tf.Tensor, tf.DType]:
+def _checked(
+    inputs: Any, factors: Any, name: str = "inputs"
+) -> tuple[tf.Tensor, tf.Tensor, tf.DType]:
     """Inputs and factors as tensors of one dtype, and the dtype of their sums."""
     inputs = tf.convert_to_tensor(inputs)
     factors = tf.convert_to_tensor(factors)
-    sum_dtype = _sum_dtype("inputs", inputs)
+    sum_dtype = _sum_dtype(name, inputs)
     if factors.dtype != inputs.dtype:
-        msg = f"factors has dtype {factors.dtype.name}; it must be that of inputs, {inputs.dtype.name}"
+        msg = f"factors has dtype {factors.dtype.name}; it must be that of {name}, {inputs.dtype.name}"
         raise ValueError(msg)
     return inputs, factors, sum_dtype
+
+
+def _derivative(derivative: Any, factors: tf.Tensor) -> tf.Tensor:
+    """The derivative that goes with pooled factors."""
+    derivative = tf.convert_to_tensor(derivative)
+    if factors.dtype not in {tf.float32, tf.float64}:
+        msg = f"factors has dtype {factors.dtype.name}; it must be float32 or float64"
+        raise ValueError(msg)
+    if derivative.dtype != factors.dtype:
+        msg = (
+            f"derivative has dtype {derivative.dtype.name}; it must be that of factors, "
+            f"{factors.dtype.name}"
+        )
+        raise ValueError(msg)
+    return derivative
+
+
+def _channels(inputs: tf.Tensor, factors: tf.Tensor) -> tuple[int, int]:
+    """The last axis of both, which must be known."""
+    channels = inputs.shape[-1] if inputs.shape.rank else None
+    outputs = factors.shape[-1] if factors.shape.rank else None
+    if not channels or not outputs:
+        msg = (
+            f"inputs has shape {inputs.shape} and factors {factors.shape}; the last axis of both "
+            "must be known and not empty"
+        )
+        raise ValueError(msg)
+    return channels, outputs
+
+
+def _convolution_options(
+    axes: int,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int],
+    padding: str,
+    dilation_rate: int | Sequence[int],
+    groups: int,
+) -> dict[str, Any]:
+    """The attributes of a convolution's op, and its kernel size."""
+    if axes not in {1, 2, 3}:
+        msg = f"a convolution has 1 to 3 spatial axes, not {axes}"
+        raise ValueError(msg)
+    if padding not in {"valid", "same", "causal"}:
+        msg = f"padding is {padding!r}; it must be 'valid', 'same' or 'causal'"
+        raise ValueError(msg)
+    return {
+        "kernel_size": _per_axis("kernel_size", kernel_size, axes),
+        "strides": _per_axis("strides", strides, axes),
+        "dilations": _per_axis("dilation_rate", dilation_rate, axes),
+        "padding": padding.upper(),
+        "groups": groups,
+    }
 
 
 def _last_axis(name: str, tensor: tf.Tensor) -> int | tf.Tensor:

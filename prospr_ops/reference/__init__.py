@@ -10,6 +10,8 @@ from prospr_ops.reference.curvature import (
     conv_curvature,
     dense_curvature,
     embedding_curvature,
+    pooled_conv_curvature,
+    pooled_conv_input_gradient,
 )
 from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.reference.hessian import hessian, hessian_diagonal
@@ -27,6 +29,8 @@ __all__ = [
     "gamma_update",
     "hessian",
     "hessian_diagonal",
+    "pooled_conv_curvature",
+    "pooled_conv_input_gradient",
     "select",
     "unrolled_meta_gradient",
 ]

@@ -64,6 +64,82 @@ def conv_curvature(
     return tf.reshape(tf.reduce_sum(tf.square(products), [0, 1]), [*kernel_size, *shape])
 
 
+def pooled_conv_curvature(
+    inputs: tf.Tensor,
+    factors: tf.Tensor,
+    derivative: tf.Tensor,
+    kernel_size: Sequence[int],
+    *,
+    strides: Sequence[int],
+    padding: str = "valid",
+    dilation_rate: Sequence[int],
+    groups: int = 1,
+) -> tf.Tensor:
+    """`conv_curvature` of the dense factors.
+
+    Args:
+        inputs: ``[N, spatial..., channels]``.
+        factors: ``[C, N, windows..., O]``.
+        derivative: ``[N, output spatial..., O]``; multiplies each window's factor.
+        kernel_size: One number for each spatial axis.
+        strides: One number for each spatial axis.
+        padding: ``"valid"``, ``"same"`` or ``"causal"``.
+        dilation_rate: One number for each spatial axis.
+        groups: Groups of channels that are convolved apart.
+
+    Returns:
+        The diagonal in the shape of the Keras kernel, of the inputs' dtype.
+    """
+    return conv_curvature(
+        inputs,
+        _dense_factors(factors, derivative),
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        dilation_rate=dilation_rate,
+        groups=groups,
+    )
+
+
+def pooled_conv_input_gradient(
+    kernel: tf.Tensor,
+    factors: tf.Tensor,
+    derivative: tf.Tensor,
+    input_size: Sequence[int],
+    *,
+    strides: Sequence[int],
+    padding: str = "valid",
+    dilation_rate: Sequence[int],
+    groups: int = 1,
+) -> tf.Tensor:
+    """The gradient of each column through the convolution's product with explicit patches.
+
+    Args:
+        kernel: ``[kernel..., channels / groups, O]``.
+        factors: ``[C, N, windows..., O]``.
+        derivative: ``[N, output spatial..., O]``; multiplies each window's factor.
+        input_size: The spatial axes of the input.
+        strides: One number for each spatial axis.
+        padding: ``"valid"``, ``"same"`` or ``"causal"``.
+        dilation_rate: One number for each spatial axis.
+        groups: Groups of channels that are convolved apart.
+
+    Returns:
+        The gradients, ``[C, N, input_size..., channels]``, of the kernel's dtype.
+    """
+    *kernel_size, group_channels, outputs = kernel.shape
+    inputs = tf.zeros([factors.shape[1], *input_size, groups * group_channels], kernel.dtype)
+    by_group = tf.reshape(kernel, [-1, group_channels, groups, outputs // groups])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        patches = _patches(inputs, kernel_size, strides, padding, dilation_rate)
+        by_channel = tf.reshape(patches, [*patches.shape[:3], groups, group_channels])
+        output = tf.einsum("ntkgi,kigo->ntgo", by_channel, by_group)
+        output = tf.reshape(output, [*patches.shape[:2], outputs])
+    dense = tf.reshape(_dense_factors(factors, derivative), [-1, *output.shape])
+    return tf.stack([tape.gradient(output, inputs, column) for column in dense])
+
+
 def embedding_curvature(indices: tf.Tensor, factors: tf.Tensor, vocabulary: int) -> tf.Tensor:
     """``sum_n sum_c (sum of factors[c, n, t, o] over the t with indices[n, t] == v)**2``.
 
@@ -76,6 +152,13 @@ def embedding_curvature(indices: tf.Tensor, factors: tf.Tensor, vocabulary: int)
         The diagonal, ``[V, O]``, of the factors' dtype.
     """
     return dense_curvature(tf.one_hot(indices, vocabulary, dtype=factors.dtype), factors)
+
+
+def _dense_factors(factors: tf.Tensor, derivative: tf.Tensor) -> tf.Tensor:
+    """The factors at every output pixel: its window's, times its derivative."""
+    for axis in range(2, factors.shape.rank - 1):
+        factors = tf.repeat(factors, derivative.shape[axis - 1] // factors.shape[axis], axis)
+    return factors * derivative
 
 
 def _patches(
