@@ -1,0 +1,63 @@
+// Runs csrc/cuda on the host: `main gamma` and `main curvature` compare with the CPU's kernels;
+// `main race` and `main overrun` run planted mistakes, which a sanitizer must find; `main launch`
+// makes a launch that fails.
+#include <cstdio>
+#include <string>
+
+#include "cuda/launch.h"
+#include "emulated.h"
+
+namespace prospr::tests {
+namespace {
+
+constexpr int kThreads = 64;
+
+// Reads what another thread wrote without waiting for it.
+__global__ void race(const float* from, float* to) {
+  __shared__ float shared[kThreads];
+  shared[threadIdx.x] = from[threadIdx.x];
+  to[threadIdx.x] = shared[kThreads - 1 - threadIdx.x];
+}
+
+// One block too many writes.
+__global__ void overrun(const float* from, float* to) {
+  to[cuda::global_thread()] = from[threadIdx.x];
+}
+
+void plant(void (*kernel)(const float*, float*), unsigned blocks) {
+  Array<float> from(kThreads);
+  Array<float> to(kThreads);
+  const std::string wrong =
+      cuda::launch("planted", kernel, blocks, kThreads, nullptr, from.data(), to.data());
+  expect(wrong.empty(), wrong);
+}
+
+void test_failed_launch() {
+  Array<float> from(1);
+  const std::string wrong =
+      cuda::launch("planted", race, 1, 2048, nullptr, from.data(), from.data());
+  expect(wrong == "planted: invalid configuration argument", "a failed launch gave: " + wrong);
+}
+
+}  // namespace
+}  // namespace prospr::tests
+
+int main(int argc, char** argv) {
+  using namespace prospr::tests;
+  const std::string test = argc == 2 ? argv[1] : "";
+  if (test == "gamma") {
+    test_gamma();
+  } else if (test == "curvature") {
+    test_curvature();
+  } else if (test == "race") {
+    plant(race, 1);
+  } else if (test == "overrun") {
+    plant(overrun, 2);
+  } else if (test == "launch") {
+    test_failed_launch();
+  } else {
+    std::fprintf(stderr, "usage: %s gamma | curvature | race | overrun | launch\n", argv[0]);
+    return 2;
+  }
+  return failures == 0 ? 0 : 1;
+}
