@@ -2,17 +2,17 @@
 // before it leaves the registers.
 //
 // Its rows are the output pixels of every sample and column, one after the other; a stage is a few
-// rows. A block owns a tile of (patch element, output); it gathers a stage's patches and factors into
-// shared memory, the next stage's into registers meanwhile, and each thread multiplies its part of
-// the tile up. At a column's last pixel the products are squared into the sums. A patch is never
-// stored but for its part of a stage: its elements are found by adding offsets, with a check against
-// the zeros around the image.
+// rows. A block owns a tile of (patch element, output); it gathers a stage's patches and factors
+// into shared memory, the next stage's into registers meanwhile, and each thread multiplies its
+// part of the tile up. At a column's last pixel the products are squared into the sums. A patch is
+// never stored but for its part of a stage: its elements are found by adding offsets, with a check
+// against the zeros around the image.
 //
 // Few pixels: sum over columns first. With T pixels, and u = t + d, going round,
 //   sum_c (sum_t a_t s_ct)^2 = sum_t sum_(d <= T/2) (a_t a_u) (weight_d sum_c s_ct s_cu),
-// so that the rows are pairs of pixels, the factors are those that `pair_factors` makes, and nothing
-// is squared. This is cheaper while T/2 + 1 distances are fewer than columns; one pixel (a dense
-// layer) is one pair.
+// so that the rows are pairs of pixels, the factors are those that `pair_factors` makes, and
+// nothing is squared. This is cheaper while T/2 + 1 distances are fewer than columns; one pixel (a
+// dense layer) is one pair.
 #include <limits>
 
 #include "cuda/curvature.h"
@@ -28,8 +28,11 @@ constexpr int kThreadPatch = 8;
 constexpr int kThreadOutputs = 4;
 constexpr int kWarpPatch = 8 * kThreadPatch;
 constexpr int kWarpOutputs = 4 * kThreadOutputs;
+// Warps of a block lie along the outputs.
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
+constexpr int kTilePatch = kWarpPatch;
+constexpr int kTileOutputs = kWarps * kWarpOutputs;
 // A thread's elements along the patch are neighbours by four: a warp then reads all banks of shared
 // memory at once.
 constexpr int kNeighbours = 4;
@@ -54,7 +57,6 @@ struct Cut {
   std::int64_t outputs;       // of a group
   bool pairs;                 //
   std::int64_t columns;       // the shape's, or distances of pairs
-  bool few_outputs;           // the warps of a block lie along the patch, not along the outputs
   std::int64_t patch_tiles;   //
   std::int64_t output_tiles;  // of a group
   std::int64_t slices;        // of samples x columns
@@ -69,14 +71,13 @@ Cut cut_of(const ConvShape& shape) {
   cut.outputs = shape.output_channels / shape.groups;
   cut.patch = shape.kernel_size[0] * shape.kernel_size[1] * shape.kernel_size[2] * cut.channels;
   const std::int64_t distances = cut.pixels / 2 + 1;
-  cut.pairs = cut.pixels == 1 ||
-              (cut.pixels <= kMostPairedPixels &&
-               (shape.columns - distances) * cut.patch > distances * shape.columns);
+  cut.pairs =
+      cut.pixels == 1 || (cut.pixels <= kMostPairedPixels &&
+                          (shape.columns - distances) * cut.patch > distances * shape.columns);
   cut.columns = cut.pairs ? distances : shape.columns;
   if (cut.pixels == 1) cut.columns = 1;
-  cut.few_outputs = cut.outputs <= kWarpOutputs;
-  cut.patch_tiles = ceil_divide(cut.patch, kWarpPatch * (cut.few_outputs ? kWarps : 1));
-  cut.output_tiles = ceil_divide(cut.outputs, kWarpOutputs * (cut.few_outputs ? 1 : kWarps));
+  cut.patch_tiles = ceil_divide(cut.patch, kTilePatch);
+  cut.output_tiles = ceil_divide(cut.outputs, kTileOutputs);
   const std::int64_t terms = shape.samples * cut.columns;
   cut.slices = slices_for(kWantedBlocks, shape.groups * cut.patch_tiles * cut.output_tiles,
                           std::min(terms, ceil_divide(terms * cut.pixels, kLeastRows)),
@@ -128,7 +129,7 @@ struct Row {
   std::int64_t sample;
 };
 
-__device__ Row row_at(std::int64_t index, const ConvShape& shape, std::int64_t columns) {
+PROSPR_HD Row row_at(std::int64_t index, const ConvShape& shape, std::int64_t columns) {
   Row row;
   for (int axis = ConvShape::kAxes - 1; axis >= 0; --axis) {
     row.pixel[axis] = static_cast<std::uint32_t>(index % shape.output_size[axis]);
@@ -171,8 +172,8 @@ __device__ Corner corner_of(const std::uint32_t pixel[], std::int64_t sample,
   corner.offset = sample;
 #pragma unroll
   for (int axis = 0; axis < ConvShape::kAxes; ++axis) {
-    corner.at[axis] = static_cast<std::int32_t>(pixel[axis] * shape.strides[axis] -
-                                                shape.padding_before[axis]);
+    corner.at[axis] =
+        static_cast<std::int32_t>(pixel[axis] * shape.strides[axis] - shape.padding_before[axis]);
     corner.offset = corner.offset * shape.input_size[axis] + corner.at[axis];
   }
   corner.offset = corner.offset * shape.input_channels + first_channel;
@@ -215,34 +216,30 @@ __device__ core::Accumulator<T> input_at(const ConvCurvature<T>& conv, const Cor
   return inside ? core::widen(conv.inputs[corner.offset + tap.offset]) : core::Accumulator<T>(0);
 }
 
-// `factors` are the convolution's, or those of pairs. `sums` is the curvature, added to, where there
-// is one slice, else [slices, patch, output channels].
-template <bool kPairs, int kPatchWarps, typename T, typename Factor>
+// `step` is a stage's rows; `factors` are the convolution's, or those of pairs. `sums_out` is the
+// curvature, added to, where there is one slice, else [slices, patch, output channels].
+template <bool kPairs, typename T, typename Factor>
 __global__ void __launch_bounds__(kThreads)
-    contract(ConvCurvature<T> conv, Cut cut, const Factor* factors, core::Accumulator<T>* sums_out) {
+    contract(ConvCurvature<T> conv, Cut cut, Row step, const Factor* factors,
+             core::Accumulator<T>* sums_out) {
   using Sum = core::Accumulator<T>;
   constexpr int kRows = kDepth<Sum>;
-  constexpr int kTilePatch = kPatchWarps * kWarpPatch;
-  constexpr int kTileOutputs = kWarps / kPatchWarps * kWarpOutputs;
   // Of a row, when it is filled.
   constexpr int kFillThreads = kThreads / kRows;
   constexpr int kFillPatch = kTilePatch / kFillThreads;
   constexpr int kFillOutputs = kTileOutputs / kFillThreads;
 
-  __shared__ alignas(16) Sum patches[2][kRows][kTilePatch + kGap];
-  __shared__ alignas(16) Sum columns[2][kRows][kTileOutputs + kGap];
+  alignas(16) __shared__ Sum patches[2][kRows][kTilePatch + kGap];
+  alignas(16) __shared__ Sum columns[2][kRows][kTileOutputs + kGap];
   __shared__ Tap taps[kTilePatch];
 
   const ConvShape& shape = conv.shape;
   const int thread = static_cast<int>(threadIdx.x);
   const int fill_row = thread / kFillThreads;
   const int fill_first = thread % kFillThreads;
-  const int warp = thread / 32;
-  const int warp_patch = warp % kPatchWarps * kWarpPatch;
-  const int warp_outputs = warp / kPatchWarps * kWarpOutputs;
-  const int thread_patch = warp_patch + thread % 32 / 4 * kNeighbours;
+  const int warp_outputs = thread / 32 * kWarpOutputs;
+  const int thread_patch = thread % 32 / 4 * kNeighbours;
   const int thread_outputs = warp_outputs + thread % 4 * kThreadOutputs;
-  const Row step = row_at(kRows, shape, cut.columns);
 
   const std::int64_t terms = shape.samples * cut.columns;
   const std::int64_t tasks = cut.slices * shape.groups * cut.output_tiles * cut.patch_tiles;
@@ -253,10 +250,12 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t slice = task / cut.patch_tiles / cut.output_tiles / shape.groups;
     const std::int64_t first_term = terms * slice / cut.slices;
     const std::int64_t rows = (terms * (slice + 1) / cut.slices - first_term) * cut.pixels;
-    const std::int64_t elements_left = cut.patch - first_element;
-    const std::int64_t outputs_left = cut.outputs - first_output;
+    const auto elements =
+        static_cast<int>(std::min<std::int64_t>(kTilePatch, cut.patch - first_element));
+    const auto outputs =
+        static_cast<int>(std::min<std::int64_t>(kTileOutputs, cut.outputs - first_output));
 
-    for (int k = thread; k < kTilePatch && k < elements_left; k += kThreads) {
+    for (int k = thread; k < elements; k += kThreads) {
       taps[k] = tap_at(first_element + k, shape, cut.channels);
     }
     __syncthreads();
@@ -279,7 +278,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < kFillPatch; ++i) {
         const int k = fill_first + i * kFillThreads;
         Sum value = 0;
-        if (exists && k < elements_left) {
+        if (exists && k < elements) {
           const Tap tap = taps[k];
           value = input_at(conv, corner, tap);
           if (kPairs) value *= input_at(conv, other, tap);
@@ -294,7 +293,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < kFillOutputs; ++i) {
         const int o = fill_first + i * kFillThreads;
-        next_columns[i] = exists && o < outputs_left ? core::widen(from[o]) : Sum(0);
+        next_columns[i] = exists && o < outputs ? core::widen(from[o]) : Sum(0);
       }
       advance(next, step, shape, cut.columns);
       next_index += kRows;
@@ -313,7 +312,7 @@ __global__ void __launch_bounds__(kThreads)
     Sum products[kThreadPatch][kThreadOutputs] = {};
     Sum sums[kThreadPatch][kThreadOutputs] = {};
     std::int64_t pixels_left = cut.pixels;
-    const bool in_use = warp_patch < elements_left && warp_outputs < outputs_left;
+    const bool in_use = warp_outputs < outputs;
     gather();
     fill(0);
     __syncthreads();
@@ -327,8 +326,8 @@ __global__ void __launch_bounds__(kThreads)
           Sum column[kThreadOutputs];
 #pragma unroll
           for (int i = 0; i < kThreadPatch; ++i) {
-            patch[i] = patches[buffer][r][thread_patch + i / kNeighbours * (kWarpPatch / 2) +
-                                          i % kNeighbours];
+            patch[i] = patches[buffer][r]
+                              [thread_patch + i / kNeighbours * (kWarpPatch / 2) + i % kNeighbours];
           }
 #pragma unroll
           for (int o = 0; o < kThreadOutputs; ++o) {
@@ -356,15 +355,14 @@ __global__ void __launch_bounds__(kThreads)
       __syncthreads();
     }
 
-    Sum* const to = sums_out +
-                    (slice * cut.patch + first_element) * shape.output_channels +
+    Sum* const to = sums_out + (slice * cut.patch + first_element) * shape.output_channels +
                     group * cut.outputs + first_output;
 #pragma unroll
     for (int i = 0; i < kThreadPatch; ++i) {
       const int k = thread_patch + i / kNeighbours * (kWarpPatch / 2) + i % kNeighbours;
 #pragma unroll
       for (int o = 0; o < kThreadOutputs; ++o) {
-        if (k >= elements_left || thread_outputs + o >= outputs_left) continue;
+        if (k >= elements || thread_outputs + o >= outputs) continue;
         // Pairs may have cancelled to just below zero.
         Sum sum = kPairs ? products[i][o] : sums[i][o];
         if (kPairs && sum < 0) sum = 0;
@@ -378,12 +376,10 @@ __global__ void __launch_bounds__(kThreads)
 template <bool kPairs, typename T, typename Factor>
 std::string launch_contract(const ConvCurvature<T>& conv, const Cut& cut, const Factor* factors,
                             core::Accumulator<T>* sums, Stream stream) {
-  const std::int64_t tasks =
-      cut.slices * conv.shape.groups * cut.output_tiles * cut.patch_tiles;
-  const auto kernel = cut.few_outputs ? contract<kPairs, kWarps, T, Factor>
-                                      : contract<kPairs, 1, T, Factor>;
-  return launch("conv_curvature", kernel, static_cast<unsigned>(std::min(tasks, kMostGrid)),
-                kThreads, stream, conv, cut, factors, sums);
+  const std::int64_t tasks = cut.slices * conv.shape.groups * cut.output_tiles * cut.patch_tiles;
+  return launch("conv_curvature", contract<kPairs, T, Factor>,
+                static_cast<unsigned>(std::min(tasks, kMostGrid)), kThreads, stream, conv, cut,
+                row_at(kDepth<core::Accumulator<T>>, conv.shape, cut.columns), factors, sums);
 }
 
 }  // namespace
@@ -431,7 +427,7 @@ std::string run(const ConvCurvature<T>& conv, void* scratch, Stream stream) {
                     stream);
 }
 
-#define INSTANTIATE(T)                                       \
+#define INSTANTIATE(T)                                      \
   template std::int64_t scratch_bytes<T>(const ConvShape&); \
   template std::string run(const ConvCurvature<T>&, void*, Stream)
 INSTANTIATE(float);

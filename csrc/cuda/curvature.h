@@ -25,7 +25,6 @@ std::string check_limits(const EmbeddingShape& shape);
 // Bytes of device memory that `run` needs beside its arguments.
 template <typename T>
 std::int64_t scratch_bytes(const ConvShape& shape);
-template <typename T>
 std::int64_t scratch_bytes(const EmbeddingShape& shape);
 
 // Each only enqueues its work on `stream`. `scratch` is as aligned as a device allocation is.

@@ -1,5 +1,4 @@
 #include "cuda/curvature_slices.h"
-
 #include "cuda/launch.h"
 
 namespace prospr::cuda {

@@ -16,7 +16,8 @@ constexpr std::int64_t kMostSliceBytes = std::int64_t{64} << 20;
 // How many slices give `wanted` tasks where each slice makes `tasks`, and keep `size` sums each.
 inline std::int64_t slices_for(std::int64_t wanted, std::int64_t tasks, std::int64_t most,
                                std::int64_t size, std::int64_t sum_bytes) {
-  const std::int64_t slices = std::min({wanted / tasks, most, kMostSliceBytes / (size * sum_bytes)});
+  const std::int64_t slices =
+      std::min({wanted / tasks, most, kMostSliceBytes / (size * sum_bytes)});
   return std::max<std::int64_t>(slices, 1);
 }
 

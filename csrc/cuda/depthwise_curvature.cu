@@ -1,8 +1,7 @@
-// A thread takes a few taps (kernel elements) of one output, over a slice of the samples and columns;
-// neighbours in a warp are neighbours in memory. Nothing is shared but through the caches.
-#include "cuda/depthwise_curvature.h"
-
+// A thread takes a few taps (kernel elements) of one output, over a slice of the samples and
+// columns; neighbours in a warp are neighbours in memory. Nothing is shared but through the caches.
 #include "cuda/curvature_slices.h"
+#include "cuda/depthwise_curvature.h"
 #include "cuda/launch.h"
 
 namespace prospr::cuda {
@@ -23,14 +22,14 @@ Cut cut_of(const ConvShape& shape) {
   Cut cut{};
   cut.taps = shape.kernel_size[0] * shape.kernel_size[1] * shape.kernel_size[2];
   cut.parts = ceil_divide(cut.taps, kTaps);
-  cut.slices = slices_for(kWantedThreads, cut.parts * shape.output_channels,
-                          shape.samples * shape.columns, cut.taps * shape.output_channels,
-                          sizeof(core::Accumulator<T>));
+  cut.slices =
+      slices_for(kWantedThreads, cut.parts * shape.output_channels, shape.samples * shape.columns,
+                 cut.taps * shape.output_channels, sizeof(core::Accumulator<T>));
   return cut;
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     contract(ConvCurvature<T> conv, Cut cut, core::Accumulator<T>* sums_out) {
   using Sum = core::Accumulator<T>;
   const ConvShape& shape = conv.shape;
@@ -57,14 +56,20 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
 
+    const auto inside = [](std::int32_t coordinate, std::int64_t size) {
+      // A negative coordinate is a very large one without its sign.
+      return static_cast<std::uint32_t>(coordinate) < static_cast<std::uint32_t>(size);
+    };
     Sum sums[kTaps] = {};
-    for (std::int64_t term = terms * slice / cut.slices;
-         term < terms * (slice + 1) / cut.slices; ++term) {
+    for (std::int64_t term = terms * slice / cut.slices; term < terms * (slice + 1) / cut.slices;
+         ++term) {
       const std::int64_t sample = term / shape.columns;
       const std::int64_t column = term % shape.columns;
-      const T* factor =
-          conv.factors + (column * shape.samples + sample) * out[0] * out[1] * out[2] * outputs +
-          output;
+      const T* factor = conv.factors +
+                        (column * shape.samples + sample) * out[0] * out[1] * out[2] * outputs +
+                        output;
+      const T* const inputs =
+          conv.inputs + sample * in[0] * in[1] * in[2] * shape.input_channels + channel;
       Sum products[kTaps] = {};
       for (std::int64_t z = 0; z < out[0]; ++z) {
         for (std::int64_t y = 0; y < out[1]; ++y) {
@@ -72,15 +77,12 @@ __global__ void __launch_bounds__(kThreads)
             const Sum gradient = core::widen(*factor);
 #pragma unroll
             for (int i = 0; i < kTaps; ++i) {
-              const std::int64_t from_z = z * shape.strides[0] + at[i][0];
-              const std::int64_t from_y = y * shape.strides[1] + at[i][1];
-              const std::int64_t from_x = x * shape.strides[2] + at[i][2];
-              if (from_z >= 0 && from_z < in[0] && from_y >= 0 && from_y < in[1] && from_x >= 0 &&
-                  from_x < in[2]) {
-                const std::int64_t pixel =
-                    ((sample * in[0] + from_z) * in[1] + from_y) * in[2] + from_x;
-                products[i] +=
-                    gradient * core::widen(conv.inputs[pixel * shape.input_channels + channel]);
+              const auto from_z = static_cast<std::int32_t>(z * shape.strides[0] + at[i][0]);
+              const auto from_y = static_cast<std::int32_t>(y * shape.strides[1] + at[i][1]);
+              const auto from_x = static_cast<std::int32_t>(x * shape.strides[2] + at[i][2]);
+              if (inside(from_z, in[0]) && inside(from_y, in[1]) && inside(from_x, in[2])) {
+                const std::int64_t pixel = (from_z * in[1] + from_y) * in[2] + from_x;
+                products[i] += gradient * core::widen(inputs[pixel * shape.input_channels]);
               }
             }
           }

@@ -1,7 +1,5 @@
 #include "ops/curvature.h"
 
-#include <algorithm>
-
 namespace prospr::ops {
 
 using tensorflow::Tensor;
@@ -16,7 +14,7 @@ absl::Status status_of(const std::string& wrong) {
   return wrong.empty() ? absl::OkStatus() : absl::InvalidArgumentError(wrong);
 }
 
-template <typename Sum>
+template <typename Device, typename Sum>
 absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** curvature) {
   const Tensor& accumulator = context->input(2);
   Tensor* output;
@@ -24,12 +22,19 @@ absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** cur
       context->forward_input_or_allocate_output({2}, 0, accumulator.shape(), &output));
   *curvature = output->flat<Sum>().data();
   const Sum* const from = accumulator.flat<Sum>().data();
-  if (from != *curvature) std::copy_n(from, accumulator.NumElements(), *curvature);
-  return absl::OkStatus();
+  if (from == *curvature) return absl::OkStatus();
+  return Device::copy(context, *curvature, from,
+                      static_cast<std::size_t>(accumulator.NumElements()) * sizeof(Sum));
 }
 
-template absl::Status forward_accumulator(tensorflow::OpKernelContext*, float**);
-template absl::Status forward_accumulator(tensorflow::OpKernelContext*, double**);
+#define INSTANTIATE(D)                                                                 \
+  template absl::Status forward_accumulator<D>(tensorflow::OpKernelContext*, float**); \
+  template absl::Status forward_accumulator<D>(tensorflow::OpKernelContext*, double**)
+INSTANTIATE(CPU);
+#if defined(PROSPR_CUDA)
+INSTANTIATE(GPU);
+#endif
+#undef INSTANTIATE
 
 absl::Status check_accumulator_type(InferenceContext* context) {
   tensorflow::DataType type;

@@ -5,6 +5,11 @@
 #include <string>
 
 #include "cpu/curvature.h"
+#if defined(PROSPR_CUDA)
+#include "cuda/curvature.h"
+#endif
+#include "ops/device.h"
+#include "ops/parallel_for.h"
 #include "tensorflow/core/framework/bfloat16.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -35,19 +40,68 @@ cpu::Shape shape_of(const tensorflow::Tensor& tensor);
 // InvalidArgument if anything is wrong.
 absl::Status status_of(const std::string& wrong);
 
-// Runs a kernel; memory that its scratch does not get is an error of the op.
-template <typename Run>
-absl::Status run_kernel(Run&& run) {
-  try {
-    return status_of(run());
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("no memory for the scratch of a curvature contraction");
-  }
-}
-
 // Output 0 with input 2's values, the accumulator's: its own buffer if nobody else holds it.
-template <typename Sum>
+template <typename Device, typename Sum>
 absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** curvature);
+
+// The kernels, by device. Memory that their scratch does not get is an error of the op.
+template <typename Device>
+struct Contraction;
+
+template <>
+struct Contraction<CPU> {
+  template <typename T>
+  static absl::Status run(tensorflow::OpKernelContext* context, const cpu::ConvCurvature<T>& conv) {
+    return run_kernel([&] {
+      cpu::run(conv, cpu::best_instruction_set(), parallel_for(context));
+      return std::string();
+    });
+  }
+
+  template <typename T, typename Index>
+  static absl::Status run(tensorflow::OpKernelContext* context,
+                          const cpu::EmbeddingCurvature<T, Index>& embedding) {
+    return run_kernel(
+        [&] { return cpu::run(embedding, cpu::best_instruction_set(), parallel_for(context)); });
+  }
+
+ private:
+  template <typename Run>
+  static absl::Status run_kernel(Run&& run) {
+    try {
+      return status_of(run());
+    } catch (const std::bad_alloc&) {
+      return absl::ResourceExhaustedError("no memory for the scratch of a curvature contraction");
+    }
+  }
+};
+
+#if defined(PROSPR_CUDA)
+template <>
+struct Contraction<GPU> {
+  template <typename T>
+  static absl::Status run(tensorflow::OpKernelContext* context, const cpu::ConvCurvature<T>& conv) {
+    return run_kernel(context, conv, cuda::scratch_bytes<T>(conv.shape));
+  }
+
+  template <typename T, typename Index>
+  static absl::Status run(tensorflow::OpKernelContext* context,
+                          const cpu::EmbeddingCurvature<T, Index>& embedding) {
+    return run_kernel(context, embedding, cuda::scratch_bytes(embedding.shape));
+  }
+
+ private:
+  template <typename Arguments>
+  static absl::Status run_kernel(tensorflow::OpKernelContext* context, const Arguments& arguments,
+                                 std::int64_t scratch_bytes) {
+    TF_RETURN_IF_ERROR(status_of(cuda::check_limits(arguments.shape)));
+    tensorflow::Tensor scratch;
+    TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_INT8, {scratch_bytes}, &scratch));
+    return launch_status(
+        cuda::run(arguments, scratch.flat<std::int8_t>().data(), stream_of(context)));
+  }
+};
+#endif
 
 // Of attributes T and A: A must be the type that sums of T are kept in.
 absl::Status check_accumulator_type(tensorflow::shape_inference::InferenceContext* context);
