@@ -30,7 +30,7 @@ Cut cut_of(const ConvShape& shape) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 2)
-    contract(ConvCurvature<T> conv, Cut cut, core::Accumulator<T>* sums_out) {
+    contract_depthwise(ConvCurvature<T> conv, Cut cut, core::Accumulator<T>* sums_out) {
   using Sum = core::Accumulator<T>;
   const ConvShape& shape = conv.shape;
   const std::int64_t outputs = shape.output_channels;
@@ -116,8 +116,8 @@ std::string run_depthwise(const ConvCurvature<T>& conv, void* scratch, Stream st
   const Cut cut = cut_of<T>(conv.shape);
   Sum* const sums = cut.slices == 1 ? conv.curvature : static_cast<Sum*>(scratch);
   const std::int64_t tasks = cut.slices * cut.parts * conv.shape.output_channels;
-  const std::string wrong = launch("depthwise_curvature", contract<T>, blocks_for(tasks, kThreads),
-                                   kThreads, stream, conv, cut, sums);
+  const std::string wrong = launch("depthwise_curvature", contract_depthwise<T>,
+                                   blocks_for(tasks, kThreads), kThreads, stream, conv, cut, sums);
   if (!wrong.empty()) return wrong;
   return add_slices(sums, cut.slices, cut.taps * conv.shape.output_channels, conv.curvature,
                     stream);

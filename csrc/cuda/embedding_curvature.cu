@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kSortThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kWordThreads)
+__global__ void __launch_bounds__(kWordThreads, 4)
     add_words(EmbeddingShape shape, const T* factors, const Key* keys,
               core::Accumulator<T>* curvature) {
   using Sum = core::Accumulator<T>;
