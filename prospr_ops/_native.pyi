@@ -63,6 +63,14 @@ def embedding_curvature(
     threads: int = 1,
     instruction_set: str = "",
 ) -> None: ...
+def select(
+    scores: list[npt.NDArray[_Float]],
+    keep: int,
+    min_keep: int = 0,
+    packed: bool = False,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> list[npt.NDArray[Any]]: ...
 def triad(
     result: npt.NDArray[np.float32],
     a: npt.NDArray[np.float32],

@@ -21,7 +21,7 @@ from prospr_ops.objective import Loss, Objective
 from prospr_ops.prunable import Prunable, prunable_weights
 from prospr_ops.report import pruning_table
 from prospr_ops.selection import SCOPES, Masks, Scores, select
-from prospr_ops.settings import Settings, check_real, choose
+from prospr_ops.settings import Settings, check_integer, check_real, choose
 from prospr_ops.state import preserved
 
 STRUCTURES = ("weight",)
@@ -90,6 +90,7 @@ def prune(
     structure: str = "weight",
     prunable: Prunable | None = None,
     seed: int | None = None,
+    min_keep: int = 0,
     allow_empty: bool = False,
     verbose: int = 1,
 ) -> PruneResult:
@@ -124,6 +125,8 @@ def prune(
             or variable paths, in which `*` and `?` are wildcards.
         seed: Of everything random in the call; None draws one (see `PruneResult.settings`). The
             same seed, model and data give the same masks.
+        min_keep: At least so many weights of each layer's kernel are kept, or all of one that has
+            fewer, whatever their score; see `select`.
         allow_empty: Accept that a layer is left with no weight at all.
         verbose: 0 is silent; 1 shows a progress bar and a table.
 
@@ -139,6 +142,7 @@ def prune(
     start = time.perf_counter()
     check_real("sparsity", sparsity, below=1.0)
     choose("scope", scope, SCOPES)
+    min_keep = check_integer("min_keep", min_keep, at_least=0)
     scored = _score(
         model,
         data,
@@ -157,13 +161,18 @@ def prune(
             seed=seed,
         ),
     )
-    masks = select(scored.scores, sparsity, scope, allow_empty=allow_empty)
+    masks = select(scored.scores, sparsity, scope, min_keep=min_keep, allow_empty=allow_empty)
     apply_masks(model, masks)
     result = PruneResult(
         masks=masks,
         scores=scored.scores,
         sparsity=float(sparsity),
-        settings={**scored.settings, "scope": scope, "sparsity": float(sparsity)},
+        settings={
+            **scored.settings,
+            "scope": scope,
+            "sparsity": float(sparsity),
+            "min_keep": min_keep,
+        },
         losses=scored.losses,
         estimators=scored.estimators,
         seconds=time.perf_counter() - start,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prospr_ops.settings import check_real, choose
+from prospr_ops import _native
+from prospr_ops.settings import check_integer, check_real, choose
 
 Masks = dict[str, npt.NDArray[np.bool_]]
 Scores = dict[str, npt.NDArray[np.floating]]
@@ -18,18 +20,30 @@ Scores = dict[str, npt.NDArray[np.floating]]
 SCOPES = ("global", "layer")
 
 
+# A thread more pays from about so many scores on.
+_SCORES_PER_THREAD = 1_000_000
+
+
 def select(
-    scores: Mapping[str, Any], sparsity: float, scope: str = "global", *, allow_empty: bool = False
+    scores: Mapping[str, Any],
+    sparsity: float,
+    scope: str = "global",
+    *,
+    min_keep: int = 0,
+    allow_empty: bool = False,
 ) -> Masks:
     """Keeps the weights with the largest scores.
 
     Args:
-        scores: Floating array of any shape by variable path, as `prospr_ops.score` returns them;
-            larger is more important, −inf is least. Weights are numbered array after array, each in
-            C order.
+        scores: Floating array or tensor of any shape by variable path, as `prospr_ops.score` returns
+            them; larger is more important, −inf is least. Weights are numbered array after array,
+            each in C order.
         sparsity: Fraction of the weights to prune, in [0, 1). Of n weights exactly
             ⌈n (1 − sparsity)⌉ are kept, the sparsity taken as the decimal number that it prints as.
         scope: "global" ranks all weights together; "layer" prunes each array by itself.
+        min_keep: At least so many weights of each array are kept, or all of an array that has fewer,
+            whatever their rank. With scope "global" the others make room for them; with "layer" an
+            array that would keep fewer keeps so many.
         allow_empty: Accept a mask that leaves some array with no weight at all.
 
     Returns:
@@ -37,17 +51,31 @@ def select(
         so the masks are the same on every machine.
 
     Raises:
-        TypeError: `scores` or `sparsity` is of the wrong type.
-        ValueError: `sparsity` or `scope` is out of range, `scores` is empty or holds NaN, or a mask
-            would empty an array: the message names it, and the largest sparsity that does not.
+        TypeError: `scores`, `sparsity` or `min_keep` is of the wrong type.
+        ValueError: `sparsity` or `scope` is out of range, `min_keep` is negative or needs more weights
+            than the sparsity leaves, `scores` is empty or holds NaN, or a mask would empty an array:
+            the message names it, and the largest sparsity that does not.
     """
     check_real("sparsity", sparsity, below=1.0)
+    check_integer("min_keep", min_keep, at_least=0)
     choose("scope", scope, SCOPES)
     arrays = _checked(scores)
     if scope == "global":
-        masks = dict(zip(arrays, _keep_largest(list(arrays.values()), sparsity), strict=True))
+        size = sum(array.size for array in arrays.values())
+        keep = kept_count(size, sparsity)
+        least = sum(min(min_keep, array.size) for array in arrays.values())
+        if least > keep:
+            msg = (
+                f"min_keep={min_keep} keeps {least:,} of the {size:,} weights, but sparsity "
+                f"{sparsity:g} leaves only {keep:,}"
+            )
+            raise ValueError(msg)
+        masks = _keep_largest(arrays, keep, min_keep)
     else:
-        masks = {path: _keep_largest([array], sparsity)[0] for path, array in arrays.items()}
+        masks = {}
+        for path, array in arrays.items():
+            keep = max(kept_count(array.size, sparsity), min(min_keep, array.size))
+            masks |= _keep_largest({path: array}, keep)
     if not allow_empty:
         _refuse_empty(masks, arrays, sparsity)
     return masks
@@ -62,13 +90,15 @@ def _checked(scores: Mapping[str, Any]) -> Scores:
         msg = "scores is empty: there is nothing to select from"
         raise ValueError(msg)
     for path, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            msg = f"scores of {path} must be floats, not {array.dtype}"
+        if not np.issubdtype(array.dtype, np.floating) or array.dtype.itemsize > 8:
+            msg = f"scores of {path} must be floats, not {array.dtype} (at most 64 bits are taken)"
             raise TypeError(msg)
-        if np.isnan(array).any():
-            msg = f"scores of {path} hold NaN"
+        if not array.size:
+            msg = f"scores of {path} is empty: its shape is {array.shape}"
             raise ValueError(msg)
-    return arrays
+    # One dtype that holds all of them exactly, in the layout that the kernel reads.
+    dtype = np.result_type(np.float32, *(array.dtype for array in arrays.values()))
+    return {path: np.require(array, dtype, ["C", "A"]) for path, array in arrays.items()}
 
 
 def kept_count(size: int, sparsity: float) -> int:
@@ -76,19 +106,19 @@ def kept_count(size: int, sparsity: float) -> int:
     return math.ceil(size * (1 - Decimal(repr(float(sparsity)))))
 
 
-def _keep_largest(
-    arrays: list[npt.NDArray[np.floating]], sparsity: float
-) -> list[npt.NDArray[np.bool_]]:
-    flat = np.concatenate([array.ravel() for array in arrays])
-    keep = kept_count(flat.size, sparsity)
-    threshold = np.partition(flat, flat.size - keep)[flat.size - keep]
-    masks = [array > threshold for array in arrays]
-    ties = keep - sum(int(mask.sum()) for mask in masks)
-    for array, mask in zip(arrays, masks, strict=True):
-        tied = np.flatnonzero(array == threshold)[:ties]
-        mask.reshape(-1)[tied] = True
-        ties -= tied.size
-    return masks
+def _keep_largest(arrays: Scores, keep: int, min_keep: int = 0) -> Masks:
+    size = sum(array.size for array in arrays.values())
+    threads = min(len(os.sched_getaffinity(0)), 1 + size // _SCORES_PER_THREAD)
+    try:
+        masks = _native.select(list(arrays.values()), keep, min_keep, threads=threads)
+    except ValueError as error:
+        # It numbers the arrays; here they have names.
+        for path, array in arrays.items():
+            if np.isnan(array).any():
+                msg = f"scores of {path} hold NaN"
+                raise ValueError(msg) from error
+        raise
+    return dict(zip(arrays, masks, strict=True))
 
 
 def _refuse_empty(masks: Masks, scores: Scores, sparsity: float) -> None:
@@ -106,6 +136,6 @@ def _refuse_empty(masks: Masks, scores: Scores, sparsity: float) -> None:
     largest = math.floor(1e6 * (1 - rank / flat.size)) / 1e6
     msg = (
         f"sparsity {sparsity:g} would prune all of {', '.join(empty)}; the largest that leaves no "
-        f"layer empty is {largest:g} (or pass allow_empty=True, or scope='layer')"
+        f"layer empty is {largest:g} (or pass min_keep=1, scope='layer' or allow_empty=True)"
     )
     raise ValueError(msg)

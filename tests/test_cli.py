@@ -79,6 +79,14 @@ def test_prune_overwrites_only_by_force(suffix, tmp_path, capfd):
     assert json.loads(out.with_suffix(".json").read_text())["settings"]["method"] == "magnitude"
 
 
+def test_prune_keeps_some_of_every_layer(tmp_path):
+    out = tmp_path / "masks.npz"
+    arguments = [*PRUNE, "--method", "magnitude", "--sparsity", "0.98", "--min-keep", "7"]
+    assert cli.main([*arguments, "--out", str(out)]) == 0
+    with np.load(out) as masks:
+        assert masks["lenet_300_100/hidden_1/kernel"].sum() == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,6 +95,7 @@ def test_prune_overwrites_only_by_force(suffix, tmp_path, capfd):
         (["--method", "guess"], "'guess'"),
         (["--curvature", "guess"], "'guess'"),
         (["--scope", "guess"], "'guess'"),
+        (["--min-keep", "-1"], "min_keep"),
         (["--steps", "-1"], "steps"),
         (["--learning-rate", "nan"], "learning_rate"),
         (["--batch-size", "0"], "batch_size"),

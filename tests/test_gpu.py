@@ -169,6 +169,30 @@ def test_an_index_that_is_no_word_counts_for_nothing():
     assert tf.reduce_sum(result) == 4
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("keep", "min_keep"), [(0, 0), (1, 0), (70_000, 0), (150_001, 5)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_select_gives_the_masks_of_the_cpu(dtype, keep, min_keep, packed):
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal(shape) for shape in ((7,), (300, 700), (3, 5, 11))]
+    arrays[0] -= 100
+    arrays[1][:100] = 1.5
+    masks = []
+    for device in DEVICES:
+        with tf.device(device):
+            scores = [tf.cast(array, dtype) for array in arrays]
+            masks.append(ops.select(scores, keep, min_keep=min_keep, packed=packed))
+            _assert_on(masks[-1][0], device)
+    for gpu, cpu in zip(*masks, strict=True):
+        np.testing.assert_array_equal(gpu, cpu)
+
+
+def test_select_refuses_nan():
+    scores = [tf.zeros(5), tf.constant([1.0, np.nan])]
+    with tf.device(GPU), pytest.raises(ValueError, match=r"scores\[1\] holds NaN"):
+        ops.select(scores, 2)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=[problem.name for problem in PROBLEMS])
 def test_prune_agrees_with_the_cpu(problem, momentum):

@@ -292,6 +292,9 @@ def _nan_x():
         ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"method": "obd"}, ValueError, "method must be one of 'diagonal', .*'random', not 'obd'"),
         ({"curvature": "exact"}, ValueError, "curvature must be one of 'auto', .*not 'exact'"),
+        ({"min_keep": -1}, ValueError, "min_keep must be at least 0, not -1"),
+        ({"min_keep": 1.5}, TypeError, "min_keep must be an integer, not float"),
+        ({"min_keep": 30}, ValueError, "min_keep=30 keeps .* weights, but sparsity 0.5 leaves"),
         ({"scope": "block"}, ValueError, "scope must be one of 'global', 'layer', not 'block'"),
         ({"structure": "channel"}, ValueError, "structure must be one of 'weight', not 'channel'"),
         ({"loss": None}, ValueError, "no loss is given and model .* is not compiled"),
@@ -383,6 +386,10 @@ def test_a_mask_that_would_empty_a_layer_leaves_the_model_alone():
     with pytest.raises(ValueError, match=r"would prune all of .*; the largest"):
         po.prune(model, None, sparsity=0.7, method="magnitude", verbose=0)
     _assert_unchanged(model, state)
+    result = po.prune(model, None, sparsity=0.7, method="magnitude", min_keep=2, verbose=0)
+    assert result.masks[model.layers[0].kernel.path].sum() == 2
+    assert result.kept == 15  # of 48, and no more than without min_keep
+    assert result.settings["min_keep"] == 2
 
 
 def test_an_interrupted_run_leaves_the_model_alone():

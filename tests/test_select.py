@@ -1,14 +1,24 @@
+"""The selection kernel, op and public function against their twin, which sorts."""
+
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import prospr_ops as po
+from prospr_ops import _native, ops, reference
+
+INSTRUCTION_SETS = _native.build_info()["instruction_sets"]
 
 # Few distinct values: ties everywhere, and −inf among them.
 VALUES = st.sampled_from([-np.inf, -3.0, 0.0, 0.5, 0.5, 7.0])
@@ -19,6 +29,184 @@ ARRAYS = st.lists(
 )
 
 
+@st.composite
+def selections(draw, dtype):
+    """Arrays of any values but NaN, how many to keep, and of each at least."""
+    width = 8 * np.dtype(dtype).itemsize
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    values = st.one_of(
+        st.sampled_from([-np.inf, np.inf, 0.0, -0.0, tiny, -tiny, 1.0]),
+        st.floats(width=width, allow_nan=False),
+    )
+    shapes = npst.array_shapes(min_dims=0, max_dims=3, max_side=9)
+    arrays = draw(st.lists(npst.arrays(dtype, shapes, elements=values), min_size=1, max_size=5))
+    keep = draw(st.integers(0, sum(array.size for array in arrays)))
+    min_keep = draw(st.integers(0, 12))
+    while sum(min(min_keep, array.size) for array in arrays) > keep:
+        min_keep -= 1
+    return arrays, keep, min_keep
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(data=st.data())
+def test_native_matches_sorting(dtype, data):
+    arrays, keep, min_keep = data.draw(selections(dtype))
+    expected = reference.select(arrays, keep, min_keep)
+    assert sum(np.count_nonzero(mask) for mask in expected) == keep
+    for instruction_set, threads in itertools.product(INSTRUCTION_SETS, (1, 3)):
+        options = {"threads": threads, "instruction_set": instruction_set}
+        masks = _native.select(arrays, keep, min_keep, **options)
+        packed = _native.select(arrays, keep, min_keep, packed=True, **options)
+        for mask, bits, wanted in zip(masks, packed, expected, strict=True):
+            assert mask.dtype == np.bool_
+            np.testing.assert_array_equal(mask, wanted, strict=True)
+            np.testing.assert_array_equal(bits, np.packbits(wanted), strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@given(data=st.data())
+def test_op_matches_sorting(dtype, data):
+    arrays, keep, min_keep = data.draw(selections(np.float32))
+    with np.errstate(over="ignore"):
+        arrays = [array.astype(dtype) for array in arrays]
+    expected = reference.select([array.astype(np.float64) for array in arrays], keep, min_keep)
+    masks = ops.select(arrays, keep, min_keep=min_keep)
+    packed = ops.select(arrays, tf.constant(keep), min_keep=min_keep, packed=True)
+    for mask, bits, wanted in zip(masks, packed, expected, strict=True):
+        np.testing.assert_array_equal(mask, wanted, strict=True)
+        np.testing.assert_array_equal(bits, np.packbits(wanted), strict=True)
+
+
+def large_arrays() -> dict[str, np.ndarray]:
+    """Of several chunks and a sample worth its name, in odd sizes; some mislead the sample."""
+    size = 100_003
+    rng = np.random.default_rng(3)
+    normal = rng.standard_normal(size).astype(np.float32)
+    # The sample reads one score in 32, all of them large.
+    misleading = np.where(np.arange(size) % 32 == 16, np.float32(100), normal)
+    return {
+        "normal": normal,
+        "log of a product": np.log(np.abs(normal * rng.standard_normal(size))),
+        "few values": np.round(normal, 1),
+        "all equal": np.full(size, -7.5, np.float32),
+        "all -inf": np.full(size, -np.inf, np.float32),
+        "rising": np.sort(normal),
+        "falling": -np.sort(normal),
+        "misleading above": misleading,
+        "misleading below": -misleading,
+        "subnormal": normal * np.finfo(np.float32).smallest_subnormal * 1000,
+    }
+
+
+@pytest.mark.parametrize("kind", large_arrays())
+def test_large_arrays_match_sorting_for_every_number_of_threads(kind):
+    whole = large_arrays()[kind]
+    arrays = np.split(whole, [1, 40_000, 40_007])
+    for keep in (0, 1, 5_000, 10_000, 50_000, 100_002, 100_003):
+        expected = reference.select(arrays, keep)
+        for threads, instruction_set in itertools.product((1, 2, 3), INSTRUCTION_SETS):
+            masks = _native.select(arrays, keep, threads=threads, instruction_set=instruction_set)
+            for mask, wanted in zip(masks, expected, strict=True):
+                np.testing.assert_array_equal(mask, wanted)
+        # TensorFlow's threads flush subnormal numbers.
+        for mask, wanted in zip(ops.select(arrays, keep), expected, strict=True):
+            np.testing.assert_array_equal(mask, wanted)
+
+
+def test_min_keep_that_takes_several_rounds():
+    """Each array that gets its share takes it from the next one."""
+    arrays = [np.full(10, -float(i), np.float32) for i in range(8)]
+    expected = reference.select(arrays, 20, 2)
+    assert [np.count_nonzero(mask) for mask in expected] == [6, 2, 2, 2, 2, 2, 2, 2]
+    for mask, wanted in zip(ops.select(arrays, 20, min_keep=2), expected, strict=True):
+        np.testing.assert_array_equal(mask, wanted)
+
+
+def test_op_in_a_graph_with_unknown_shapes():
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(None, tf.float32),
+            tf.TensorSpec([None, 2], tf.float32),
+            tf.TensorSpec([3, 3], tf.float32),
+            tf.TensorSpec([], tf.int32),
+        ]
+    )
+    def both(a, b, c, keep):
+        masks = ops.select([a, b, c], keep)
+        packed = ops.select([a, b, c], keep, packed=True)
+        assert masks[0].shape.rank is None
+        assert [mask.shape.as_list() for mask in masks[1:]] == [[None, 2], [3, 3]]
+        assert [mask.shape.as_list() for mask in packed] == [[None], [None], [2]]
+        return masks, packed
+
+    arrays = [np.array(3, np.float32), np.ones((2, 2), np.float32), np.eye(3, dtype=np.float32)]
+    masks, packed = both(*arrays, 6)
+    for mask, bits, wanted in zip(masks, packed, reference.select(arrays, 6), strict=True):
+        np.testing.assert_array_equal(mask, wanted)
+        np.testing.assert_array_equal(bits, np.packbits(wanted))
+
+
+ONES = tf.ones([2, 2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([ONES], 5), ValueError, "keep is 5; it must be at least 0 and at most 4"),
+        (([ONES], -1), ValueError, "keep must be at least 0, not -1"),
+        (([ONES], tf.constant(-1)), ValueError, "keep is -1; it must be at least 0"),
+        (([ONES], 2**63), ValueError, "out-of-range integer"),
+        (([ONES], 2.0), TypeError, "keep must be an integer, not float"),
+        (([ONES], True), TypeError, "keep must be an integer, not bool"),
+        (([ONES], tf.constant(2.0)), TypeError, "keep must be an integer, not a tensor of float32"),
+        (([ONES], tf.constant([2])), ValueError, r"rank 0|scalar"),
+        (([ONES], 2, -1), ValueError, "min_keep must be at least 0"),
+        (([ONES], 2, 0.5), TypeError, "min_keep must be an integer, not float"),
+        (([ONES, ONES], 5, 3), ValueError, "min_keep is 3, which keeps 6 scores of 2 tensors"),
+        (([ONES, tf.constant([1.0, np.nan])], 1), ValueError, r"select: .*scores\[1\] holds NaN"),
+        (([ONES, tf.constant([-np.nan])], 0), ValueError, r"scores\[1\] holds NaN"),
+        (([ONES, tf.zeros([0, 3])], 1), ValueError, r"scores\[1\] is empty"),
+        (([], 0), ValueError, "scores is empty"),
+        ((ONES, 1), TypeError, "scores must be a list of tensors, not EagerTensor"),
+        (([tf.ones(2, tf.int32)], 1), ValueError, r"scores\[0\] has dtype int32; .* float16"),
+        (([ONES, tf.ones(2, tf.float64)], 1), ValueError, r"scores\[1\] has dtype float64; .*32"),
+    ],
+)
+def test_op_refuses_bad_arguments(arguments, error, message):
+    scores, keep, *min_keep = arguments
+    with pytest.raises(error, match=message):
+        ops.select(scores, keep, min_keep=min_keep[0] if min_keep else 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([np.ones(3)], 4), ValueError, "keep is 4; it must be at least 0 and at most 3"),
+        (([np.ones(3)], 1, -1), ValueError, "min_keep is -1"),
+        (([np.ones(3), np.ones(0)], 1), ValueError, r"scores\[1\] is empty"),
+        (([np.ones(3), np.array([np.nan])], 1), ValueError, r"scores\[1\] holds NaN"),
+        (([np.ones(3), np.ones(3, np.float32)], 1), TypeError, "select"),
+        (([np.ones((4, 4))[:, ::2]], 1), TypeError, "select"),
+        (([np.ones(3)], 1, 0, False, 0), ValueError, "threads must be at least 1"),
+        (([np.ones(3)], 1, 0, False, 1, "mmx"), ValueError, "'mmx' is not one of"),
+        (([np.ones(9, np.int8)[1:].view(np.float64)], 1), ValueError, "scores is not aligned"),
+    ],
+)
+def test_native_refuses_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        _native.select(*arguments)
+
+
+@pytest.mark.parametrize("position", [0, 63, 64, 99, 40_000])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_nan_is_found_anywhere(position, instruction_set):
+    for keep, nan in itertools.product((0, 1, 50_000), (np.nan, -np.nan)):
+        scores = np.arange(50_000, dtype=np.float32)
+        scores[position] = nan
+        with pytest.raises(ValueError, match=r"scores\[0\] holds NaN"):
+            _native.select([scores], keep, instruction_set=instruction_set)
+
+
 @given(arrays=ARRAYS, percent=st.integers(0, 99))
 def test_global_matches_sorting(arrays, percent):
     scores = {str(i): array for i, array in enumerate(arrays)}
@@ -26,7 +214,7 @@ def test_global_matches_sorting(arrays, percent):
     size = sum(array.size for array in arrays)
     keep = -(-size * (100 - percent) // 100)  # the exact ceiling
     assert sum(mask.sum() for mask in masks.values()) == keep
-    for mask, expected in zip(masks.values(), po.reference.select(arrays, keep), strict=True):
+    for mask, expected in zip(masks.values(), reference.select(arrays, keep), strict=True):
         np.testing.assert_array_equal(mask, expected)
 
 
@@ -36,7 +224,28 @@ def test_layer_scope_prunes_each_array_by_itself(arrays, percent):
     masks = po.select(scores, percent / 100, scope="layer")
     for array, mask in zip(arrays, masks.values(), strict=True):
         keep = -(-array.size * (100 - percent) // 100)
-        np.testing.assert_array_equal(mask, po.reference.select([array], keep)[0])
+        np.testing.assert_array_equal(mask, reference.select([array], keep)[0])
+
+
+@given(arrays=ARRAYS, percent=st.integers(0, 99), min_keep=st.integers(0, 9))
+def test_min_keep_of_every_array(arrays, percent, min_keep):
+    scores = {str(i): array for i, array in enumerate(arrays)}
+    least = [min(min_keep, array.size) for array in arrays]
+    size = sum(array.size for array in arrays)
+    keep = -(-size * (100 - percent) // 100)
+    if sum(least) <= keep:
+        masks = po.select(scores, percent / 100, min_keep=min_keep, allow_empty=True)
+        for mask, wanted in zip(
+            masks.values(), reference.select(arrays, keep, min_keep), strict=True
+        ):
+            np.testing.assert_array_equal(mask, wanted)
+    else:
+        with pytest.raises(ValueError, match=f"min_keep={min_keep} keeps {sum(least)} of the"):
+            po.select(scores, percent / 100, min_keep=min_keep)
+
+    by_layer = po.select(scores, percent / 100, "layer", min_keep=min_keep)
+    for array, mask, floor in zip(arrays, by_layer.values(), least, strict=True):
+        assert mask.sum() == max(floor, -(-array.size * (100 - percent) // 100))
 
 
 @pytest.mark.parametrize("sparsity", ["0.7", "0.1", "0.95", "0.999", "0.3", "0"])
@@ -62,7 +271,32 @@ def test_a_mask_that_would_empty_a_layer_is_refused_with_the_largest_sparsity():
     with pytest.raises(ValueError, match="small"):
         po.select(scores, 0.02)
     assert po.select(scores, 0.5, allow_empty=True)["small"].sum() == 0
+    assert po.select(scores, 0.5, min_keep=1)["small"].sum() == 1
     assert po.select(scores, 0.5, scope="layer")["small"].sum() == 1
+
+
+def test_takes_tensors_and_arrays_of_any_layout_and_width():
+    values = np.arange(12.0).reshape(3, 4)
+    arrays = {
+        "tensor": tf.constant(values, tf.float32),
+        "fortran": np.asfortranarray(values),
+        "half": values.astype(np.float16),
+        "big-endian": values.astype(">f8"),
+        "scalar": np.float32(11),
+        "strided": np.repeat(values, 2, axis=1)[:, ::2],
+    }
+    masks = po.select(arrays, 0.8, allow_empty=True)
+    expected = reference.select([np.asarray(array, np.float64) for array in arrays.values()], 13)
+    for mask, wanted in zip(masks.values(), expected, strict=True):
+        np.testing.assert_array_equal(mask, wanted, strict=True)
+
+
+def test_needs_no_tensorflow():
+    script = (
+        "import sys, numpy as np, prospr_ops as po; po.select({'w': np.arange(4.0)}, 0.5); "
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +309,30 @@ def test_a_mask_that_would_empty_a_layer_is_refused_with_the_largest_sparsity():
         (({"w": np.ones(3)}, 0.5, "local"), ValueError, "'global', 'layer', not 'local'"),
         (({"w": np.array([1, np.nan])}, 0.5), ValueError, "scores of w hold NaN"),
         (({"w": np.ones(3, int)}, 0.5), TypeError, "scores of w must be floats, not int64"),
+        (
+            ({"v": np.ones(3), "w": np.array([1, np.nan])}, 0.5, "layer"),
+            ValueError,
+            "scores of w hold NaN",
+        ),
+        (({"w": np.ones(3, np.longdouble)}, 0.5), TypeError, "at most 64 bits"),
         (({}, 0.5), ValueError, "empty"),
+        (({"v": np.ones(3), "w": np.ones((0, 2))}, 0.5), ValueError, r"scores of w is empty.*0, 2"),
         (([np.ones(3)], 0.5), TypeError, "mapping"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         po.select(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("min_keep", "error", "message"),
+    [
+        (-1, ValueError, "min_keep must be at least 0, not -1"),
+        (1.5, TypeError, "min_keep must be an integer, not float"),
+        (3, ValueError, "min_keep=3 keeps 3 of the 3 weights, but sparsity 0.5 leaves only 2"),
+    ],
+)
+def test_bad_min_keep(min_keep, error, message):
+    with pytest.raises(error, match=message):
+        po.select({"w": np.ones(3)}, 0.5, min_keep=min_keep)

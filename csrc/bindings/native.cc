@@ -119,6 +119,7 @@ PYBIND11_MODULE(_native, module) {
              "scale"_a, "threads"_a = 1);
   define_gamma(module);
   define_curvature(module);
+  define_select(module);
 }
 
 }  // namespace prospr::bindings

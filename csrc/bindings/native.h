@@ -34,5 +34,6 @@ cpu::InstructionSet instruction_set_or_best(const std::string& name);
 // layout would be a copy, and an in-place kernel must not work on a copy.
 void define_gamma(py::module_& module);
 void define_curvature(py::module_& module);
+void define_select(py::module_& module);
 
 }  // namespace prospr::bindings

@@ -10,10 +10,6 @@ cpu::Shape shape_of(const Tensor& tensor) {
   return cpu::Shape(sizes.begin(), sizes.end());
 }
 
-absl::Status status_of(const std::string& wrong) {
-  return wrong.empty() ? absl::OkStatus() : absl::InvalidArgumentError(wrong);
-}
-
 template <typename Device, typename Sum>
 absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** curvature) {
   const Tensor& accumulator = context->input(2);

@@ -1,44 +1,18 @@
 // What the curvature ops share.
 #pragma once
 
-#include <new>
-#include <string>
-
 #include "cpu/curvature.h"
 #if defined(PROSPR_CUDA)
 #include "cuda/curvature.h"
 #endif
 #include "ops/device.h"
+#include "ops/kernel.h"
 #include "ops/parallel_for.h"
-#include "tensorflow/core/framework/bfloat16.h"
-#include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
 namespace prospr::ops {
 
-// The kernels' name for each of TensorFlow's element types.
-template <typename T>
-struct KernelType {
-  using Type = T;
-};
-template <>
-struct KernelType<Eigen::half> {
-  using Type = core::Half;
-};
-template <>
-struct KernelType<tensorflow::bfloat16> {
-  using Type = core::BFloat16;
-};
-
-template <typename T>
-const typename KernelType<T>::Type* data_of(const tensorflow::Tensor& tensor) {
-  return reinterpret_cast<const typename KernelType<T>::Type*>(tensor.flat<T>().data());
-}
-
 cpu::Shape shape_of(const tensorflow::Tensor& tensor);
-
-// InvalidArgument if anything is wrong.
-absl::Status status_of(const std::string& wrong);
 
 // Output 0 with input 2's values, the accumulator's: its own buffer if nobody else holds it.
 template <typename Device, typename Sum>
@@ -64,16 +38,6 @@ struct Contraction<CPU> {
     return run_kernel(
         [&] { return cpu::run(embedding, cpu::best_instruction_set(), parallel_for(context)); });
   }
-
- private:
-  template <typename Run>
-  static absl::Status run_kernel(Run&& run) {
-    try {
-      return status_of(run());
-    } catch (const std::bad_alloc&) {
-      return absl::ResourceExhaustedError("no memory for the scratch of a curvature contraction");
-    }
-  }
 };
 
 #if defined(PROSPR_CUDA)
@@ -81,19 +45,19 @@ template <>
 struct Contraction<GPU> {
   template <typename T>
   static absl::Status run(tensorflow::OpKernelContext* context, const cpu::ConvCurvature<T>& conv) {
-    return run_kernel(context, conv, cuda::scratch_bytes<T>(conv.shape));
+    return run_with_scratch(context, conv, cuda::scratch_bytes<T>(conv.shape));
   }
 
   template <typename T, typename Index>
   static absl::Status run(tensorflow::OpKernelContext* context,
                           const cpu::EmbeddingCurvature<T, Index>& embedding) {
-    return run_kernel(context, embedding, cuda::scratch_bytes(embedding.shape));
+    return run_with_scratch(context, embedding, cuda::scratch_bytes(embedding.shape));
   }
 
  private:
   template <typename Arguments>
-  static absl::Status run_kernel(tensorflow::OpKernelContext* context, const Arguments& arguments,
-                                 std::int64_t scratch_bytes) {
+  static absl::Status run_with_scratch(tensorflow::OpKernelContext* context,
+                                       const Arguments& arguments, std::int64_t scratch_bytes) {
     TF_RETURN_IF_ERROR(status_of(cuda::check_limits(arguments.shape)));
     tensorflow::Tensor scratch;
     TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_INT8, {scratch_bytes}, &scratch));

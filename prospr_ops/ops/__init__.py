@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from prospr_ops.ops.curvature import conv_curvature, dense_curvature, embedding_curvature
 from prospr_ops.ops.gamma import gamma_momentum_step, gamma_step, gamma_update
+from prospr_ops.ops.select import select
 
 __all__ = [
     "conv_curvature",
@@ -18,4 +19,5 @@ __all__ = [
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
+    "select",
 ]

@@ -105,5 +105,6 @@ auto in_both_orders(Test&& test, const std::string& what) {
 
 void test_gamma();
 void test_curvature();
+void test_select();
 
 }  // namespace prospr::tests

@@ -1,6 +1,6 @@
-// Runs csrc/cuda on the host: `main gamma` and `main curvature` compare with the CPU's kernels;
-// `main race` and `main overrun` run planted mistakes, which a sanitizer must find; `main launch`
-// makes a launch that fails.
+// Runs csrc/cuda on the host: `main gamma`, `main curvature` and `main select` compare with the
+// CPU's kernels; `main race` and `main overrun` run planted mistakes, which a sanitizer must find;
+// `main launch` makes a launch that fails.
 #include <cstdio>
 #include <string>
 
@@ -49,6 +49,8 @@ int main(int argc, char** argv) {
     test_gamma();
   } else if (test == "curvature") {
     test_curvature();
+  } else if (test == "select") {
+    test_select();
   } else if (test == "race") {
     plant(race, 1);
   } else if (test == "overrun") {
@@ -56,7 +58,8 @@ int main(int argc, char** argv) {
   } else if (test == "launch") {
     test_failed_launch();
   } else {
-    std::fprintf(stderr, "usage: %s gamma | curvature | race | overrun | launch\n", argv[0]);
+    std::fprintf(stderr, "usage: %s gamma | curvature | select | race | overrun | launch\n",
+                 argv[0]);
     return 2;
   }
   return failures == 0 ? 0 : 1;
