@@ -117,6 +117,9 @@ def peak_megabytes() -> float:
 
 def forget_peak_memory() -> None:
     """Makes `peak_megabytes` begin again, at what this process holds now (on Linux)."""
+    if on_gpu():
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        return
     Path("/proc/self/clear_refs").write_text("5")
 
 
