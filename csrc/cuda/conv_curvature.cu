@@ -75,7 +75,6 @@ Cut cut_of(const ConvShape& shape) {
       cut.pixels == 1 || (cut.pixels <= kMostPairedPixels &&
                           (shape.columns - distances) * cut.patch > distances * shape.columns);
   cut.columns = cut.pairs ? distances : shape.columns;
-  if (cut.pixels == 1) cut.columns = 1;
   cut.patch_tiles = ceil_divide(cut.patch, kTilePatch);
   cut.output_tiles = ceil_divide(cut.outputs, kTileOutputs);
   const std::int64_t terms = shape.samples * cut.columns;
