@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Of a GPU's memory each process takes what it needs: some benchmarks run several.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 # In the order in which they run.
 NAMES = ("gamma", "select", "curvature", "meta_gradient", "agreement")
@@ -23,13 +25,25 @@ def main() -> None:
         default=Path("benchmarks/results"),
         help="folder for JSON and plots (default: %(default)s)",
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="where to run (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(NAMES)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in arguments.names or NAMES:
-        importlib.import_module(f"benchmarks.{name}").run(arguments.out)
+    harness = importlib.import_module("benchmarks.harness")
+    try:
+        device = harness.use_device(arguments.device)
+    except RuntimeError as error:
+        parser.error(str(error))
+    with device:
+        for name in arguments.names or NAMES:
+            importlib.import_module(f"benchmarks.{name}").run(arguments.out)
 
 
 if __name__ == "__main__":

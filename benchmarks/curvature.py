@@ -35,6 +35,7 @@ from benchmarks.harness import (
     fresh_processes,
     interleaved_seconds,
     median,
+    on_gpu,
     peak_megabytes,
     write_json,
 )
@@ -399,7 +400,7 @@ def _measure(network: str, pool: Pool) -> dict[str, Any]:
     seconds["autodiff"] = a_weight * problem.size()
     errors["autodiff"] = _relative_error([autodiff()], [checked])
 
-    if NETWORKS[network].in_torch and importlib.util.find_spec("backpack"):
+    if NETWORKS[network].in_torch and not on_gpu() and importlib.util.find_spec("backpack"):
         arguments = (problem.x, problem.y, _parts(problem.model))
         results = [
             pool.apply(_in_torch, (*arguments, sides))

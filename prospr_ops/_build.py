@@ -52,7 +52,9 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         A dictionary: "version" of prospr_ops; "tensorflow", the version built against; "compiler";
-        "cuda", whether CUDA kernels were built in; "instruction_sets", those available here;
+        "cuda", whether CUDA kernels were built in; "cuda_architectures", what for ("sm_90" is
+        machine code for compute capability 9.0, "compute_90" PTX for that and newer ones);
+        "cuda_compiler"; "instruction_sets", those available here;
         "instruction_set", the one in use; and under "running" the versions that are installed.
     """
     running = {"python": platform.python_version()}

@@ -7,10 +7,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import hypothesis
 import keras
 import pytest
+import tensorflow as tf
+
+import prospr_ops as po
 
 # The first example of a property test compiles or loads things; a deadline would only measure that.
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
+
+
+def _why_no_gpu() -> str | None:
+    if not po.build_info()["cuda"]:
+        return "NOT RUN: this build of prospr_ops has no CUDA kernels (PROSPR_CUDA)"
+    if not tf.config.list_physical_devices("GPU"):
+        return "NOT RUN ON HARDWARE: TensorFlow sees no GPU; the CUDA kernels were only emulated"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a GPU where there is none, and says so in the summary."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and (reason := _why_no_gpu()):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import kernels
 
 import prospr_ops as po
 from prospr_ops import _build
@@ -20,7 +21,20 @@ def test_build_info():
     assert info["tensorflow"] == tf.__version__ == info["running"]["tensorflow"]
     assert info["instruction_set"] in info["instruction_sets"]
     assert info["instruction_sets"][0] == "baseline"
-    assert info["cuda"] is False
+    assert info["cuda"] is bool(info["cuda_architectures"]) is bool(info["cuda_compiler"])
+
+
+def test_every_op_has_a_kernel_for_every_device_it_was_built_for():
+    ops = [name for name in dir(_library.library) if name.startswith("Prospr_")]
+    assert ops
+    for op in ops:
+        found = kernels.get_registered_kernels_for_op(op.replace("_", ">")).kernel
+        types = {
+            device: {str(kernel.constraint) for kernel in found if kernel.device_type == device}
+            for device in ("CPU", "GPU")
+        }
+        assert types["CPU"]
+        assert types["GPU"] == (types["CPU"] if po.build_info()["cuda"] else set())
 
 
 def test_another_tensorflow_is_refused_with_a_sentence():

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <sstream>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -85,12 +86,22 @@ void triad(Array<float> result, const Array<float>& a, const Array<float>& b, fl
   cpu::triad(result.mutable_data(), a.data(), b.data(), scale, size, split_into(threads));
 }
 
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::istringstream stream(text);
+  std::vector<std::string> parts;
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
+  return parts;
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PROSPR_VERSION;
   info["tensorflow"] = PROSPR_TENSORFLOW_VERSION;
   info["compiler"] = PROSPR_COMPILER;
-  info["cuda"] = false;
+  const std::string architectures = PROSPR_CUDA_ARCHITECTURES;
+  info["cuda"] = !architectures.empty();
+  info["cuda_architectures"] = split(architectures, ',');
+  info["cuda_compiler"] = architectures.empty() ? "" : PROSPR_CUDA_COMPILER;
   std::vector<std::string> sets;
   for (const auto set : cpu::available_instruction_sets()) sets.emplace_back(cpu::name_of(set));
   info["instruction_sets"] = sets;

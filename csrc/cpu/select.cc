@@ -5,8 +5,8 @@
 #include <functional>
 #include <mutex>
 #include <numeric>
-#include <utility>
 
+#include "cpu/keep_at_least.h"
 #include "cpu/select_kernels.h"
 
 namespace prospr::cpu {
@@ -236,34 +236,17 @@ std::string run(const Selection<T>& selection, InstructionSet instruction_set,
   const SelectKernels<T> kernels = choose(instruction_set, baseline::select_kernels<T>,
                                           avx2::select_kernels<T>, avx512::select_kernels<T>)();
 
-  // A tensor that has fewer than min_keep among the best of all gets that many by itself. The
-  // others share what is then left, which is less, so that another one may come to have too few.
-  std::vector<ScoreTensor<T>> together = selection.tensors;
-  std::int64_t keep = selection.keep;
-  while (!together.empty()) {
-    const Ranking<T> ranking(together, selection.packed, kernels, parallel_for);
-    Threshold<T> threshold;
-    const std::size_t nan = ranking.find_threshold(keep, &threshold);
-    if (nan < together.size()) return "scores[" + std::to_string(nan) + "] holds NaN";
-    const std::vector<std::int64_t> kept = ranking.mark(threshold);
-
-    std::vector<ScoreTensor<T>> others;
-    for (std::size_t i = 0; i < together.size(); ++i) {
-      const std::int64_t least = std::min(selection.min_keep, together[i].size);
-      if (kept[i] >= least) {
-        others.push_back(together[i]);
-        continue;
-      }
-      const std::vector<ScoreTensor<T>> alone = {together[i]};
-      const Ranking<T> own(alone, selection.packed, kernels, parallel_for);
-      own.find_threshold(least, &threshold);
-      own.mark(threshold);
-      keep -= least;
-    }
-    if (others.size() == together.size()) break;
-    together = std::move(others);
-  }
-  return "";
+  return keep_at_least(selection,
+                       [&](const std::vector<ScoreTensor<T>>& tensors, std::int64_t keep,
+                           std::vector<std::int64_t>* kept) -> std::string {
+                         const Ranking<T> ranking(tensors, selection.packed, kernels, parallel_for);
+                         Threshold<T> threshold;
+                         const std::size_t nan = ranking.find_threshold(keep, &threshold);
+                         if (nan < tensors.size())
+                           return "scores[" + std::to_string(nan) + "] holds NaN";
+                         *kept = ranking.mark(threshold);
+                         return "";
+                       });
 }
 
 template std::string run(const Selection<float>&, InstructionSet, const ParallelFor&);

@@ -1,5 +1,4 @@
 #include "ops/curvature.h"
-#include "ops/parallel_for.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace prospr::ops {
@@ -53,7 +52,7 @@ padding: As in Keras; CAUSAL only with one spatial axis.
 groups: Divides the channels and O; group g of the outputs sees group g of the channels.
 )doc");
 
-template <typename T, typename Sum>
+template <typename Device, typename T, typename Sum>
 class ConvCurvatureOp : public tensorflow::OpKernel {
  public:
   explicit ConvCurvatureOp(tensorflow::OpKernelConstruction* context)
@@ -69,29 +68,32 @@ class ConvCurvatureOp : public tensorflow::OpKernel {
                    status_of(cpu::check_conv(shape_of(inputs), shape_of(factors),
                                              shape_of(context->input(2)), options_, &shape)));
     Sum* curvature;
-    OP_REQUIRES_OK(context, forward_accumulator(context, &curvature));
+    OP_REQUIRES_OK(context, forward_accumulator<Device>(context, &curvature));
     const cpu::ConvCurvature<typename KernelType<T>::Type> convolution{
         shape, data_of<T>(inputs), data_of<T>(factors), curvature};
-    OP_REQUIRES_OK(context, run_kernel([&] {
-                     cpu::run(convolution, cpu::best_instruction_set(), parallel_for(context));
-                     return std::string();
-                   }));
+    OP_REQUIRES_OK(context, Contraction<Device>::run(context, convolution));
   }
 
  private:
   cpu::ConvOptions options_;
 };
 
-#define REGISTER(T, A)                                        \
+#define REGISTER(D, T, A)                                     \
   REGISTER_KERNEL_BUILDER(Name("Prospr>ConvCurvature")        \
-                              .Device(tensorflow::DEVICE_CPU) \
+                              .Device(tensorflow::DEVICE_##D) \
                               .TypeConstraint<T>("T")         \
                               .TypeConstraint<A>("A"),        \
-                          ConvCurvatureOp<T, A>)
-REGISTER(Eigen::half, float);
-REGISTER(tensorflow::bfloat16, float);
-REGISTER(float, float);
-REGISTER(double, double);
+                          ConvCurvatureOp<D, T, A>)
+#define REGISTER_ALL(D)                     \
+  REGISTER(D, Eigen::half, float);          \
+  REGISTER(D, tensorflow::bfloat16, float); \
+  REGISTER(D, float, float);                \
+  REGISTER(D, double, double)
+REGISTER_ALL(CPU);
+#if defined(PROSPR_CUDA)
+REGISTER_ALL(GPU);
+#endif
+#undef REGISTER_ALL
 #undef REGISTER
 
 }  // namespace prospr::ops

@@ -1,7 +1,5 @@
 #include "ops/curvature.h"
 
-#include <algorithm>
-
 namespace prospr::ops {
 
 using tensorflow::Tensor;
@@ -12,7 +10,7 @@ cpu::Shape shape_of(const Tensor& tensor) {
   return cpu::Shape(sizes.begin(), sizes.end());
 }
 
-template <typename Sum>
+template <typename Device, typename Sum>
 absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** curvature,
                                  int accumulator_input) {
   const Tensor& accumulator = context->input(accumulator_input);
@@ -21,12 +19,19 @@ absl::Status forward_accumulator(tensorflow::OpKernelContext* context, Sum** cur
                                                                accumulator.shape(), &output));
   *curvature = output->flat<Sum>().data();
   const Sum* const from = accumulator.flat<Sum>().data();
-  if (from != *curvature) std::copy_n(from, accumulator.NumElements(), *curvature);
-  return absl::OkStatus();
+  if (from == *curvature) return absl::OkStatus();
+  return Device::copy(context, *curvature, from,
+                      static_cast<std::size_t>(accumulator.NumElements()) * sizeof(Sum));
 }
 
-template absl::Status forward_accumulator(tensorflow::OpKernelContext*, float**, int);
-template absl::Status forward_accumulator(tensorflow::OpKernelContext*, double**, int);
+#define INSTANTIATE(D)                                                                      \
+  template absl::Status forward_accumulator<D>(tensorflow::OpKernelContext*, float**, int); \
+  template absl::Status forward_accumulator<D>(tensorflow::OpKernelContext*, double**, int)
+INSTANTIATE(CPU);
+#if defined(PROSPR_CUDA)
+INSTANTIATE(GPU);
+#endif
+#undef INSTANTIATE
 
 absl::Status check_accumulator_type(InferenceContext* context) {
   tensorflow::DataType type;

@@ -1,5 +1,4 @@
 #include "ops/curvature.h"
-#include "ops/parallel_for.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace prospr::ops {
@@ -41,7 +40,7 @@ accumulator: [I, O]; float64 for float64, else float32.
 curvature: [I, O].
 )doc");
 
-template <typename T, typename Sum>
+template <typename Device, typename T, typename Sum>
 class DenseCurvatureOp : public tensorflow::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -53,26 +52,29 @@ class DenseCurvatureOp : public tensorflow::OpKernel {
     OP_REQUIRES_OK(context, status_of(cpu::check_dense(shape_of(inputs), shape_of(factors),
                                                        shape_of(context->input(2)), &shape)));
     Sum* curvature;
-    OP_REQUIRES_OK(context, forward_accumulator(context, &curvature));
+    OP_REQUIRES_OK(context, forward_accumulator<Device>(context, &curvature));
     const cpu::ConvCurvature<typename KernelType<T>::Type> convolution{
         shape, data_of<T>(inputs), data_of<T>(factors), curvature};
-    OP_REQUIRES_OK(context, run_kernel([&] {
-                     cpu::run(convolution, cpu::best_instruction_set(), parallel_for(context));
-                     return std::string();
-                   }));
+    OP_REQUIRES_OK(context, Contraction<Device>::run(context, convolution));
   }
 };
 
-#define REGISTER(T, A)                                        \
+#define REGISTER(D, T, A)                                     \
   REGISTER_KERNEL_BUILDER(Name("Prospr>DenseCurvature")       \
-                              .Device(tensorflow::DEVICE_CPU) \
+                              .Device(tensorflow::DEVICE_##D) \
                               .TypeConstraint<T>("T")         \
                               .TypeConstraint<A>("A"),        \
-                          DenseCurvatureOp<T, A>)
-REGISTER(Eigen::half, float);
-REGISTER(tensorflow::bfloat16, float);
-REGISTER(float, float);
-REGISTER(double, double);
+                          DenseCurvatureOp<D, T, A>)
+#define REGISTER_ALL(D)                     \
+  REGISTER(D, Eigen::half, float);          \
+  REGISTER(D, tensorflow::bfloat16, float); \
+  REGISTER(D, float, float);                \
+  REGISTER(D, double, double)
+REGISTER_ALL(CPU);
+#if defined(PROSPR_CUDA)
+REGISTER_ALL(GPU);
+#endif
+#undef REGISTER_ALL
 #undef REGISTER
 
 }  // namespace prospr::ops

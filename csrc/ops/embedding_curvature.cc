@@ -1,5 +1,4 @@
 #include "ops/curvature.h"
-#include "ops/parallel_for.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace prospr::ops {
@@ -32,13 +31,14 @@ in the accumulator's dtype.
 The accumulator's buffer is reused for the output where nobody else holds it, so columns or samples
 can come in several calls. The result is the same bits for every number of threads.
 
-indices: The layer's input, [N, ...]; each at least 0 and less than V, or the op fails.
+indices: The layer's input, [N, ...]; each at least 0 and less than V, or the op fails. On a GPU,
+  which is not waited for, any other index counts for nothing, as in TensorFlow's gather there.
 factors: Gradient factors at its output, [C, N, ..., O], the middle axes being those of indices.
 accumulator: [V, O]; float64 for float64, else float32.
 curvature: [V, O].
 )doc");
 
-template <typename T, typename Sum, typename Index>
+template <typename Device, typename T, typename Sum, typename Index>
 class EmbeddingCurvatureOp : public tensorflow::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -50,29 +50,33 @@ class EmbeddingCurvatureOp : public tensorflow::OpKernel {
     OP_REQUIRES_OK(context, status_of(cpu::check_embedding(shape_of(indices), shape_of(factors),
                                                            shape_of(context->input(2)), &shape)));
     Sum* curvature;
-    OP_REQUIRES_OK(context, forward_accumulator(context, &curvature));
+    OP_REQUIRES_OK(context, forward_accumulator<Device>(context, &curvature));
     const cpu::EmbeddingCurvature<typename KernelType<T>::Type, Index> embedding{
         shape, indices.flat<Index>().data(), data_of<T>(factors), curvature};
-    OP_REQUIRES_OK(context, run_kernel([&] {
-                     return cpu::run(embedding, cpu::best_instruction_set(), parallel_for(context));
-                   }));
+    OP_REQUIRES_OK(context, Contraction<Device>::run(context, embedding));
   }
 };
 
-#define REGISTER_WITH_INDEX(T, A, Index)                      \
+#define REGISTER_WITH_INDEX(D, T, A, Index)                   \
   REGISTER_KERNEL_BUILDER(Name("Prospr>EmbeddingCurvature")   \
-                              .Device(tensorflow::DEVICE_CPU) \
+                              .Device(tensorflow::DEVICE_##D) \
                               .TypeConstraint<Index>("I")     \
                               .TypeConstraint<T>("T")         \
                               .TypeConstraint<A>("A"),        \
-                          EmbeddingCurvatureOp<T, A, Index>)
-#define REGISTER(T, A)                     \
-  REGISTER_WITH_INDEX(T, A, std::int32_t); \
-  REGISTER_WITH_INDEX(T, A, std::int64_t)
-REGISTER(Eigen::half, float);
-REGISTER(tensorflow::bfloat16, float);
-REGISTER(float, float);
-REGISTER(double, double);
+                          EmbeddingCurvatureOp<D, T, A, Index>)
+#define REGISTER(D, T, A)                     \
+  REGISTER_WITH_INDEX(D, T, A, std::int32_t); \
+  REGISTER_WITH_INDEX(D, T, A, std::int64_t)
+#define REGISTER_ALL(D)                     \
+  REGISTER(D, Eigen::half, float);          \
+  REGISTER(D, tensorflow::bfloat16, float); \
+  REGISTER(D, float, float);                \
+  REGISTER(D, double, double)
+REGISTER_ALL(CPU);
+#if defined(PROSPR_CUDA)
+REGISTER_ALL(GPU);
+#endif
+#undef REGISTER_ALL
 #undef REGISTER
 #undef REGISTER_WITH_INDEX
 

@@ -1,5 +1,4 @@
-#include "cpu/gamma.h"
-#include "ops/parallel_for.h"
+#include "ops/gamma.h"
 #include "ops/variables.h"
 #include "tensorflow/core/framework/op.h"
 
@@ -39,7 +38,7 @@ finite: Whether every element of gradient and of learning_rate * curvature was f
     taken all the same.
 )doc");
 
-template <typename T>
+template <typename Device, typename T>
 class GammaStepOp : public tensorflow::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -61,21 +60,31 @@ class GammaStepOp : public tensorflow::OpKernel {
                    check_same_shape("weight", variables.shape(), "gradient", gradient.shape()));
     OP_REQUIRES_OK(context,
                    check_same_shape("weight", variables.shape(), "curvature", curvature.shape()));
-    OP_REQUIRES_OK(context, variables.make_writable(context));
-    finite->scalar<bool>()() =
-        cpu::run(cpu::GammaStep<T>{variables.data<T>(0), variables.data<T>(1),
-                                   variables.data<std::int8_t>(2), gradient.flat<T>().data(),
-                                   curvature.flat<T>().data(), learning_rate},
-                 gradient.NumElements(), cpu::best_instruction_set(), parallel_for(context));
+    OP_REQUIRES_OK(context, variables.make_writable<Device>(context));
+    const cpu::GammaStep<T> step{variables.data<T>(0),           variables.data<T>(1),
+                                 variables.data<std::int8_t>(2), gradient.flat<T>().data(),
+                                 curvature.flat<T>().data(),     learning_rate};
+    OP_REQUIRES_OK(context, Gamma<Device>::run(context, step, gradient.NumElements(),
+                                               finite->flat<bool>().data()));
   }
 };
 
-#define REGISTER(T)                                                                   \
-  REGISTER_KERNEL_BUILDER(                                                            \
-      Name("Prospr>GammaStep").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-      GammaStepOp<T>)
-REGISTER(float);
-REGISTER(double);
+// Host memory means nothing to a CPU.
+#define REGISTER(D, T)                                        \
+  REGISTER_KERNEL_BUILDER(Name("Prospr>GammaStep")            \
+                              .Device(tensorflow::DEVICE_##D) \
+                              .TypeConstraint<T>("T")         \
+                              .HostMemory("weight")           \
+                              .HostMemory("log_gamma")        \
+                              .HostMemory("sign")             \
+                              .HostMemory("learning_rate"),   \
+                          GammaStepOp<D, T>)
+REGISTER(CPU, float);
+REGISTER(CPU, double);
+#if defined(PROSPR_CUDA)
+REGISTER(GPU, float);
+REGISTER(GPU, double);
+#endif
 #undef REGISTER
 
 }  // namespace prospr::ops

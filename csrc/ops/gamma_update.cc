@@ -1,5 +1,4 @@
-#include "cpu/gamma.h"
-#include "ops/parallel_for.h"
+#include "ops/gamma.h"
 #include "ops/variables.h"
 #include "tensorflow/core/framework/op.h"
 
@@ -41,7 +40,7 @@ new_log_gamma: In log_gamma's shape.
 new_sign: In log_gamma's shape.
 )doc");
 
-template <typename T>
+template <typename Device, typename T>
 class GammaUpdateOp : public tensorflow::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -63,20 +62,27 @@ class GammaUpdateOp : public tensorflow::OpKernel {
                                                                       &new_log_gamma));
     OP_REQUIRES_OK(context,
                    context->forward_input_or_allocate_output({1}, 1, sign.shape(), &new_sign));
-    cpu::run(
-        cpu::GammaUpdate<T>{curvature.flat<T>().data(), learning_rate, log_gamma.flat<T>().data(),
-                            sign.flat<std::int8_t>().data(), new_log_gamma->flat<T>().data(),
-                            new_sign->flat<std::int8_t>().data()},
-        log_gamma.NumElements(), cpu::best_instruction_set(), parallel_for(context));
+    const cpu::GammaUpdate<T> update{
+        curvature.flat<T>().data(),      learning_rate,
+        log_gamma.flat<T>().data(),      sign.flat<std::int8_t>().data(),
+        new_log_gamma->flat<T>().data(), new_sign->flat<std::int8_t>().data()};
+    OP_REQUIRES_OK(context, Gamma<Device>::run(context, update, log_gamma.NumElements()));
   }
 };
 
-#define REGISTER(T)                                                                     \
-  REGISTER_KERNEL_BUILDER(                                                              \
-      Name("Prospr>GammaUpdate").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-      GammaUpdateOp<T>)
-REGISTER(float);
-REGISTER(double);
+// Host memory means nothing to a CPU.
+#define REGISTER(D, T)                                        \
+  REGISTER_KERNEL_BUILDER(Name("Prospr>GammaUpdate")          \
+                              .Device(tensorflow::DEVICE_##D) \
+                              .TypeConstraint<T>("T")         \
+                              .HostMemory("learning_rate"),   \
+                          GammaUpdateOp<D, T>)
+REGISTER(CPU, float);
+REGISTER(CPU, double);
+#if defined(PROSPR_CUDA)
+REGISTER(GPU, float);
+REGISTER(GPU, double);
+#endif
 #undef REGISTER
 
 }  // namespace prospr::ops

@@ -63,13 +63,10 @@ class PooledConvCurvatureOp : public tensorflow::OpKernel {
     factors.values = data_of<T>(context->input(1));
     factors.derivative = data_of<T>(context->input(2));
     T* curvature;
-    OP_REQUIRES_OK(context, forward_accumulator(context, &curvature, 3));
+    OP_REQUIRES_OK(context, forward_accumulator<CPU>(context, &curvature, 3));
     const cpu::ConvCurvature<T> convolution{shape, data_of<T>(context->input(0)), nullptr,
                                             curvature, factors};
-    OP_REQUIRES_OK(context, run_kernel([&] {
-                     cpu::run(convolution, cpu::best_instruction_set(), parallel_for(context));
-                     return std::string();
-                   }));
+    OP_REQUIRES_OK(context, Contraction<CPU>::run(context, convolution));
   }
 
  private:

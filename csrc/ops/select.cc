@@ -3,6 +3,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(PROSPR_CUDA)
+#include "cuda/select.h"
+#endif
+#include "ops/device.h"
 #include "ops/kernel.h"
 #include "ops/parallel_for.h"
 #include "tensorflow/core/framework/op.h"
@@ -48,7 +52,8 @@ and NaN is an error that names the tensor.
 The scores are read about three times (five times in float64) and are neither copied nor sorted:
 besides the masks the op needs less than a megabyte a thread. A min_keep that some tensors do not reach by
 rank takes as many reads again, and again where that leaves others short. The result is the same for
-every number of threads and every instruction set.
+every number of threads and every instruction set. On a GPU, whose work this op waits for, they are read
+once more than they have digits of 11 bits.
 
 scores: Tensors of any shapes with at least one element each.
 keep: A scalar, at least 0 and at most the number of scores: exactly so many are kept.
@@ -59,7 +64,43 @@ masks: For each tensor, in mask_type bool: true where a score is kept, in its sh
   with zeros (as numpy.packbits).
 )doc");
 
-template <typename T, typename Mask>
+namespace {
+
+// The kernels, by device.
+template <typename Device>
+struct Selecting;
+
+template <>
+struct Selecting<CPU> {
+  template <typename T>
+  static absl::Status run(tensorflow::OpKernelContext* context, const cpu::Selection<T>& selection,
+                          const std::vector<std::int64_t>&) {
+    return run_kernel(
+        [&] { return cpu::run(selection, cpu::best_instruction_set(), parallel_for(context)); });
+  }
+};
+
+#if defined(PROSPR_CUDA)
+template <>
+struct Selecting<GPU> {
+  template <typename T>
+  static absl::Status run(tensorflow::OpKernelContext* context, const cpu::Selection<T>& selection,
+                          const std::vector<std::int64_t>& sizes) {
+    tensorflow::Tensor scratch;
+    TF_RETURN_IF_ERROR(
+        context->allocate_temp(tensorflow::DT_INT8, {cuda::select_scratch_bytes(sizes)}, &scratch));
+    std::string failure;
+    const absl::Status status = run_kernel([&] {
+      return cuda::run(selection, scratch.flat<std::int8_t>().data(), stream_of(context), &failure);
+    });
+    return failure.empty() ? status : launch_status(failure);
+  }
+};
+#endif
+
+}  // namespace
+
+template <typename Device, typename T, typename Mask>
 class SelectOp : public tensorflow::OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -86,9 +127,7 @@ class SelectOp : public tensorflow::OpKernel {
       selection.tensors.push_back({data_of<T>(scores[i]), sizes[i],
                                    reinterpret_cast<std::uint8_t*>(mask->flat<Mask>().data())});
     }
-    OP_REQUIRES_OK(context, run_kernel([&] {
-                     return cpu::run(selection, cpu::best_instruction_set(), parallel_for(context));
-                   }));
+    OP_REQUIRES_OK(context, Selecting<Device>::run(context, selection, sizes));
   }
 
  private:
@@ -105,19 +144,28 @@ class SelectOp : public tensorflow::OpKernel {
   }
 };
 
-#define REGISTER(T, Mask)                                         \
-  REGISTER_KERNEL_BUILDER(Name("Prospr>Select")                   \
-                              .Device(tensorflow::DEVICE_CPU)     \
-                              .TypeConstraint<T>("T")             \
-                              .TypeConstraint<Mask>("mask_type"), \
-                          SelectOp<T, Mask>)
-#define REGISTER_BOTH(T) \
-  REGISTER(T, bool);     \
-  REGISTER(T, std::uint8_t)
-REGISTER_BOTH(Eigen::half);
-REGISTER_BOTH(tensorflow::bfloat16);
-REGISTER_BOTH(float);
-REGISTER_BOTH(double);
+// Host memory means nothing to a CPU.
+#define REGISTER(D, T, Mask)                                     \
+  REGISTER_KERNEL_BUILDER(Name("Prospr>Select")                  \
+                              .Device(tensorflow::DEVICE_##D)    \
+                              .TypeConstraint<T>("T")            \
+                              .TypeConstraint<Mask>("mask_type") \
+                              .HostMemory("keep")                \
+                              .HostMemory("min_keep"),           \
+                          SelectOp<D, T, Mask>)
+#define REGISTER_BOTH(D, T) \
+  REGISTER(D, T, bool);     \
+  REGISTER(D, T, std::uint8_t)
+#define REGISTER_ALL(D)                   \
+  REGISTER_BOTH(D, Eigen::half);          \
+  REGISTER_BOTH(D, tensorflow::bfloat16); \
+  REGISTER_BOTH(D, float);                \
+  REGISTER_BOTH(D, double)
+REGISTER_ALL(CPU);
+#if defined(PROSPR_CUDA)
+REGISTER_ALL(GPU);
+#endif
+#undef REGISTER_ALL
 #undef REGISTER_BOTH
 #undef REGISTER
 

@@ -90,18 +90,24 @@ absl::Status LockedVariables::lock(OpKernelContext* context,
   return absl::OkStatus();
 }
 
+template <typename Device>
 absl::Status LockedVariables::make_writable(OpKernelContext* context) {
   for (auto& variable : variables_) {
     Tensor* value = variable->tensor();
     if (value->RefCountIsOne() && !variable->copy_on_read_mode.load()) continue;
     Tensor copy;
     TF_RETURN_IF_ERROR(context->allocate_temp(value->dtype(), value->shape(), &copy));
-    std::copy_n(value->tensor_data().data(), value->tensor_data().size(),
-                const_cast<char*>(copy.tensor_data().data()));
+    TF_RETURN_IF_ERROR(Device::copy(context, const_cast<char*>(copy.tensor_data().data()),
+                                    value->tensor_data().data(), value->tensor_data().size()));
     *value = copy;
   }
   return absl::OkStatus();
 }
+
+template absl::Status LockedVariables::make_writable<CPU>(OpKernelContext*);
+#if defined(PROSPR_CUDA)
+template absl::Status LockedVariables::make_writable<GPU>(OpKernelContext*);
+#endif
 
 absl::Status same_shape_then_scalars(tensorflow::shape_inference::InferenceContext* context,
                                      int variables, int tensors) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/device.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -35,6 +36,7 @@ class LockedVariables {
   const tensorflow::TensorShape& shape() const { return variables_[0]->tensor()->shape(); }
 
   // Gives every variable a buffer of its own: whoever has read one may still hold the old.
+  template <typename Device>
   absl::Status make_writable(tensorflow::OpKernelContext* context);
 
   // Only after make_writable.

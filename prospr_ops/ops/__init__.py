@@ -1,8 +1,9 @@
 """The compiled ops.
 
 Each function here is one op of the compiled library; its slow twin of the same name is in
-`prospr_ops.reference`. They run on TensorFlow's own thread pool, eagerly or inside a `tf.function`
-(not under `jit_compile=True`), and give the same bits for every number of threads.
+`prospr_ops.reference`. They run on TensorFlow's own thread pool, or on a GPU in TensorFlow's stream,
+eagerly or inside a `tf.function` (not under `jit_compile=True`), and give the same bits for every
+number of threads and in every run.
 """
 
 from __future__ import annotations

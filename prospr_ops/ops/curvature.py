@@ -264,7 +264,9 @@ def embedding_curvature(
 
     Raises:
         ValueError: The dtypes do not match, an index is out of range (inside a `tf.function`: an
-            InvalidArgumentError when it runs), or shapes do not fit each other or have no elements.
+            InvalidArgumentError when it runs; on a GPU, which is not waited for, no error: the index
+            counts for nothing, as in TensorFlow's gather there), or shapes do not fit each other or
+            have no elements.
     """
     indices = tf.convert_to_tensor(indices)
     factors = tf.convert_to_tensor(factors)

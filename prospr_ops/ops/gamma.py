@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from prospr_ops import reference
+from prospr_ops import _native, reference
 from prospr_ops.ops._library import library, raises_value_error
 
 
@@ -25,12 +25,16 @@ def _variables(**candidates: Any) -> list[tf.Variable]:
 
 def _scalar(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """`value` in `dtype`; tf.cast alone would take a Python number through float32."""
-    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
+    if tf.is_tensor(value):
+        return tf.cast(value, dtype)
+    # On a GPU too the op reads its scalars on the host.
+    with tf.device("CPU:0"):
+        return tf.constant(value, dtype)
 
 
-def _on_gpu(variable: tf.Variable) -> bool:
-    """There are no CUDA kernels yet: what lives on a GPU is left to the twin in TensorFlow."""
-    return "GPU" in (variable.device or "")
+def _out_of_reach(variable: tf.Variable) -> bool:
+    """In a build without CUDA, what lives on a GPU is left to the twin in TensorFlow."""
+    return "GPU" in (variable.device or "") and not _native.build_info()["cuda"]
 
 
 @raises_value_error
@@ -98,7 +102,7 @@ def gamma_step(
     """
     variables = _variables(weight=weight, log_gamma=log_gamma, sign=sign)
     tensors = (gradient, curvature, _scalar(learning_rate, variables[0].dtype))
-    if _on_gpu(variables[0]):
+    if _out_of_reach(variables[0]):
         return reference.gamma_step(*(*variables, *tensors))
     return library.prospr_gamma_step(*(variable.handle for variable in variables), *tensors)
 
@@ -146,7 +150,7 @@ def gamma_momentum_step(
     variables = _variables(weight=weight, velocity=velocity, log_scale=log_scale, p=p, q=q)
     dtype = variables[0].dtype
     tensors = (gradient, curvature, _scalar(learning_rate, dtype), _scalar(momentum, dtype))
-    if _on_gpu(variables[0]):
+    if _out_of_reach(variables[0]):
         return reference.gamma_momentum_step(*(*variables, *tensors))
     return library.prospr_gamma_momentum_step(
         *(variable.handle for variable in variables), *tensors

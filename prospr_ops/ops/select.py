@@ -75,7 +75,9 @@ def select(
 def _count(name: str, value: Any) -> tf.Tensor:
     """An integer, or a tensor of one, as an int64 tensor."""
     if not tf.is_tensor(value):
-        return tf.constant(check_integer(name, value, at_least=0), tf.int64)
+        # On a GPU too the op reads its scalars on the host.
+        with tf.device("CPU:0"):
+            return tf.constant(check_integer(name, value, at_least=0), tf.int64)
     if not value.dtype.is_integer:
         msg = f"{name} must be an integer, not a tensor of {value.dtype.name}"
         raise TypeError(msg)

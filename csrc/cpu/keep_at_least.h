@@ -1,0 +1,44 @@
+// How the tensors of a selection share what is kept, on any device.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/select.h"
+
+namespace prospr::cpu {
+
+// `rank(tensors, keep, &kept)` marks the best `keep` of some tensors and says how many that are of
+// each; what it returns, unless empty, went wrong, ends the selection and is returned from here.
+//
+// A tensor that has fewer than min_keep among the best of all gets that many by itself. The others
+// share what is then left, which is less, so that another one may come to have too few.
+template <typename T, typename Rank>
+std::string keep_at_least(const Selection<T>& selection, Rank&& rank) {
+  std::vector<ScoreTensor<T>> together = selection.tensors;
+  std::int64_t keep = selection.keep;
+  while (!together.empty()) {
+    std::vector<std::int64_t> kept;
+    if (std::string wrong = rank(together, keep, &kept); !wrong.empty()) return wrong;
+    std::vector<ScoreTensor<T>> others;
+    for (std::size_t i = 0; i < together.size(); ++i) {
+      const std::int64_t least = std::min(selection.min_keep, together[i].size);
+      if (kept[i] >= least) {
+        others.push_back(together[i]);
+        continue;
+      }
+      std::vector<std::int64_t> own;
+      if (std::string wrong = rank({together[i]}, least, &own); !wrong.empty()) return wrong;
+      keep -= least;
+    }
+    if (others.size() == together.size()) break;
+    together = std::move(others);
+  }
+  return "";
+}
+
+}  // namespace prospr::cpu

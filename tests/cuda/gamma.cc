@@ -1,0 +1,104 @@
+// The gamma kernels against the CPU's, to the bit.
+#include "cuda/gamma.h"
+
+#include <utility>
+
+#include "emulated.h"
+
+namespace prospr::tests {
+namespace {
+
+const cpu::ParallelFor kOneThread = [](std::int64_t n, double, const cpu::Work& work) {
+  work(0, n);
+};
+constexpr auto kBaseline = cpu::InstructionSet::kBaseline;
+
+template <typename T>
+struct State {
+  std::vector<Array<T>> arrays;
+  Array<std::int8_t> sign;
+};
+
+template <typename T>
+State<T> make_state(Random random, std::int64_t size, std::int64_t offset) {
+  State<T> state{{}, Array<std::int8_t>(size, offset)};
+  for (int i = 0; i < 7; ++i) state.arrays.push_back(random.normal<T>(size, 9, offset));
+  for (std::int64_t i = 0; i < size; ++i) state.sign[i] = random.below(2) == 0 ? 1 : -1;
+  return state;
+}
+
+template <typename T>
+void compare(const State<T>& got, const State<T>& wanted, const std::string& what) {
+  for (std::size_t i = 0; i < got.arrays.size(); ++i) {
+    expect_same_bits(got.arrays[i], wanted.arrays[i], what + ", array " + std::to_string(i));
+  }
+  expect_same_bits(got.sign, wanted.sign, what + ", sign");
+}
+
+// `offset` elements off the boundary of 16 bytes.
+template <typename T>
+void test_size(std::int64_t size, std::int64_t offset) {
+  const std::string what = (sizeof(T) == 4 ? "float, " : "double, ") + std::to_string(size) +
+                           " weights, offset " + std::to_string(offset);
+  const Random random(static_cast<unsigned>(size));
+  const T rate = T(0.1);
+  for (const bool poisoned : {false, true}) {
+    State<T> gpu = make_state<T>(random, size, offset);
+    if (poisoned) gpu.arrays[0][size - 1] = std::numeric_limits<T>::infinity();
+    State<T> cpu = gpu;
+
+    const auto update = [&](State<T>& s) {
+      return cpu::GammaUpdate<T>{s.arrays[1].data(), rate,
+                                 s.arrays[2].data(), s.sign.data(),
+                                 s.arrays[2].data(), s.sign.data()};
+    };
+    expect(cuda::run(update(gpu), size, nullptr).empty(), what);
+    cpu::run(update(cpu), size, kBaseline, kOneThread);
+    compare(gpu, cpu, "gamma_update, " + what);
+
+    Array<std::int8_t> sign_out(size, offset);
+    auto apart = update(gpu);
+    apart.sign_out = sign_out.data();
+    expect(cuda::run(apart, size, nullptr).empty(), what);
+    cpu::run(update(cpu), size, kBaseline, kOneThread);
+    expect_same_bits(sign_out, cpu.sign, "gamma_update into another sign, " + what);
+    gpu = cpu;
+
+    const auto step = [&](State<T>& s) {
+      return cpu::GammaStep<T>{s.arrays[3].data(), s.arrays[2].data(), s.sign.data(),
+                               s.arrays[0].data(), s.arrays[1].data(), rate};
+    };
+    bool finite = false;
+    expect(cuda::run(step(gpu), size, &finite, nullptr).empty(), what);
+    expect(cpu::run(step(cpu), size, kBaseline, kOneThread) == !poisoned, what);
+    expect(finite == !poisoned, "gamma_step, finite, " + what);
+    compare(gpu, cpu, "gamma_step, " + what);
+
+    const auto momentum_step = [&](State<T>& s) {
+      return cpu::GammaMomentumStep<T>{s.arrays[3].data(),
+                                       s.arrays[4].data(),
+                                       s.arrays[2].data(),
+                                       s.arrays[5].data(),
+                                       s.arrays[6].data(),
+                                       s.arrays[0].data(),
+                                       s.arrays[1].data(),
+                                       rate,
+                                       T(0.9)};
+    };
+    expect(cuda::run(momentum_step(gpu), size, &finite, nullptr).empty(), what);
+    expect(cpu::run(momentum_step(cpu), size, kBaseline, kOneThread) == !poisoned, what);
+    expect(finite == !poisoned, "gamma_momentum_step, finite, " + what);
+    compare(gpu, cpu, "gamma_momentum_step, " + what);
+  }
+}
+
+}  // namespace
+
+void test_gamma() {
+  for (const auto& [size, offset] : {std::pair<int, int>{1, 0}, {7, 0}, {2051, 0}, {600, 1}}) {
+    test_size<float>(size, offset);
+    test_size<double>(size, offset);
+  }
+}
+
+}  // namespace prospr::tests

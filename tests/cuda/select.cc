@@ -1,0 +1,96 @@
+// The selection against the CPU's, mask for mask.
+#include "cuda/select.h"
+
+#include "emulated.h"
+
+namespace prospr::tests {
+namespace {
+
+const cpu::ParallelFor kOneThread = [](std::int64_t n, double, const cpu::Work& work) {
+  work(0, n);
+};
+
+template <typename T>
+struct Case {
+  std::vector<Array<T>> scores;
+  std::int64_t keep;
+  std::int64_t min_keep;
+  bool packed;
+};
+
+// Both runs' masks; memory that nobody wrote to is no mask.
+template <typename T>
+std::vector<Array<std::uint8_t>> masks_for(const Case<T>& c, cpu::Selection<T>* selection) {
+  std::vector<Array<std::uint8_t>> masks;
+  for (const Array<T>& scores : c.scores) {
+    masks.emplace_back(c.packed ? (scores.size() + 7) / 8 : scores.size());
+    for (std::int64_t i = 0; i < masks.back().size(); ++i) masks.back()[i] = 0xAA;
+  }
+  *selection = {{}, c.keep, c.min_keep, c.packed};
+  for (std::size_t i = 0; i < masks.size(); ++i) {
+    selection->tensors.push_back({c.scores[i].data(), c.scores[i].size(), masks[i].data()});
+  }
+  return masks;
+}
+
+template <typename T>
+void test_case(const Case<T>& c, const std::string& what) {
+  cpu::Selection<T> selection;
+  const auto on_cpu = masks_for(c, &selection);
+  std::vector<std::int64_t> sizes;
+  for (const Array<T>& scores : c.scores) sizes.push_back(scores.size());
+  expect(cpu::check_selection(sizes, c.keep, c.min_keep).empty(), what + ": accepted");
+  const std::string wanted = cpu::run(selection, cpu::InstructionSet::kBaseline, kOneThread);
+  const auto on_gpu = in_both_orders(
+      [&] {
+        const auto masks = masks_for(c, &selection);
+        Array<unsigned char> scratch(cuda::select_scratch_bytes(sizes));
+        std::string failure;
+        const std::string wrong = cuda::run(selection, scratch.data(), nullptr, &failure);
+        expect(failure.empty(), failure);
+        expect(wrong == wanted, what + ": '" + wrong + "', not '" + wanted + "'");
+        return masks;
+      },
+      what);
+  if (!wanted.empty()) return;
+  for (std::size_t i = 0; i < on_cpu.size(); ++i) {
+    expect_same_bits(on_gpu[i], on_cpu[i], what + ", mask " + std::to_string(i));
+  }
+}
+
+template <typename T>
+void test_type(const std::string& name) {
+  Random random(4);
+  std::vector<Array<T>> scores;
+  for (const std::int64_t size : {1, 70, 1000}) scores.push_back(random.normal<T>(size, 3));
+  // Ties, over tensors too.
+  for (std::int64_t i = 0; i < 600; ++i) scores[2][i] = scores[1][random.below(3)];
+  test_case<T>({scores, 300, 0, false}, name);
+  test_case<T>({scores, 300, 0, true}, name + ", packed");
+  test_case<T>({scores, 100, 40, true}, name + ", at least 40 of each");
+}
+
+}  // namespace
+
+void test_select() {
+  test_type<float>("float");
+  test_type<double>("double");
+  test_type<core::Half>("half");
+  test_type<core::BFloat16>("bfloat16");
+
+  Random random(5);
+  std::vector<Array<float>> scores{random.normal<float>(50), random.normal<float>(50)};
+  for (const std::int64_t keep : {0, 1, 100}) {
+    test_case<float>({scores, keep, 0, false}, "keep " + std::to_string(keep));
+  }
+  scores[0][3] = -std::numeric_limits<float>::infinity();
+  scores[0][4] = -0.0f;
+  scores[0][5] = 0.0f;
+  test_case<float>({scores, 99, 0, false}, "all but infinity");
+  scores[1][7] = std::numeric_limits<float>::quiet_NaN();
+  test_case<float>({scores, 10, 0, false}, "NaN");
+  // More than a chunk of equal scores.
+  test_case<float>({{Array<float>(33000)}, 32900, 0, true}, "all equal");
+}
+
+}  // namespace prospr::tests
