@@ -21,7 +21,7 @@ SANITIZERS = ("thread", "address")
 FLAGS = [
     "-std=c++17",
     "-O1",
-    "-g",
+    "-g1",
     "-pthread",
     "-Wall",
     "-Wextra",
