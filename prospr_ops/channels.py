@@ -179,7 +179,7 @@ class ChannelGraph:
             made = rule(self, node, inputs)
         except _NoRuleError as reason:
             touches = any(self.groups(labels).any() for labels in inputs)
-            if not is_output and (touches or getattr(operation, "trainable_weights", ())):
+            if not is_output and (touches or getattr(operation, "trainable_weights", None)):
                 self.left_whole.append(f"{operation.name} ({type(operation).__name__}: {reason})")
             for labels in inputs:
                 self._fix(labels)

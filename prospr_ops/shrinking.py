@@ -51,7 +51,7 @@ def _kept(graph: ChannelGraph) -> npt.NDArray[np.bool_]:
     kept[FIXED] = True
     for sliced in graph.sliced.values():
         if sliced.own is not None:
-            values = keras.ops.convert_to_numpy(sliced.variable)
+            values = sliced.variable.numpy()
             others = tuple(axis for axis in range(values.ndim) if axis != sliced.own)
             kept[graph.groups(sliced.axes[sliced.own])[(values != 0).any(axis=others)]] = True
     # No layer can be without channels.
@@ -98,7 +98,8 @@ class _Copy:
         def copy(tensor: keras.KerasTensor) -> keras.KerasTensor:
             *outer, channels = tensor.shape
             shape = (*outer, sizes.get(id(tensor), channels))
-            return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
+            name = tensor._keras_history.operation.name
+            return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=name)
 
         return copy
 
@@ -130,7 +131,7 @@ class _Copy:
 
     def _copy_variables(self, layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
         for variable, target in zip(layer.variables, copy.variables, strict=True):
-            value = keras.ops.convert_to_numpy(variable)
+            value = variable.numpy()
             sliced = self._graph.sliced.get(id(variable))
             if sliced is not None:
                 for axis, labels in sliced.axes.items():

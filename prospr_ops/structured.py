@@ -23,17 +23,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from prospr_ops.channels import FIXED, ChannelGraph, Labels, Sliced
+from prospr_ops.channels import FIXED, ChannelGraph, Labels
 from prospr_ops.prunable import Prunable, prunable_weights, trainable_weights
 from prospr_ops.selection import Masks, Scores
 
-_Floats = npt.NDArray[np.float64]
+
+class Member(NamedTuple):
+    """A variable whose slices make channels.
+
+    Attributes:
+        variable: The variable.
+        axis: Its axis that runs over the channels.
+        labels: The group of each slice; `FIXED` for one that must stay.
+    """
+
+    variable: keras.Variable
+    axis: int
+    labels: Labels
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The axes within a slice."""
+        return tuple(axis for axis in range(len(self.variable.shape)) if axis != self.axis)
+
+    def spread(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A vector along the axis, in as many dimensions as the variable."""
+        return np.expand_dims(vector, self.others)
 
 
 @dataclass(frozen=True)
@@ -43,16 +64,19 @@ class ChannelGroups:
     Attributes:
         groups: Every group once, by the path of the first kernel that makes one of its channels, in
             the model's order.
-        members: What makes the groups, by variable path, with the group of each slice along its own
-            axis; `FIXED` for one that must stay.
+        members: What makes the groups, by variable path.
     """
 
     groups: dict[str, Labels]
-    members: dict[str, tuple[Sliced, Labels]]
+    members: dict[str, Member]
 
     @classmethod
     def of(cls, model: keras.Model, prunable: Prunable | None = None) -> ChannelGroups:
-        """Finds the groups all of whose kernels are prunable, and all of whose variables trainable.
+        """Finds the groups that may be pruned.
+
+        All their kernels are prunable, and their other variables trainable, or zero already: the
+        moving mean of BatchNormalization without gamma, for one, is zero at initialisation, and stays
+        so behind a pruned channel.
 
         Raises:
             TypeError: `model` is no Keras model.
@@ -63,24 +87,31 @@ class ChannelGroups:
         paths = {id(variable): path for path, variable in trainable_weights(model).items()}
         fixed = np.zeros(graph.labels, bool)
         fixed[FIXED] = True
-        members = {}
+        members: dict[str, Member] = {}
         for sliced in graph.sliced.values():
             if sliced.own is None:
                 continue
             labels = graph.groups(sliced.axes[sliced.own])
+            member = Member(sliced.variable, sliced.own, labels)
             path = paths.get(id(sliced.variable))
-            if path is None or (len(sliced.variable.shape) > 1 and path not in kernels):
+            if path is None:  # not trainable, so it has no mask: what is not zero remains
+                values = sliced.variable.numpy()
+                fixed[labels[values.any(axis=member.others)]] = True
+                continue
+            if len(sliced.variable.shape) > 1 and path not in kernels:
                 fixed[labels] = True
-            if path is not None:
-                members[path] = (sliced, labels)
-        members = {path: (s, np.where(fixed[g], FIXED, g)) for path, (s, g) in members.items()}
+            members[path] = member
+        for path, member in members.items():
+            labels = np.where(fixed[member.labels], FIXED, member.labels)
+            members[path] = member._replace(labels=labels)
 
         groups: dict[str, Labels] = {}
         seen = fixed
         for path in kernels:
             if path in members:
-                _, labels = members[path]
-                new = np.unique(labels[~seen[labels]])
+                labels, first = np.unique(members[path].labels, return_index=True)
+                new = labels[np.argsort(first)]
+                new = new[~seen[new]]
                 seen[new] = True
                 if new.size:
                     groups[path] = new
@@ -93,13 +124,17 @@ class ChannelGroups:
             raise ValueError(msg)
         return cls(groups, members)
 
-    def scored(self) -> dict[str, keras.Variable]:
+    def weights(self) -> dict[str, keras.Variable]:
         """The variables that add to a score: kernels, and whatever else is not zero."""
         return {
-            path: sliced.variable
-            for path, (sliced, labels) in self.members.items()
-            if labels.any() and keras.ops.convert_to_numpy(sliced.variable).any()
+            path: member.variable
+            for path, member in self.members.items()
+            if member.labels.any() and member.variable.numpy().any()
         }
+
+    def placeholders(self) -> dict[str, keras.Variable]:
+        """A variable with an element for each group, by path, for scores that are no sums."""
+        return {path: keras.Variable(np.zeros(g.shape)) for path, g in self.groups.items()}
 
     def scores(self, logs: Mapping[str, Any], signs: Mapping[str, Any]) -> Scores:
         """log|Σ sign · exp(log)| of each group, over the elements of its members.
@@ -111,36 +146,39 @@ class ChannelGroups:
         Returns:
             Float64 vectors by path, as in `groups`; −inf for a sum of zero.
         """
-        size = 1 + max(int(labels.max()) for _, labels in self.members.values())
-        largest = np.full(size, -np.inf)
+        largest = np.full(self._size, -np.inf)
         for path, log in logs.items():
-            sliced, labels = self.members[path]
-            np.maximum.at(largest, labels, log.max(axis=_all_but(sliced)))
+            member = self.members[path]
+            np.maximum.at(largest, member.labels, log.max(axis=member.others))
         # Every term is divided by its group's largest: nothing overflows, nor vanishes together.
         shift = np.where(np.isneginf(largest), 0.0, largest)
-        total = np.zeros(size)
+        total = np.zeros(self._size)
         for path, log in logs.items():
-            sliced, labels = self.members[path]
-            along = [1] * log.ndim
-            along[sliced.own] = -1
-            terms = np.exp(log.astype(np.float64) - shift[labels].reshape(along))
+            member = self.members[path]
+            terms = np.exp(log - member.spread(shift[member.labels]))
             if path in signs:
                 terms *= np.asarray(signs[path])
-            np.add.at(total, labels, terms.sum(axis=_all_but(sliced)))
+            np.add.at(total, member.labels, terms.sum(axis=member.others))
         with np.errstate(divide="ignore"):
             sums = np.log(np.abs(total)) + shift
         return {path: sums[groups] for path, groups in self.groups.items()}
 
     def masks(self, kept: Mapping[str, Any]) -> Masks:
         """Masks of all members from those of the groups."""
-        keep = np.ones(1 + max(int(labels.max()) for _, labels in self.members.values()), bool)
+        keep = np.ones(self._size, bool)
         for path, groups in self.groups.items():
             keep[groups] = kept[path]
         return {
-            path: _spread(keep[labels], sliced)
-            for path, (sliced, labels) in self.members.items()
-            if labels.any()
+            path: np.broadcast_to(
+                member.spread(keep[member.labels]), tuple(member.variable.shape)
+            ).copy()
+            for path, member in self.members.items()
+            if member.labels.any()
         }
+
+    @property
+    def _size(self) -> int:
+        return 1 + max(int(member.labels.max()) for member in self.members.values())
 
 
 def channel_masks(
@@ -179,13 +217,3 @@ def channel_masks(
         msg = f"kept has the shapes {found}; the channels of the model have {expected}"
         raise ValueError(msg)
     return groups.masks(arrays)
-
-
-def _all_but(sliced: Sliced) -> tuple[int, ...]:
-    return tuple(axis for axis in range(len(sliced.variable.shape)) if axis != sliced.own)
-
-
-def _spread(values: npt.NDArray[np.bool_], sliced: Sliced) -> npt.NDArray[np.bool_]:
-    """A vector along the own axis, in the variable's shape."""
-    shape = np.expand_dims(values, _all_but(sliced))
-    return np.broadcast_to(shape, tuple(sliced.variable.shape)).copy()
