@@ -13,7 +13,7 @@ from problems import PROBLEMS, logits_loss
 
 import prospr_ops as po
 from prospr_ops.batches import endless_batches
-from prospr_ops.curvature import hutchinson
+from prospr_ops.curvature import ESTIMATORS
 from prospr_ops.methods import METHODS
 from prospr_ops.objective import Objective
 from prospr_ops.structured import ChannelGroups
@@ -97,15 +97,21 @@ def test_a_score_is_the_sum_of_signed_meta_gradients(problem, method):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("problem", [GRAPHS[0], GRAPHS[2]], ids=[NAMES[0], NAMES[2]])
-def test_a_score_is_the_slope_of_the_loss_by_one_mask_value(problem):
+@pytest.mark.parametrize(
+    ("problem", "method"),
+    # Not the exact method behind train-mode BatchNormalization: tf.nn.moments stops a gradient,
+    # which leaves the first derivative right, and the second one wrong.
+    [(GRAPHS[0], "exact"), (GRAPHS[3], "exact"), (GRAPHS[2], "snip")],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_score_is_the_slope_of_the_loss_by_one_mask_value(problem, method):
     """By finite differences: the mask value multiplies all that pruning would zero."""
     model, data = _with_biases(problem.model()), problem.data(dtype="float64")
     loss = problem.loss_in("float64")
-    scores = po.score(model, data, method="exact", structure="channel", loss=loss, **OPTIONS)
+    scores = po.score(model, data, method=method, structure="channel", loss=loss, **OPTIONS)
     groups = ChannelGroups.of(model)
     objective = Objective.of(model, loss)
-    batches = _batches(data, OPTIONS["steps"])
+    batches = _batches(data, 0 if method == "snip" else OPTIONS["steps"])
     variables = [variable.value for variable in model.trainable_variables]
     state = [variable.numpy() for variable in model.variables]
 
@@ -124,7 +130,7 @@ def test_a_score_is_the_slope_of_the_loss_by_one_mask_value(problem):
         return value
 
     path, labels = next(iter(groups.groups.items()))
-    slopes = [(loss_after(g, 1 + 1e-5) - loss_after(g, 1 - 1e-5)) / 2e-5 for g in labels]
+    slopes = [(loss_after(g, 1 + 1e-7) - loss_after(g, 1 - 1e-7)) / 2e-7 for g in labels]
     np.testing.assert_allclose(np.exp(scores[path]), np.abs(slopes), rtol=1e-4, atol=1e-8)
 
 
@@ -141,22 +147,19 @@ def test_diagonal_takes_the_sign_of_its_factors(momentum):
     )
     groups = ChannelGroups.of(model)
     objective = Objective.of(model, loss)
-    paths = [path for path in groups.members if path.endswith("kernel")]
-    weights = [groups.members[path].variable.value for path in paths]
+    weights = [variable.value for variable in groups.weights().values()]
 
     def diagonal(batch, number):
         seed = tf.constant([OPTIONS["seed"], number], tf.int64)
-        return hutchinson.hutchinson(objective, batch, [], weights, 1, seed).diagonal
+        return ESTIMATORS["hutchinson"](objective, batch, [], weights, 1, seed).diagonal
 
     batches = _batches(data, options["steps"])
     found = po.reference.diagonal_scores(objective, batches, weights, diagonal, 20.0, momentum)
-    signed = {path: values.numpy() for path, values in zip(paths, found, strict=True)}
-    sums = {path: values.sum(axis=0) for path, values in signed.items()}
-    assert set(scores) == set(sums)
-    _assert_scores(scores, sums, 1e-5)
-    magnitudes = {path: np.abs(values).sum(axis=0) for path, values in signed.items()}
-    with pytest.raises(AssertionError):
-        _assert_scores(scores, magnitudes, 1e-2)
+    (path,) = scores
+    (signed,) = (values.numpy() for values in found)
+    _assert_scores(scores, {path: signed.sum(axis=0)}, 1e-5)
+    with pytest.raises(AssertionError):  # it takes the signs to tell
+        _assert_scores(scores, {path: np.abs(signed).sum(axis=0)}, 1e-2)
 
 
 def test_of_first_order_without_steps_snip_remains():
@@ -216,6 +219,7 @@ def test_sums_in_the_logarithm_equal_sums(data):
 # --- prune ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:shrink. channels stay whole at einsum_dense")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("problem", GRAPHS, ids=NAMES)
 def test_prune_removes_exactly_so_many_channels(problem, method):
@@ -301,5 +305,5 @@ def test_a_layer_that_would_be_emptied_is_refused():
     model = po.models.lenet_300_100()
     model.layers[1].kernel.assign(np.zeros((784, 300)))
     options = {"sparsity": 0.8, "method": "magnitude", "structure": "channel", "verbose": 0}
-    with pytest.raises(ValueError, match="would prune all of .*hidden_1/kernel"):
+    with pytest.raises(ValueError, match=r"would prune all of .*hidden_1/kernel"):
         po.prune(model, None, **options)
