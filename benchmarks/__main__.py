@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # In the order in which they run.
-NAMES = ("gamma", "select", "curvature")
+NAMES = ("gamma", "select", "shrink", "curvature")
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ class PruneResult:
 
     Attributes:
         masks: Boolean array by variable path, True for a weight that is kept.
+            With structure="channel" there are masks of biases, gammas and betas too.
         scores: Log-score array by variable path; larger is more important. With
             structure="channel" vectors, as `score` returns them.
         sparsity: The fraction that was asked for.
