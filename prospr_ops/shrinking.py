@@ -114,11 +114,14 @@ class _Copy:
         return self._copies[id(operation)]
 
     def _config(self, operation: Any) -> dict[str, Any]:
+        """The settings of an operation's copy: only sizes differ, and only where channels go."""
         config = operation.get_config()
         (made, *_) = self._graph.ends[id(operation)][1]
         kept = self._keep(made)
+        if kept.all():
+            return config
         for size in ("units", "filters"):
-            if size in config and not kept.all():
+            if size in config:
                 config[size] = int(kept.sum())
         if isinstance(operation, layers.Reshape) and config["target_shape"][-1] != -1:
             config["target_shape"] = (*config["target_shape"][:-1], int(kept.sum()))
