@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 # In the order in which they run.
-NAMES = ("gamma", "select", "curvature", "meta_gradient", "agreement")
+NAMES = ("gamma", "select", "shrink", "curvature", "meta_gradient", "agreement")
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from prospr_ops.masking import apply_masks
     from prospr_ops.pruning import PruneResult, prune, score
     from prospr_ops.selection import select
+    from prospr_ops.shrinking import shrink
+    from prospr_ops.structured import channel_masks
 
 check_installed_tensorflow()
 
@@ -31,6 +33,7 @@ __all__ = [
     "__version__",
     "apply_masks",
     "build_info",
+    "channel_masks",
     "curvature",
     "data",
     "models",
@@ -39,14 +42,17 @@ __all__ = [
     "reference",
     "score",
     "select",
+    "shrink",
 ]
 
 _HOMES = {
     "PruneResult": "pruning",
     "apply_masks": "masking",
+    "channel_masks": "structured",
     "prune": "pruning",
     "score": "pruning",
     "select": "selection",
+    "shrink": "shrinking",
 }
 
 

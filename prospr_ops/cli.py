@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--batch-size", type=int, help="samples a step (128)")
     prune.add_argument("--microbatch", type=int, help="samples evaluated at a time (all)")
     prune.add_argument("--scope", help="global or layer")
+    prune.add_argument("--structure", help="weight or channel")
     prune.add_argument("--min-keep", type=int, help="weights of each layer to keep at least (0)")
     prune.add_argument("--seed", type=int, default=0, help="of weights and pruning (0)")
     prune.add_argument("--force", action="store_true", default=False, help="overwrite FILE")

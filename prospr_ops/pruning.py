@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -24,8 +25,9 @@ from prospr_ops.report import pruning_table
 from prospr_ops.selection import SCOPES, Masks, Scores, select
 from prospr_ops.settings import Settings, check_integer, check_real, choose
 from prospr_ops.state import preserved
+from prospr_ops.structured import ChannelGroups
 
-STRUCTURES = ("weight",)
+STRUCTURES = ("weight", "channel")
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,7 +36,9 @@ class PruneResult:
 
     Attributes:
         masks: Boolean array by variable path, True for a weight that is kept.
-        scores: Log-score array by variable path; larger is more important.
+            With structure="channel" there are masks of biases, gammas and betas too.
+        scores: Log-score array by variable path; larger is more important. With
+            structure="channel" vectors, as `score` returns them.
         sparsity: The fraction that was asked for.
         settings: Every option of the run, the seed included: enough to repeat it.
         losses: Loss of each prospect step and of the final batch; empty for methods without data.
@@ -127,13 +131,18 @@ def prune(
             which bounds the memory and changes the result by rounding only (and the draws of
             dropout). The loss must be a mean over samples that do not see each other. None: whole.
         scope: "global" ranks all weights together, "layer" prunes each layer by itself.
-        structure: "weight".
+        structure: "weight", or "channel" to prune whole output channels and units, of functional and
+            Sequential models, which `shrink` then removes. A channel is pruned with its bias and
+            the gamma and beta of BatchNormalization behind it, and with all channels that it is tied
+            to, by a residual sum for instance; so many together count once, and `sparsity` is the
+            fraction of such groups. Channels that cannot go, as the model's outputs, are not among
+            them. See `prospr_ops.structured` for their scores.
         prunable: Which weights: None for the kernels of Dense, EinsumDense, Embedding, convolution,
             transposed, depthwise and separable convolution layers; a function of (layer, variable);
             or variable paths, in which `*` and `?` are wildcards.
         seed: Of everything random in the call; None draws one (see `PruneResult.settings`). The
             same seed, model and data give the same masks.
-        min_keep: At least so many weights of each layer's kernel are kept, or all of one that has
+        min_keep: At least so many weights (or channels) of each layer's kernel are kept, or all of one that has
             fewer, whatever their score; see `select`.
         allow_empty: Accept that a layer is left with no weight at all.
         verbose: 0 is silent; 1 shows a progress bar and a table.
@@ -172,6 +181,8 @@ def prune(
         ),
     )
     masks = select(scored.scores, sparsity, scope, min_keep=min_keep, allow_empty=allow_empty)
+    if scored.channels is not None:
+        masks = scored.channels.masks(masks)
     apply_masks(model, masks)
     result = PruneResult(
         masks=masks,
@@ -226,14 +237,16 @@ def score(
         loss: The loss; None for the compiled one.
         batch_size: Samples a batch, where `data` is arrays.
         microbatch: Samples that are evaluated at a time; None for the whole batch.
-        structure: "weight".
+        structure: "weight" or "channel".
         prunable: Which weights.
         seed: Of everything random in the call.
         verbose: 0 is silent; 1 shows a progress bar.
 
     Returns:
         Logarithm of each weight's score, float32 (float64 for float64 weights), by variable path;
-        larger is more important, −inf is least. Give it to `select`.
+        larger is more important, −inf is least. Give it to `select`. With structure="channel", float64
+        vectors with an element for each group of channels, under the path of the first kernel that
+        makes it; the masks that `select` makes of them are for `channel_masks`.
 
     Raises:
         TypeError: As for `prune`.
@@ -267,6 +280,7 @@ class _Scored:
     settings: dict[str, Any]
     losses: tuple[float, ...]
     estimators: dict[str, str]
+    channels: ChannelGroups | None
 
 
 def _score(
@@ -282,10 +296,15 @@ def _score(
 ) -> _Scored:
     choose("method", method, METHODS)
     choose("structure", structure, STRUCTURES)
-    weights = prunable_weights(model, prunable)
     curvatures.find(settings.curvature)
+    log_scores, passes_of, sums = METHODS[method]
+    channels = ChannelGroups.of(model, prunable) if structure == "channel" else None
+    if channels is None:
+        weights = prunable_weights(model, prunable)
+    else:
+        weights = channels.weights() if sums else channels.placeholders()
     estimators: dict[str, str] = {}
-    log_scores, passes_of = METHODS[method]
+    signs: dict[str, tf.Tensor] | None = None if channels is None else {}
     passes = passes_of(settings.steps)
     objective = Objective.of(model, loss) if passes else Objective(model, None)
     losses: list[float] = []
@@ -295,7 +314,7 @@ def _score(
             batches = checked(endless_batches(data, settings.batch_size, settings.seed), objective)
         if settings.microbatch is not None:
             batches = splittable(batches, objective)
-        problem = Problem(objective, weights, batches, settings, advance, losses, estimators)
+        problem = Problem(objective, weights, batches, settings, advance, losses, estimators, signs)
         scores = {path: values.numpy() for path, values in log_scores(problem).items()}
     for path, values in scores.items():
         if np.isnan(values).any():
@@ -304,11 +323,14 @@ def _score(
                 f"learning_rate (now {settings.learning_rate:g})"
             )
             raise ValueError(msg)
+    if channels is not None and sums:
+        scores = channels.scores(scores, signs or {})
     return _Scored(
         scores,
         {"method": method, **asdict(settings), "structure": structure},
         tuple(losses),
         estimators,
+        channels,
     )
 
 

@@ -299,7 +299,11 @@ def _nan_x():
         ({"min_keep": 1.5}, TypeError, "min_keep must be an integer, not float"),
         ({"min_keep": 30}, ValueError, "min_keep=30 keeps .* weights, but sparsity 0.5 leaves"),
         ({"scope": "block"}, ValueError, "scope must be one of 'global', 'layer', not 'block'"),
-        ({"structure": "channel"}, ValueError, "structure must be one of 'weight', not 'channel'"),
+        (
+            {"structure": "row"},
+            ValueError,
+            "structure must be one of 'weight', 'channel', not 'row'",
+        ),
         ({"loss": None}, ValueError, "no loss is given and model .* is not compiled"),
         ({"loss": "squares"}, ValueError, "squares"),
         ({"loss": 3}, TypeError, "loss must be a Keras loss"),

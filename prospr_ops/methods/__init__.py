@@ -23,10 +23,13 @@ class Method(NamedTuple):
         log_scores: The function.
         passes: How many passes over a batch it makes, by the number of steps; always 0 for a
             method that looks at no data, and can be called with data=None.
+        sums: Whether the score of a channel is the sum of its weights' (with `Problem.signs`); else
+            the function is given one element a channel instead of its weights.
     """
 
     log_scores: Callable[[Problem], LogScores]
     passes: Callable[[int], int]
+    sums: bool = True
 
 
 METHODS: dict[str, Method] = {
@@ -35,7 +38,7 @@ METHODS: dict[str, Method] = {
     "first_order": Method(first_order, lambda steps: steps + 1),
     "snip": Method(snip, lambda _: 1),
     "magnitude": Method(magnitude, lambda _: 0),
-    "random": Method(random, lambda _: 0),
+    "random": Method(random, lambda _: 0, sums=False),
 }
 
 __all__ = ["METHODS", "LogScores", "Method", "Problem"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from prospr_ops.methods.descent import log_weights
+from prospr_ops.methods.descent import log_magnitude
 from prospr_ops.methods.problem import LogScores, Problem
 
 
 def magnitude(problem: Problem) -> LogScores:
     """log|w_0|."""
-    return log_weights(problem)
+    return {
+        path: log_magnitude(tf.convert_to_tensor(weight))
+        for path, weight in problem.weights.items()
+    }
 
 
 def random(problem: Problem) -> LogScores:

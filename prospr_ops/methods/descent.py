@@ -66,7 +66,10 @@ def final_gradient(problem: Problem, variables: Sequence[tf.Variable]) -> list[t
 def log_final_gradient(problem: Problem) -> LogScores:
     """log|∇L(w)| of the next batch at the weights as they are now, by variable path."""
     gradients = final_gradient(problem, problem.prunable())
-    return dict(zip(problem.weights, map(log_magnitude, gradients), strict=True))
+    return {
+        path: log_factor(problem, path, g)
+        for path, g in zip(problem.weights, gradients, strict=True)
+    }
 
 
 def log_magnitude(tensor: tf.Tensor) -> tf.Tensor:
@@ -74,6 +77,15 @@ def log_magnitude(tensor: tf.Tensor) -> tf.Tensor:
     return tf.math.log(tf.abs(tf.cast(tensor, sum_dtype(tensor.dtype))))
 
 
+def log_factor(problem: Problem, path: str, tensor: tf.Tensor) -> tf.Tensor:
+    """`log_magnitude` of a factor of a weight's score, whose sign the problem is told."""
+    problem.multiply_sign(path, tensor)
+    return log_magnitude(tensor)
+
+
 def log_weights(problem: Problem) -> LogScores:
-    """log|w| of the weights as they are now, by variable path."""
-    return {path: log_magnitude(tf.convert_to_tensor(w)) for path, w in problem.weights.items()}
+    """log|w| of the weights as they are now, as a factor of their scores, by variable path."""
+    return {
+        path: log_factor(problem, path, tf.convert_to_tensor(weight))
+        for path, weight in problem.weights.items()
+    }

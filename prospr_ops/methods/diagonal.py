@@ -14,8 +14,8 @@ from prospr_ops.objective import Batch
 
 # Takes the gradient and the curvature of one weight; returns whether they were finite.
 _Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-# Gives log|∂w/∂w_0| after the last step.
-_LogFactor = Callable[[], tf.Tensor]
+# Gives log|∂w/∂w_0| after the last step, and what has the sign of ∂w/∂w_0.
+_Factor = Callable[[], tuple[tf.Tensor, tf.Tensor]]
 
 
 def diagonal(problem: Problem) -> LogScores:
@@ -64,41 +64,43 @@ def diagonal(problem: Problem) -> LogScores:
     for number in range(settings.steps):
         run_pass(problem, step, number, next(problem.batches))
     final = log_final_gradient(problem)
-    return {
-        path: tf.add_n([final[path], log_factor(), initial[path]])
-        for path, (_, log_factor) in zip(problem.weights, accumulators, strict=True)
-    }
+    scores = {}
+    for path, (_, factor) in zip(problem.weights, accumulators, strict=True):
+        log_factor, signed = factor()
+        problem.multiply_sign(path, signed)
+        scores[path] = tf.add_n([final[path], log_factor, initial[path]])
+    return scores
 
 
 def _accumulator(
     weight: tf.Variable, learning_rate: float, momentum: float
-) -> tuple[_Step, _LogFactor]:
+) -> tuple[_Step, _Factor]:
     """The running product of one weight's factors."""
     if weight.dtype in (tf.float32, tf.float64):
         return _full_precision(weight, learning_rate, momentum)
 
     # Half precision holds neither a sum of logarithms nor a small step: both happen in float32.
     shadow = tf.Variable(tf.cast(weight, tf.float32))
-    accumulate_shadow, log_factor = _full_precision(shadow, learning_rate, momentum)
+    accumulate_shadow, factor = _full_precision(shadow, learning_rate, momentum)
 
     def accumulate(gradient: tf.Tensor, diagonal: tf.Tensor) -> tf.Tensor:
         finite = accumulate_shadow(tf.cast(gradient, tf.float32), tf.cast(diagonal, tf.float32))
         weight.assign(tf.cast(shadow, weight.dtype))
         return finite
 
-    return accumulate, log_factor
+    return accumulate, factor
 
 
 def _full_precision(
     weight: tf.Variable, learning_rate: float, momentum: float
-) -> tuple[_Step, _LogFactor]:
+) -> tuple[_Step, _Factor]:
     zeros = tf.zeros_like(weight)
     if momentum == 0.0:
         log_gamma = tf.Variable(zeros)
         sign = tf.Variable(tf.ones_like(weight, tf.int8))
         return (
             lambda g, h: ops.gamma_step(weight, log_gamma, sign, g, h, learning_rate),
-            lambda: tf.convert_to_tensor(log_gamma),
+            lambda: (tf.convert_to_tensor(log_gamma), tf.convert_to_tensor(sign)),
         )
     velocity, log_scale, q = (tf.Variable(zeros) for _ in range(3))
     p = tf.Variable(tf.ones_like(weight))
@@ -106,5 +108,5 @@ def _full_precision(
         lambda g, h: ops.gamma_momentum_step(
             weight, velocity, log_scale, p, q, g, h, learning_rate, momentum
         ),
-        lambda: log_scale + tf.math.log(tf.abs(p)),
+        lambda: (log_scale + tf.math.log(tf.abs(p)), tf.convert_to_tensor(p)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import gradient, sum_dtype
-from prospr_ops.methods.descent import final_gradient, gradient_descent, log_magnitude, log_weights
+from prospr_ops.methods.descent import final_gradient, gradient_descent, log_factor, log_weights
 from prospr_ops.methods.passes import (
     Apply,
     Evaluate,
@@ -61,7 +61,7 @@ def exact(problem: Problem) -> LogScores:
             variable.assign(value)
         run_pass(problem, step_back, number, batch, "the Hessian-vector product")
     return {
-        path: log_magnitude(tf.convert_to_tensor(by_weight))
+        path: log_factor(problem, path, tf.convert_to_tensor(by_weight))
         + tf.cast(log_scale, by_weight.dtype)
         + initial[path]
         for path, by_weight in zip(initial, adjoint, strict=False)

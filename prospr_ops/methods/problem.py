@@ -29,6 +29,9 @@ class Problem:
         losses: To be filled with the loss of each batch, in the order in which they are drawn.
         estimators: To be filled by a method with curvature: which estimator each weight got, and
             what it is worth, by variable path.
+        signs: To be filled by path with the signs of what the scores are magnitudes of, if a
+            dictionary is given: for whole channels, whose scores are sums (see
+            `prospr_ops.structured`). A method whose scores are all positive leaves it empty.
     """
 
     objective: Objective
@@ -38,10 +41,17 @@ class Problem:
     advance: Callable[[], None]
     losses: list[float]
     estimators: dict[str, str]
+    signs: dict[str, tf.Tensor] | None = None
 
     def prunable(self) -> list[tf.Variable]:
         """The weights that are scored."""
         return [variable.value for variable in self.weights.values()]
+
+    def multiply_sign(self, path: str, factor: tf.Tensor) -> None:
+        """Takes the sign of a factor of a weight's score into account, where signs are asked for."""
+        if self.signs is not None:
+            sign = tf.cast(tf.sign(factor), tf.int8)
+            self.signs[path] = sign * self.signs[path] if path in self.signs else sign
 
     def others(self) -> list[tf.Variable]:
         """The trainable variables that take part in the steps and get no score."""
