@@ -15,14 +15,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from prospr_ops._build import build_info, check_installed_tensorflow
+from prospr_ops._registration import register_with_keras
 
 if TYPE_CHECKING:
     from prospr_ops import curvature, data, models, ops, reference
+    from prospr_ops.exporting import export, strip
     from prospr_ops.masking import apply_masks
     from prospr_ops.pruning import PruneResult, prune, score
     from prospr_ops.selection import select
 
 check_installed_tensorflow()
+register_with_keras()
 
 __version__ = build_info()["version"]
 
@@ -33,20 +36,24 @@ __all__ = [
     "build_info",
     "curvature",
     "data",
+    "export",
     "models",
     "ops",
     "prune",
     "reference",
     "score",
     "select",
+    "strip",
 ]
 
 _HOMES = {
     "PruneResult": "pruning",
     "apply_masks": "masking",
+    "export": "exporting",
     "prune": "pruning",
     "score": "pruning",
     "select": "selection",
+    "strip": "exporting",
 }
 
 
