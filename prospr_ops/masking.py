@@ -119,8 +119,9 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike
         model: A built Keras model.
         masks: Boolean array by variable path, True for a weight that is kept, in the variable's
             shape, as `prospr_ops.select` returns them; or a file that `PruneResult.save` wrote.
-            Paths hold the names of layers, which Keras counts up (dense, dense_1, …) within a
-            process: name the layers, or call `keras.utils.clear_session()` before building.
+            The model's own name may lead a path or not. The names of layers, which are in all paths,
+            Keras counts up (dense, dense_1, …) within a process: give names, or call
+            `keras.utils.clear_session()` before building.
 
     Raises:
         OSError: The file cannot be read.
@@ -131,7 +132,13 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike
     weights = owned_weights(model)
     if not isinstance(masks, Mapping):
         masks = storage.read(masks)[0]
-    arrays = {path: np.asarray(mask) for path, mask in masks.items()}
+    # The model's own name is in the paths of a Sequential model, unless Keras has loaded it.
+    prefix = f"{model.name}/"
+    bare = {path.removeprefix(prefix): path for path in weights}
+    arrays = {
+        path if path in weights else bare.get(path.removeprefix(prefix), path): np.asarray(mask)
+        for path, mask in masks.items()
+    }
     _check_fit(arrays, {path: variable for path, (_, variable) in weights.items()})
     for path, mask in arrays.items():
         layer, variable = weights[path]
