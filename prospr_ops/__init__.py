@@ -15,9 +15,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from prospr_ops._build import build_info, check_installed_tensorflow
+from prospr_ops._registration import register_with_keras
 
 if TYPE_CHECKING:
     from prospr_ops import curvature, data, models, ops, reference
+    from prospr_ops.exporting import export, strip
     from prospr_ops.masking import apply_masks
     from prospr_ops.pruning import PruneResult, prune, score
     from prospr_ops.selection import select
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from prospr_ops.structured import channel_masks
 
 check_installed_tensorflow()
+register_with_keras()
 
 __version__ = build_info()["version"]
 
@@ -36,6 +39,7 @@ __all__ = [
     "channel_masks",
     "curvature",
     "data",
+    "export",
     "models",
     "ops",
     "prune",
@@ -43,16 +47,19 @@ __all__ = [
     "score",
     "select",
     "shrink",
+    "strip",
 ]
 
 _HOMES = {
     "PruneResult": "pruning",
     "apply_masks": "masking",
     "channel_masks": "structured",
+    "export": "exporting",
     "prune": "pruning",
     "score": "pruning",
     "select": "selection",
     "shrink": "shrinking",
+    "strip": "exporting",
 }
 
 

@@ -27,6 +27,8 @@ examples:
   prospr demo --quick     the same in under a minute, to see that all works
   prospr prune --model lenet5 --sparsity 0.98 --steps 100 --batch-size 512 --out lenet5.npz
                           prune once: masks to lenet5.npz, a record of the run to lenet5.json
+  prospr export --model pruned.keras --format onnx --out pruned.onnx
+                          what runs without this package, and how small it compresses
   prospr info             what this installation was built with and what it runs on
 
 Data comes from the folder in the environment variable PROSPR_DATA, else from Keras.
@@ -107,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--seed", type=int, default=0, help="of weights and pruning (0)")
     prune.add_argument("--force", action="store_true", default=False, help="overwrite FILE")
 
+    export = command("export", _export, "Write a saved model, stripped of masks, for inference.")
+    export.add_argument("--model", type=Path, required=True, metavar="FILE", help="ends in .keras")
+    export.add_argument("--format", required=True, help="saved_model, litert, onnx or keras")
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="PATH", help="a file; for saved_model a folder"
+    )
+    export.add_argument("--force", action="store_true", default=False, help="overwrite PATH")
+
     command("info", _info, "Say what this installation was built with and what it runs on.")
     return parser
 
@@ -129,12 +139,7 @@ def _prune(*, model: str, dataset: str, out: Path, seed: int, force: bool, **opt
         msg = f"--out must end in .npz, got {out}"
         raise ValueError(msg)
     for file in (out, record_file):
-        if file.exists() and not force:
-            msg = f"{file} exists; add --force to overwrite it"
-            raise FileExistsError(msg)
-    if not out.absolute().parent.is_dir():
-        msg = f"there is no folder {out.parent} to write {out.name} to"
-        raise FileNotFoundError(msg)
+        _check_output(file, force)
 
     samples = getattr(data, dataset)()
     keras.utils.set_random_seed(seed)
@@ -146,8 +151,7 @@ def _prune(*, model: str, dataset: str, out: Path, seed: int, force: bool, **opt
         seed=seed,
         **options,
     )
-    masks: dict[str, Any] = dict(result.masks)
-    np.savez_compressed(out, **masks)
+    result.save(out)
     record = {
         "model": model,
         "data": samples.source,
@@ -162,6 +166,26 @@ def _prune(*, model: str, dataset: str, out: Path, seed: int, force: bool, **opt
     record_file.write_text(json.dumps(record, indent=2) + "\n")
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"Data: {samples.source}. Wrote {out} and {record_file}.", markup=False)
+
+
+def _export(*, model: Path, format: str, out: Path, force: bool) -> None:
+    import keras  # noqa: PLC0415 - needs TensorFlow
+
+    from prospr_ops.exporting import export  # noqa: PLC0415 - needs TensorFlow
+    from prospr_ops.report import export_table  # noqa: PLC0415 - not for --help
+
+    _check_output(out, force)
+    exported = export(keras.saving.load_model(model, compile=False), out, format)
+    Console(highlight=False).print(export_table(exported))
+
+
+def _check_output(file: Path, force: bool) -> None:
+    if file.exists() and not force:
+        msg = f"{file} exists; add --force to overwrite it"
+        raise FileExistsError(msg)
+    if not file.absolute().parent.is_dir():
+        msg = f"there is no folder {file.parent} to write {file.name} to"
+        raise FileNotFoundError(msg)
 
 
 def _info() -> None:

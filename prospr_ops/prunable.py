@@ -37,8 +37,8 @@ def _is_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
     )
 
 
-def _trainable(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.Variable]]:
-    """Each trainable variable once, by its path, with the layer that owns it."""
+def owned_weights(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.Variable]]:
+    """Each of `trainable_weights` with the layer that owns it."""
     if not isinstance(model, keras.Model):
         msg = f"model must be a keras.Model, not {type(model).__name__}"
         raise TypeError(msg)
@@ -71,7 +71,7 @@ def trainable_weights(model: keras.Model) -> dict[str, keras.Variable]:
         TypeError: `model` is no Keras model.
         ValueError: The model is not built.
     """
-    return {path: variable for path, (_, variable) in _trainable(model).items()}
+    return {path: variable for path, (_, variable) in owned_weights(model).items()}
 
 
 def prunable_weights(
@@ -94,7 +94,7 @@ def prunable_weights(
         ValueError: The model is not built, a path matches nothing, nothing can be pruned, or a
             prunable weight is not a float.
     """
-    candidates = _trainable(model)
+    candidates = owned_weights(model)
     if prunable is None or callable(prunable):
         wanted = prunable or _is_kernel
         chosen = {path for path, candidate in candidates.items() if wanted(*candidate)}

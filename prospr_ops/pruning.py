@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prospr_ops import curvature as curvatures
+from prospr_ops import storage
 from prospr_ops.batches import checked, endless_batches
 from prospr_ops.masking import apply_masks
 from prospr_ops.methods import METHODS, Problem
@@ -76,6 +78,34 @@ class PruneResult:
     def summary(self, console: Console | None = None) -> None:
         """Prints a table of the weights by layer."""
         (console or Console()).print(pruning_table(self))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes all of it to one file, with the masks packed to bits.
+
+        It is an .npz file that `numpy.load` opens, written whole or not at all. `load` and
+        `apply_masks` read it.
+
+        Args:
+            path: Of the file; one that exists is replaced.
+
+        Raises:
+            OSError: It cannot be written. What was there before is as it was.
+        """
+        arrays = ("masks", "scores")
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
+        storage.write(path, self.masks, self.scores, record)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PruneResult:
+        """Reads a file that `save` wrote; nothing in it is executed.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is truncated or damaged, holds something else, or is of a newer version.
+        """
+        masks, scores, record = storage.read(path)
+        record["losses"] = tuple(record["losses"])
+        return cls(masks=masks, scores=scores, **record)
 
 
 def prune(

@@ -13,9 +13,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from prospr_ops.exporting import Exported
     from prospr_ops.pruning import PruneResult
 
-__all__ = ["accuracy_figure", "method_label", "percent", "pruning_table"]
+__all__ = ["accuracy_figure", "export_table", "method_label", "percent", "pruning_table"]
 
 _LABELS = {
     "dense": "Dense",
@@ -84,6 +85,19 @@ def pruning_table(result: PruneResult) -> Table:
             percent(kept / mask.size),
             *([result.estimators.get(path, "")] if result.estimators else []),
         )
+    return table
+
+
+def export_table(exported: Exported) -> Table:
+    """Tabulates how large an exported model is, plainly and compressed."""
+    table = Table(title=str(exported.path), box=box.SIMPLE_HEAD, show_header=False, show_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("size", f"{exported.size:,} bytes")
+    table.add_row("compressed", f"{exported.compressed:,} bytes")
+    table.add_row("weights", f"{exported.weights:,}")
+    share = percent(exported.nonzero / exported.weights)
+    table.add_row("not zero", f"{exported.nonzero:,} ({share})")
     return table
 
 

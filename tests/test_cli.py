@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -37,8 +38,7 @@ def test_info(capfd):
 def test_prune_saves_masks_and_a_record(tmp_path, capfd):
     out = tmp_path / "masks.npz"
     assert cli.main([*PRUNE, "--method", "snip", "--batch-size", "64", "--out", str(out)]) == 0
-    with np.load(out) as archive:
-        masks = dict(archive)
+    masks = po.PruneResult.load(out).masks
     model = po.models.lenet_300_100()
     shapes = {v.path: v.shape for v in model.trainable_variables if v.path.endswith("kernel")}
     assert {path: mask.shape for path, mask in masks.items()} == shapes
@@ -63,8 +63,8 @@ def test_prune_repeats(tmp_path):
     files = [tmp_path / "a.npz", tmp_path / "b.npz"]
     for file in files:
         assert cli.main([*PRUNE, "--out", str(file)]) == 0
-    with np.load(files[0]) as first, np.load(files[1]) as second:
-        assert all(np.array_equal(first[path], second[path]) for path in first)
+    first, second = (po.PruneResult.load(file).masks for file in files)
+    assert all(np.array_equal(first[path], second[path]) for path in first)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".json"])
@@ -75,7 +75,7 @@ def test_prune_overwrites_only_by_force(suffix, tmp_path, capfd):
     assert "--force" in failure(capfd, *arguments)
     assert out.with_suffix(suffix).read_text() == "precious"
     assert cli.main([*arguments, "--force"]) == 0
-    assert np.load(out)["lenet_300_100/logits/kernel"].shape == (100, 10)
+    assert po.PruneResult.load(out).masks["lenet_300_100/logits/kernel"].shape == (100, 10)
     assert json.loads(out.with_suffix(".json").read_text())["settings"]["method"] == "magnitude"
 
 
@@ -83,8 +83,7 @@ def test_prune_keeps_some_of_every_layer(tmp_path):
     out = tmp_path / "masks.npz"
     arguments = [*PRUNE, "--method", "magnitude", "--sparsity", "0.98", "--min-keep", "7"]
     assert cli.main([*arguments, "--out", str(out)]) == 0
-    with np.load(out) as masks:
-        assert masks["lenet_300_100/hidden_1/kernel"].sum() == 7
+    assert po.PruneResult.load(out).masks["lenet_300_100/hidden_1/kernel"].sum() == 7
 
 
 @pytest.mark.parametrize(
@@ -112,6 +111,26 @@ def test_bad_option_of_prune_is_one_line(arguments, message, tmp_path, capfd):
 def test_bad_output_of_prune_is_one_line(tmp_path, capfd):
     assert ".npz" in failure(capfd, *PRUNE, "--out", tmp_path / "masks.txt")
     assert "no folder" in failure(capfd, *PRUNE, "--out", tmp_path / "absent" / "masks.npz")
+
+
+def test_export_reports_sizes(tmp_path, capfd):
+    model = keras.Sequential([keras.Input((50,)), keras.layers.Dense(40)])
+    po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
+    saved, out = tmp_path / "model.keras", tmp_path / "plain.keras"
+    model.save(saved)
+    arguments = ["export", "--model", saved, "--format", "keras", "--out", out]
+    assert cli.main([*map(str, arguments)]) == 0
+    shown = capfd.readouterr().out
+    assert f"{out.stat().st_size:,} bytes" in shown
+    assert "compressed" in shown
+    assert "200 (9.804 %)" in shown
+    assert "--force" in failure(capfd, *arguments)
+    assert cli.main([*map(str, arguments), "--force"]) == 0
+    assert "no folder" in failure(capfd, *arguments[:-1], tmp_path / "absent" / "plain.keras")
+    assert "'guess'" in failure(capfd, *arguments[:4], "guess", "--out", tmp_path / "x")
+    assert "absent.keras" in failure(
+        capfd, "export", "--model", "absent.keras", *arguments[3:-1], "x"
+    )
 
 
 def test_bad_data_folder_is_one_line(tmp_path, capfd, monkeypatch):
@@ -157,7 +176,7 @@ def test_help_as_a_module(monkeypatch, capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "examples:" in shown
-    assert all(command in shown for command in ("demo", "prune", "info"))
+    assert all(command in shown for command in ("demo", "prune", "export", "info"))
 
 
 def test_warnings_are_lines(monkeypatch, capfd):

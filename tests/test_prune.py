@@ -27,6 +27,7 @@ def _assert_unchanged(model, state):
     assert all(variable.constraint is None for variable in model.trainable_variables)
 
 
+@pytest.mark.filterwarnings("ignore:model.save will not write the masks")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=NAMES)
 def test_prune_keeps_exactly_what_was_asked_and_restores_the_rest(problem, method):
@@ -220,6 +221,7 @@ def test_prunable_by_function_and_by_path():
     assert list(po.score(model, data, **options)) == [second]
 
 
+@pytest.mark.filterwarnings("ignore:model.save will not write the masks")
 def test_layers_of_the_same_name_are_told_apart():
     class Twice(keras.Model):
         def __init__(self):

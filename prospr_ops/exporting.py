@@ -1,0 +1,122 @@
+"""Pruned models out of the door: stock Keras, SavedModel, LiteRT and ONNX."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras.src.models import Functional
+
+from prospr_ops.masking import without_masks
+from prospr_ops.settings import choose
+
+# What the file's name has to end in; a SavedModel is a folder.
+FORMATS = {"keras": ".keras", "saved_model": "", "litert": ".tflite", "onnx": ".onnx"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote.
+
+    Attributes:
+        path: The file, or the folder of a SavedModel.
+        size: Bytes of it.
+        compressed: Bytes of its files after DEFLATE, as in a .zip or .gz: what is stored or sent.
+        nonzero: Number of weights that are not zero, biases and moving averages included.
+        weights: Number of weights.
+    """
+
+    path: Path
+    size: int
+    compressed: int
+    nonzero: int
+    weights: int
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """Makes a stock Keras model of a pruned one.
+
+    Nothing of `prospr_ops` is left in it: it can be saved, loaded and exported where this package
+    is not installed. Weights, and so the zeros and predictions, are those of `model`, which is not
+    changed; constraints that its weights had before the masks are back. Masks are gone: training
+    the copy makes pruned weights nonzero.
+
+    Args:
+        model: A built Keras model, pruned or not. A subclassed one must have `get_config`.
+
+    Returns:
+        A new model, which is not compiled.
+
+    Raises:
+        TypeError: `model` is no Keras model, or a subclassed one that Keras cannot make again.
+        ValueError: The model is not built.
+    """
+    if not isinstance(model, keras.Model):
+        msg = f"model must be a keras.Model, not {type(model).__name__}"
+        raise TypeError(msg)
+    if not model.built:
+        msg = f"model {model.name!r} is not built; call it on a batch first"
+        raise ValueError(msg)
+    if isinstance(model, (Functional, keras.Sequential)):
+        plain = keras.models.clone_model(model, clone_function=_plain, recursive=True)
+    else:
+        plain = _plain(model)
+        plain.build_from_config(model.get_build_config())
+        plain.built = True  # as keras.saving does it
+    plain.set_weights(model.get_weights())
+    return plain
+
+
+def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return type(layer).from_config(without_masks(layer.get_config()))
+
+
+def export(model: keras.Model, path: str | os.PathLike[str], format: str) -> Exported:
+    """Writes a model, stripped of its masks, for inference elsewhere.
+
+    Args:
+        model: A built Keras model, pruned or not; it is not changed.
+        path: What to write: a folder for a SavedModel, else a file. One that exists is replaced.
+        format: "keras" (ends in .keras), "saved_model", "litert" (.tflite) or "onnx" (.onnx).
+
+    Returns:
+        Where it is and how large: plainly, and compressed, which is where zeros pay.
+
+    Raises:
+        ImportError: ONNX is asked for and the packages of prospr_ops[export] are missing.
+        TypeError: As for `strip`.
+        ValueError: The format is unknown or the path does not end as it must, or as for `strip`.
+    """
+    choose("format", format, FORMATS)
+    path = Path(path)
+    if FORMATS[format] and path.suffix != FORMATS[format]:
+        msg = f"the name of a file in the format {format} must end in {FORMATS[format]}, got {path}"
+        raise ValueError(msg)
+    if format == "onnx" and not importlib.util.find_spec("tf2onnx"):
+        msg = "the format onnx needs tf2onnx: pip install 'prospr_ops[export]'"
+        raise ImportError(msg)
+    plain = strip(model)
+    if format == "keras":
+        plain.save(path)
+    else:
+        plain._called = True  # built as it is, Keras would not write ONNX of a model never called
+        with warnings.catch_warnings():
+            # Keras looks for np.object, which tf2onnx still uses.
+            warnings.simplefilter("ignore", FutureWarning)
+            plain.export(
+                path, format="tf_saved_model" if format == "saved_model" else format, verbose=False
+            )
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return Exported(
+        path=path,
+        size=sum(file.stat().st_size for file in files),
+        compressed=sum(len(zlib.compress(file.read_bytes(), 9)) for file in files),
+        nonzero=sum(int(np.count_nonzero(weight)) for weight in plain.get_weights()),
+        weights=plain.count_params(),
+    )
