@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,6 +24,31 @@ class Batch(NamedTuple):
         """The batch with `function` applied to each of its arrays."""
         mapped = keras.tree.map_structure(function, tuple(self), none_is_leaf=False)
         return Batch(*mapped)
+
+
+@contextmanager
+def _twice_differentiable_moments() -> Iterator[None]:
+    """Replaces tf.nn.moments, which Keras's normalisation layers call, while the context is open.
+
+    It stops the gradient from the variance to the mean. Of the first derivative that leaves out
+    only zeros, as deviations from the mean sum to zero; but the second would be wrong.
+    """
+    original = tf.nn.moments
+
+    def moments(
+        x: tf.Tensor, axes: Any, shift: Any = None, keepdims: bool = False, name: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if x.dtype in (tf.float16, tf.bfloat16):
+            return original(x, axes, shift, keepdims, name)
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+        return mean if keepdims else tf.reshape(mean, tf.shape(variance)), variance
+
+    tf.nn.moments = moments
+    try:
+        yield
+    finally:
+        tf.nn.moments = original
 
 
 class _FunctionLoss(keras.losses.Loss):
@@ -76,8 +102,9 @@ class Objective:
         return cls(model, resolved)
 
     def __call__(self, batch: Batch) -> tf.Tensor:
-        """The scalar loss."""
-        prediction = self.model(batch.x, training=True)
+        """The scalar loss, which can be differentiated twice."""
+        with _twice_differentiable_moments():
+            prediction = self.model(batch.x, training=True)
         if self.loss is None:
             return self.model.compute_loss(*batch[:2], prediction, batch.sample_weight)
         loss = self.loss(batch.y, prediction, sample_weight=batch.sample_weight)

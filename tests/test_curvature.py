@@ -129,3 +129,42 @@ def test_one_sample_with_positions_stays_within_its_memory():
     )
     for path, expected in two.items():
         np.testing.assert_allclose(one[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "normalisation",
+    [layers.BatchNormalization, layers.LayerNormalization, lambda: layers.GroupNormalization(2)],
+    ids=["batch", "layer", "group"],
+)
+def test_second_derivatives_of_statistics_are_those_of_finite_differences(normalisation):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = keras.Sequential(
+            [keras.Input((5,)), layers.Dense(4), normalisation(), layers.Dense(3)]
+        )
+    finally:
+        keras.config.set_dtype_policy(policy)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+    random = np.random.default_rng(0)
+    batch = Batch(tf.constant(random.standard_normal((7, 5))), tf.constant([0, 1, 2, 0, 1, 2, 0]))
+    objective = Objective.of(model, loss)
+    weight = model.layers[0].kernel.value
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            value = objective(batch)
+        return tape.gradient(value, weight)
+
+    start, step = tf.identity(weight), 1e-5
+    direction = tf.constant(random.standard_normal(weight.shape))
+    ends = []
+    for sign in (1, -1):
+        weight.assign(start + sign * step * direction)
+        ends.append(gradient())
+    weight.assign(start)
+    expected = tf.reshape((ends[0] - ends[1]) / (2 * step), [-1])
+    hessian = po.reference.hessian(objective, batch, [weight])
+    found = tf.linalg.matvec(hessian, tf.reshape(direction, [-1]))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(hessian, tf.transpose(hessian), rtol=1e-9, atol=1e-12)
