@@ -12,6 +12,7 @@ from keras import layers
 from keras.src.ops.numpy import Pad
 
 from prospr_ops.channels import FIXED, GRAPHS, ChannelGraph, Labels, functional
+from prospr_ops.masking import without_masks
 
 
 def shrink(model: keras.Model) -> keras.Model:
@@ -115,7 +116,7 @@ class _Copy:
 
     def _config(self, operation: Any) -> dict[str, Any]:
         """The settings of an operation's copy: only sizes differ, and only where channels go."""
-        config = operation.get_config()
+        config = without_masks(operation.get_config())
         (made, *_) = self._graph.ends[id(operation)][1]
         kept = self._keep(made)
         if kept.all():

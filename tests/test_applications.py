@@ -81,6 +81,7 @@ def _check(model: keras.Model, x: np.ndarray, method: str) -> po.PruneResult:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:model.save will not write the masks")
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_network(name):
     shape = (APPLICATIONS[name], APPLICATIONS[name], 3)
@@ -92,6 +93,7 @@ def test_network(name):
         _check(model, x, method)
 
 
+@pytest.mark.filterwarnings("ignore:model.save will not write the masks")
 @pytest.mark.parametrize("method", METHODS)
 def test_transformer(method):
     x = np.random.default_rng(0).integers(0, 50, (2 * BATCH, 12))
