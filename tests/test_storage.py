@@ -13,8 +13,10 @@ def _model() -> keras.Model:
     return keras.Sequential([keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(3)])
 
 
-def _result() -> po.PruneResult:
-    return po.prune(_model(), None, sparsity=0.6, method="random", seed=1, verbose=0)
+def _result(structure: str = "weight") -> po.PruneResult:
+    return po.prune(
+        _model(), None, sparsity=0.6, method="random", structure=structure, seed=1, verbose=0
+    )
 
 
 def _assert_same(one, other):
@@ -24,8 +26,9 @@ def _assert_same(one, other):
         np.testing.assert_array_equal(values, other[path])
 
 
-def test_a_result_comes_back_whole(tmp_path):
-    result = _result()
+@pytest.mark.parametrize("structure", ["weight", "channel"])
+def test_a_result_comes_back_whole(tmp_path, structure):
+    result = _result(structure)
     result.save(tmp_path / "result.npz")
     loaded = po.PruneResult.load(tmp_path / "result.npz")
     _assert_same(result.masks, loaded.masks)
