@@ -30,19 +30,16 @@ class Batch(NamedTuple):
 def _twice_differentiable_moments() -> Iterator[None]:
     """Replaces tf.nn.moments, which Keras's normalisation layers call, while the context is open.
 
-    It stops the gradient from the variance to the mean. Of the first derivative that leaves out
-    only zeros, as deviations from the mean sum to zero; but the second would be wrong.
+    It takes the variance about the mean as about a constant, a = mean: the first derivative of
+    E[(x − a)²] is right, as deviations from the mean sum to zero, and the second is not. The
+    variance is E[(x − a)²] − (mean − a)² for every a; the last term is zero, but for its own second
+    derivative.
     """
     original = tf.nn.moments
 
-    def moments(
-        x: tf.Tensor, axes: Any, shift: Any = None, keepdims: bool = False, name: Any = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        if x.dtype in (tf.float16, tf.bfloat16):
-            return original(x, axes, shift, keepdims, name)
-        mean = tf.reduce_mean(x, axes, keepdims=True)
-        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
-        return mean if keepdims else tf.reshape(mean, tf.shape(variance)), variance
+    def moments(*args: Any, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        mean, about_mean = original(*args, **options)
+        return mean, about_mean - tf.square(mean - tf.stop_gradient(mean))
 
     tf.nn.moments = moments
     try:
