@@ -29,7 +29,7 @@ class _KerasFinder(MetaPathFinder):
         self,
         name: str,
         path: Sequence[str] | None = None,  # noqa: ARG002 - the signature is Python's
-        target: ModuleType | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002 - the signature is Python's
     ) -> ModuleSpec | None:
         if name != "keras":
             return None

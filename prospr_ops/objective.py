@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,16 @@ class Batch(NamedTuple):
         return Batch(*mapped)
 
 
+_stock_moments = tf.nn.moments
+# Other threads must neither find the replacement nor take it away.
+_moments_lock = threading.RLock()
+
+
+def _moments(*args: Any, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    mean, about_mean = _stock_moments(*args, **options)
+    return mean, about_mean - tf.square(mean - tf.stop_gradient(mean))
+
+
 @contextmanager
 def _twice_differentiable_moments() -> Iterator[None]:
     """Replaces tf.nn.moments, which Keras's normalisation layers call, while the context is open.
@@ -35,17 +46,13 @@ def _twice_differentiable_moments() -> Iterator[None]:
     variance is E[(x − a)²] − (mean − a)² for every a; the last term is zero, but for its own second
     derivative.
     """
-    original = tf.nn.moments
-
-    def moments(*args: Any, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        mean, about_mean = original(*args, **options)
-        return mean, about_mean - tf.square(mean - tf.stop_gradient(mean))
-
-    tf.nn.moments = moments
-    try:
-        yield
-    finally:
-        tf.nn.moments = original
+    with _moments_lock:
+        before = tf.nn.moments
+        tf.nn.moments = _moments
+        try:
+            yield
+        finally:
+            tf.nn.moments = before
 
 
 class _FunctionLoss(keras.losses.Loss):

@@ -172,8 +172,8 @@ def prune(
             or variable paths, in which `*` and `?` are wildcards.
         seed: Of everything random in the call; None draws one (see `PruneResult.settings`). The
             same seed, model and data give the same masks.
-        min_keep: At least so many weights (or channels) of each layer's kernel are kept, or all of one that has
-            fewer, whatever their score; see `select`.
+        min_keep: At least so many weights (or channels) of each layer's kernel are kept, or all of
+            one that has fewer, whatever their score; see `select`.
         allow_empty: Accept that a layer is left with no weight at all.
         verbose: 0 is silent; 1 shows a progress bar and a table.
 

@@ -33,6 +33,9 @@ APPLICATIONS = {
 CLASSES = 10
 BATCH = 4
 
+# Of attention no configuration carries a mask, which pruning warns of; here nothing is saved.
+unsaved_masks = pytest.mark.filterwarnings("ignore:model.save will not write the masks")
+
 
 def transformer() -> keras.Model:
     """A classifier of token sequences: two blocks of attention and a perceptron, pre-normalised."""
@@ -81,7 +84,7 @@ def _check(model: keras.Model, x: np.ndarray, method: str) -> po.PruneResult:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:model.save will not write the masks")
+@unsaved_masks
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_network(name):
     shape = (APPLICATIONS[name], APPLICATIONS[name], 3)
@@ -93,7 +96,7 @@ def test_network(name):
         _check(model, x, method)
 
 
-@pytest.mark.filterwarnings("ignore:model.save will not write the masks")
+@unsaved_masks
 @pytest.mark.parametrize("method", METHODS)
 def test_transformer(method):
     x = np.random.default_rng(0).integers(0, 50, (2 * BATCH, 12))
