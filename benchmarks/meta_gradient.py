@@ -146,7 +146,7 @@ def _method(
     """Seconds without and with tracing, and scores, of one of the package's methods."""
     ends = [time.perf_counter()]
     timed = Problem(**{**vars(problem), "advance": lambda: ends.append(time.perf_counter())})
-    log_scores = METHODS[method].log_scores(timed)
+    log_scores = METHODS[method].scores(timed)
     steps = problem.settings.steps
     passes = np.diff(ends)
     forward, backward = passes[:steps], passes[steps + 1 :]

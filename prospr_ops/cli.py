@@ -79,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "Prune LeNet-300-100 by several methods, train, and compare.")
     demo.add_argument(
-        "--methods", nargs="+", metavar="M", help="diagonal exact first_order snip magnitude random"
+        "--methods",
+        nargs="+",
+        metavar="M",
+        help="diagonal exact first_order snip grasp synflow magnitude random",
     )
     demo.add_argument("--sparsities", nargs="+", type=float, metavar="S", help="0.9 0.95 0.98")
     demo.add_argument("--epochs", type=int, help="of training (6, or 40 on a small data set)")
@@ -95,7 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--dataset", choices=["mnist"], default="mnist")
     prune.add_argument("--sparsity", type=float, required=True, help="fraction to prune, in [0, 1)")
     prune.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .npz")
-    prune.add_argument("--method", help="diagonal, exact, first_order, snip, magnitude or random")
+    prune.add_argument(
+        "--method",
+        help="diagonal, exact, first_order, snip, grasp, synflow, magnitude or random",
+    )
     prune.add_argument("--curvature", help="auto, ggn, ggn_mc, hutchinson or row_sum")
     prune.add_argument("--steps", type=int, help="prospect steps (3)")
     prune.add_argument("--learning-rate", type=float, help="of those steps (0.1)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -19,7 +19,7 @@ from prospr_ops import curvature as curvatures
 from prospr_ops import storage
 from prospr_ops.batches import checked, endless_batches
 from prospr_ops.masking import apply_masks
-from prospr_ops.methods import METHODS, Problem
+from prospr_ops.methods import METHODS, LogScores, Problem
 from prospr_ops.microbatches import splittable
 from prospr_ops.objective import Batch, Loss, Objective
 from prospr_ops.prunable import Prunable, prunable_weights
@@ -39,8 +39,8 @@ class PruneResult:
     Attributes:
         masks: Boolean array by variable path, True for a weight that is kept.
             With structure="channel" there are masks of biases, gammas and betas too.
-        scores: Log-score array by variable path; larger is more important. With
-            structure="channel" vectors, as `score` returns them.
+        scores: What the masks were selected by: log-score array by variable path; larger is more
+            important. As `score` returns them, but of "synflow", whose last iteration it is.
         sparsity: The fraction that was asked for.
         settings: Every option of the run, the seed included: enough to repeat it.
         losses: Loss of each prospect step and of the final batch; empty for methods without data.
@@ -141,12 +141,13 @@ def prune(
         model: A built Keras model.
         data: A tuple (x, y) of arrays, a batched `tf.data.Dataset`, or any re-iterable of (x, y)
             batches; sample weights may follow y. `steps` + 1 batches are drawn, starting over when
-            it ends; arrays are shuffled. None for the methods "magnitude" and "random".
+            it ends; arrays are shuffled. None for the methods "synflow", "magnitude" and "random".
         sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
         method: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's meta-gradient as
             the paper has it; keeps a copy of the weights a step), "first_order" (ProsPr's
-            first-order variant), "snip", "magnitude" or "random".
+            first-order variant), "snip", "grasp", "synflow" (in 100 iterations), "magnitude" or
+            "random".
         curvature: For "diagonal": where the Hessian's diagonal comes from, "auto", "ggn", "ggn_mc",
             "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors a step that the estimator averages over.
@@ -190,6 +191,7 @@ def prune(
     check_real("sparsity", sparsity, below=1.0)
     choose("scope", scope, SCOPES)
     min_keep = check_integer("min_keep", min_keep, at_least=0)
+    target = _Target(float(sparsity), scope, min_keep, allow_empty)
     scored = _score(
         model,
         data,
@@ -198,6 +200,7 @@ def prune(
         structure=structure,
         prunable=prunable,
         verbose=verbose,
+        target=target,
         settings=Settings.of(
             curvature=curvature,
             probes=probes,
@@ -210,9 +213,7 @@ def prune(
             seed=seed,
         ),
     )
-    masks = select(scored.scores, sparsity, scope, min_keep=min_keep, allow_empty=allow_empty)
-    if scored.channels is not None:
-        masks = scored.channels.masks(masks)
+    masks = target.masks(scored.scores, scored.channels)
     apply_masks(model, masks)
     result = PruneResult(
         masks=masks,
@@ -274,7 +275,9 @@ def score(
 
     Returns:
         Logarithm of each weight's score, float32 (float64 for float64 weights), by variable path;
-        larger is more important, −inf is least. Give it to `select`. With structure="channel", float64
+        larger is more important, −inf is least. Give it to `select`. The scores of "grasp" are
+        signed, and are given as they are: larger is more important. Those of "synflow" are the
+        whole model's; only `prune`, which knows the sparsity, goes on from there. With structure="channel", float64
         vectors with an element for each group of channels, under the path of the first kernel that
         makes it; the masks that `select` makes of them are for `channel_masks`.
 
@@ -305,6 +308,28 @@ def score(
 
 
 @dataclass(frozen=True)
+class _Target:
+    """How to select."""
+
+    sparsity: float
+    scope: str
+    min_keep: int
+    allow_empty: bool
+
+    def masks(
+        self, scores: Scores, channels: ChannelGroups | None, sparsity: float | None = None
+    ) -> Masks:
+        masks = select(
+            scores,
+            self.sparsity if sparsity is None else sparsity,
+            self.scope,
+            min_keep=self.min_keep,
+            allow_empty=self.allow_empty,
+        )
+        return masks if channels is None else channels.masks(masks)
+
+
+@dataclass(frozen=True)
 class _Scored:
     scores: Scores
     settings: dict[str, Any]
@@ -323,38 +348,65 @@ def _score(
     prunable: Prunable | None,
     verbose: int,
     settings: Settings,
+    target: _Target | None = None,
 ) -> _Scored:
     choose("method", method, METHODS)
     choose("structure", structure, STRUCTURES)
     curvatures.find(settings.curvature)
-    log_scores, passes_of, sums = METHODS[method]
+    chosen = METHODS[method]
     channels = ChannelGroups.of(model, prunable) if structure == "channel" else None
     if channels is None:
         weights = prunable_weights(model, prunable)
     else:
-        weights = channels.weights() if sums else channels.placeholders()
+        weights = channels.weights() if chosen.sums else channels.placeholders()
     estimators: dict[str, str] = {}
     signs: dict[str, tf.Tensor] | None = None if channels is None else {}
-    passes = passes_of(settings.steps)
+    passes = chosen.passes(settings.steps)
     objective = Objective.of(model, loss) if passes else Objective(model, None)
     losses: list[float] = []
+
+    def selectable(found: Mapping[str, tf.Tensor]) -> Scores:
+        """What is selected from: weights, or channels."""
+        scores = {path: values.numpy() for path, values in found.items()}
+        for path, values in scores.items():
+            if np.isnan(values).any():
+                msg = (
+                    f"the scores of {path} hold NaN: its weights or derivatives are too large; lower "
+                    f"learning_rate (now {settings.learning_rate:g})"
+                )
+                raise ValueError(msg)
+        if channels is None or not chosen.sums:
+            return scores
+        return channels.sums(scores) if chosen.signed else channels.scores(scores, signs or {})
+
+    def mask(found: LogScores, sparsity: float) -> None:
+        if target is None:
+            return
+        for path, kept in target.masks(selectable(found), channels, sparsity).items():
+            variable = weights[path] if channels is None else channels.members[path].variable
+            variable.assign(tf.where(kept, variable.value, tf.zeros_like(variable.value)))
+        if signs is not None:  # of the scores that come next
+            signs.clear()
+
     with preserved(model), _progress(method, passes, verbose) as advance:
         batches: Iterator[Batch] = iter(())
         if passes:
             batches = checked(endless_batches(data, settings.batch_size, settings.seed), objective)
         if settings.microbatch is not None:
             batches = splittable(batches, objective)
-        problem = Problem(objective, weights, batches, settings, advance, losses, estimators, signs)
-        scores = {path: values.numpy() for path, values in log_scores(problem).items()}
-    for path, values in scores.items():
-        if np.isnan(values).any():
-            msg = (
-                f"the scores of {path} hold NaN: its weights or derivatives are too large; lower "
-                f"learning_rate (now {settings.learning_rate:g})"
-            )
-            raise ValueError(msg)
-    if channels is not None and sums:
-        scores = channels.scores(scores, signs or {})
+        problem = Problem(
+            objective=objective,
+            weights=weights,
+            batches=batches,
+            settings=settings,
+            advance=advance,
+            losses=losses,
+            estimators=estimators,
+            signs=signs,
+            sparsity=None if target is None else target.sparsity,
+            mask=mask,
+        )
+        scores = selectable(chosen.scores(problem))
     return _Scored(
         scores,
         {"method": method, **asdict(settings), "structure": structure},

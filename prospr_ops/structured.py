@@ -12,6 +12,8 @@ is scaled, so the sum over the column alone is zero, whatever the channel is wor
 rounding would be left. What is zero, as biases and beta are at initialisation, adds nothing, and is
 not scored.
 
+Of a method with signed scores, GraSP, the largest sums are kept, and not the largest magnitudes.
+
 By magnitude a group's score is the sum of magnitudes, Σ|w|: the L1 norm of all that is pruned with
 it. The scores of random pruning are independent, one a group.
 
@@ -162,6 +164,14 @@ class ChannelGroups:
         with np.errstate(divide="ignore"):
             sums = np.log(np.abs(total)) + shift
         return {path: sums[groups] for path, groups in self.groups.items()}
+
+    def sums(self, values: Mapping[str, Any]) -> Scores:
+        """The sum of each group's signed scores: float64 vectors by path, as in `groups`."""
+        total = np.zeros(self._size)
+        for path, array in values.items():
+            member = self.members[path]
+            np.add.at(total, member.labels, array.sum(axis=member.others, dtype=np.float64))
+        return {path: total[groups] for path, groups in self.groups.items()}
 
     def masks(self, kept: Mapping[str, Any]) -> Masks:
         """Masks of all members from those of the groups."""

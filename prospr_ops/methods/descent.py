@@ -9,6 +9,7 @@ import tensorflow as tf
 from prospr_ops.curvature.estimate import sum_dtype
 from prospr_ops.methods.passes import all_finite, batch_pass, gradients_by, run_pass
 from prospr_ops.methods.problem import LogScores, Problem
+from prospr_ops.objective import Batch
 from prospr_ops.settings import Settings
 
 
@@ -53,14 +54,21 @@ def descend(problem: Problem) -> None:
         run_pass(problem, step, number, next(problem.batches))
 
 
-def final_gradient(problem: Problem, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """The gradient on the next batch at the weights as they are now; prunable variables first."""
+def gradient_on(
+    problem: Problem, variables: Sequence[tf.Variable], batch: Batch
+) -> list[tf.Tensor]:
+    """The gradient on a new batch at the weights as they are now; prunable variables first."""
 
     def apply(gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         return all_finite(gradients[: len(problem.weights)]), gradients
 
     last = batch_pass(gradients_by(problem, variables), apply, problem.settings.microbatch)
-    return run_pass(problem, last, len(problem.losses), next(problem.batches))
+    return run_pass(problem, last, len(problem.losses), batch)
+
+
+def final_gradient(problem: Problem, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
+    """`gradient_on` the next batch."""
+    return gradient_on(problem, variables, next(problem.batches))
 
 
 def log_final_gradient(problem: Problem) -> LogScores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import gradient, sum_dtype
+from prospr_ops.curvature.estimate import sum_dtype
 from prospr_ops.methods.descent import final_gradient, gradient_descent, log_factor, log_weights
 from prospr_ops.methods.passes import (
     Apply,
@@ -12,10 +12,10 @@ from prospr_ops.methods.passes import (
     all_finite,
     batch_pass,
     gradients_by,
+    hessian_products_by,
     run_pass,
 )
 from prospr_ops.methods.problem import LogScores, Problem
-from prospr_ops.objective import Batch
 
 
 def exact(problem: Problem) -> LogScores:
@@ -97,17 +97,6 @@ def _adjoint_step(
             return by_v
         return [nu - learning_rate * lam for nu, lam in zip(by_v, adjoint, strict=True)]
 
-    def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        del seed  # nothing here is random but the model
-        vectors = [tf.cast(u, v.dtype) for u, v in zip(by_gradient(), variables, strict=True)]
-        # Reverse over reverse: forward over reverse took 1.1 to 1.4 times as long on the LeNets and
-        # ResNet-20.
-        with tf.GradientTape() as outer:
-            with tf.GradientTape() as inner:
-                loss = problem.objective(batch)
-            gradients = gradient(inner, loss, variables)
-        return loss, gradient(outer, gradients, variables, vectors)
-
     def apply(products: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
         weights = [lam + tf.cast(hu, lam.dtype) for lam, hu in zip(adjoint, products, strict=True)]
         velocities = [momentum * nu for nu in by_this_velocity()] if momentum else []
@@ -117,7 +106,7 @@ def _adjoint_step(
         log_scale.assign_add(tf.math.log(scale))
         return all_finite(products[: len(problem.weights)]), ()
 
-    return evaluate, apply
+    return hessian_products_by(problem, variables, by_gradient), apply
 
 
 def _power_of_two(tensors: list[tf.Tensor]) -> tf.Tensor:

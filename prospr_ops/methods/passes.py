@@ -91,6 +91,25 @@ def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate
     return evaluate
 
 
+def hessian_products_by(
+    problem: Problem, variables: Sequence[tf.Variable], vectors: Callable[[], Sequence[tf.Tensor]]
+) -> Evaluate:
+    """The loss and Hu, for the vector u that `vectors` gives, one tensor for each variable."""
+
+    def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        del seed  # nothing here is random but the model
+        u = [tf.cast(part, v.dtype) for part, v in zip(vectors(), variables, strict=True)]
+        # Reverse over reverse: forward over reverse took 1.1 to 1.4 times as long on the LeNets and
+        # ResNet-20.
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                loss = problem.objective(batch)
+            gradients = gradient(inner, loss, variables)
+        return loss, gradient(outer, gradients, variables, u)
+
+    return evaluate
+
+
 def all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Boolean vector: whether each tensor is finite throughout."""
     return tf.stack([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])

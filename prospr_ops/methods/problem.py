@@ -11,7 +11,10 @@ import tensorflow as tf
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.settings import Settings
 
+# A tensor in the shape of each weight, by variable path: logarithms, where −inf is a score of zero,
 LogScores = dict[str, tf.Tensor]
+# or the scores themselves, of a method for which a negative one is worse than zero.
+SignedScores = dict[str, tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Problem:
         signs: To be filled by path with the signs of what the scores are magnitudes of, if a
             dictionary is given: for whole channels, whose scores are sums (see
             `prospr_ops.structured`). A method whose scores are all positive leaves it empty.
+        sparsity: Fraction of the weights that will be pruned, if it is known: in `prune`.
+        mask: Sets to zero what is pruned by such scores at such a sparsity; for methods that prune
+            in several rounds.
     """
 
     objective: Objective
@@ -42,6 +48,8 @@ class Problem:
     losses: list[float]
     estimators: dict[str, str]
     signs: dict[str, tf.Tensor] | None = None
+    sparsity: float | None = None
+    mask: Callable[[LogScores, float], None] = lambda *_: None
 
     def prunable(self) -> list[tf.Variable]:
         """The weights that are scored."""

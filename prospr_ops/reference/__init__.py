@@ -16,7 +16,7 @@ from prospr_ops.reference.curvature import (
 from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.reference.hessian import hessian, hessian_diagonal
 from prospr_ops.reference.meta_gradient import unrolled_meta_gradient
-from prospr_ops.reference.scores import diagonal_scores
+from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
 from prospr_ops.reference.selection import select
 
 __all__ = [
@@ -27,10 +27,12 @@ __all__ = [
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
+    "grasp_scores",
     "hessian",
     "hessian_diagonal",
     "pooled_conv_curvature",
     "pooled_conv_input_gradient",
     "select",
+    "synflow_scores",
     "unrolled_meta_gradient",
 ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from prospr_ops.objective import Batch, Objective
+from prospr_ops.reference.hessian import hessian
+from prospr_ops.reference.selection import select
 
 
 def diagonal_scores(
@@ -54,3 +59,69 @@ def diagonal_scores(
             variable.assign_sub(learning_rate * velocity)
     final = gradients(batches[-1], weights)
     return [g * pi * w for g, pi, w in zip(final, p, initial, strict=True)]
+
+
+def grasp_scores(
+    objective: Objective, batch: Batch, weights: Sequence[tf.Variable]
+) -> list[tf.Tensor]:
+    """Twin of the method "grasp": w ⊙ Hg with the whole Hessian, one backward pass for each row.
+
+    Args:
+        objective: The loss as a function of a batch; the same on every call (no dropout).
+        batch: The batch.
+        weights: The weights that are scored.
+
+    Returns:
+        A tensor in the shape of each weight.
+    """
+    variables = [variable.value for variable in objective.model.trainable_variables]
+    with tf.GradientTape() as tape:
+        loss = objective(batch)
+    gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+    flat = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)
+    products = tf.split(
+        tf.linalg.matvec(hessian(objective, batch, variables), flat),
+        [variable.shape.num_elements() for variable in variables],
+    )
+    by_variable = {id(v): hg for v, hg in zip(variables, products, strict=True)}
+    return [w * tf.reshape(by_variable[id(w)], w.shape) for w in weights]
+
+
+def synflow_scores(
+    kernels: Sequence[npt.NDArray[np.floating]],
+    sparsity: float | None = None,
+    iterations: int = 100,
+) -> list[npt.NDArray[np.floating]]:
+    """Twin of the method "synflow", for a chain of Dense layers without biases.
+
+    R = 1ᵀ |W_1| |W_2| … 1, so that the score of a weight is its magnitude times the flow that comes
+    in and the flow that goes out.
+
+    Args:
+        kernels: [inputs, outputs] of each layer.
+        sparsity: Fraction to prune, by the paper's exponential schedule; None for the scores of all
+            weights, before anything is pruned.
+        iterations: n of that schedule.
+
+    Returns:
+        The scores of the last iteration, in the shape of each kernel; 0 for what went before.
+    """
+    magnitudes = [np.abs(kernel) for kernel in kernels]
+
+    def scores() -> list[npt.NDArray[np.floating]]:
+        into, out_of = [np.ones(len(magnitudes[0]))], [np.ones(magnitudes[-1].shape[1])]
+        for matrix in magnitudes[:-1]:
+            into.append(into[-1] @ matrix)
+        for matrix in magnitudes[:0:-1]:
+            out_of.insert(0, matrix @ out_of[0])
+        return [
+            np.outer(a, b) * matrix for a, matrix, b in zip(into, magnitudes, out_of, strict=True)
+        ]
+
+    if sparsity is not None:
+        size = sum(matrix.size for matrix in magnitudes)
+        for iteration in range(1, iterations):
+            keep = math.ceil(size * (1.0 - sparsity) ** (iteration / iterations))
+            masks = select(scores(), keep)
+            magnitudes = [matrix * mask for matrix, mask in zip(magnitudes, masks, strict=True)]
+    return scores()

@@ -1,0 +1,49 @@
+"""Gradient signal preservation."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from prospr_ops.curvature.estimate import sum_dtype
+from prospr_ops.methods.descent import gradient_on
+from prospr_ops.methods.passes import all_finite, batch_pass, hessian_products_by, run_pass
+from prospr_ops.methods.problem import Problem, SignedScores
+
+
+def grasp(problem: Problem) -> SignedScores:
+    """w_0 ⊙ Hg, with its sign: g and H of all trainable variables, on one batch.
+
+    The paper's score is S(−w) = −w ⊙ Hg, to first order (and up to a factor of 2) the change of the
+    gradient flow ‖g‖² when a weight is taken away; it removes the weights with the *largest* S, whose
+    removal lowers the flow least, or raises it most. Here larger is kept, so it is −S. A weight with
+    a score far below zero is the first to go, not one near zero: this is no magnitude and has no
+    logarithm. `steps` is not used. (Wang, Zhang and Grosse, "GraSP", arXiv 2002.07376, equation 8 and
+    what follows it; without the temperature of 200 that the authors' code divides the logits by.)
+    """
+    variables = [*problem.prunable(), *problem.others()]
+    state = [variable.value for variable in problem.objective.model.non_trainable_variables]
+    values = [tf.identity(variable) for variable in state]
+    batch = next(problem.batches)
+    gradients = gradient_on(problem, variables, batch)
+    # The second pass over the batch sees the same masks of dropout.
+    for variable, value in zip(state, values, strict=True):
+        variable.assign(value)
+
+    def apply(products: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        products = products[: len(problem.weights)]
+        return all_finite(products), products
+
+    product = batch_pass(
+        hessian_products_by(problem, variables, lambda: gradients),
+        apply,
+        problem.settings.microbatch,
+    )
+    products = run_pass(problem, product, 0, batch, "the Hessian-vector product")
+    return {
+        path: _precise(tf.convert_to_tensor(weight)) * _precise(hg)
+        for (path, weight), hg in zip(problem.weights.items(), products, strict=True)
+    }
+
+
+def _precise(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tensor, sum_dtype(tensor.dtype))

@@ -1,0 +1,153 @@
+"""Synaptic flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend import AutocastScope
+from keras.src.models import Functional
+
+from prospr_ops.curvature.estimate import gradient
+from prospr_ops.methods.descent import log_factor, log_weights
+from prospr_ops.methods.problem import LogScores, Problem
+from prospr_ops.tracing import traced
+
+ITERATIONS = 100
+
+# Below this part of R, what the weights add to it is rounding.
+_NOISE = 1e-9
+
+
+def synflow(problem: Problem) -> LogScores:
+    """log|∂R/∂θ ⊙ θ| for R = 1ᵀ(Π_l |θ_l|)1, in as many iterations as the paper's where it prunes.
+
+    R is the sum of the model's outputs on one input of ones, in inference mode, with the absolute
+    value of every variable and without the activation functions of its layers (`activation=`): the
+    equation has none, and ReLU on positive numbers is the identity. No data is looked at.
+
+    With a sparsity known, that is in `prune`, weights go in n = 100 iterations, in each of which the
+    scores are taken anew: after iteration k the density is ρ^(k/n), ρ = 1 − sparsity. The scores
+    are the last iteration's, −inf for what went before. In `score` they are those of the whole
+    model, which is the first iteration's: to select by them is SynFlow in one shot.
+
+    Computed in float64 whatever the model's dtype, and as the gradient of log R: a deep model has an
+    R far beyond float32. (Tanaka, Kunin, Yamins and Ganguli, "SynFlow", arXiv 2006.05467, equation 5
+    and algorithm 1.)
+
+    Raises:
+        ValueError: The model takes integers or looks words up, the shape of its input is not known, or
+            R is zero, infinite or independent of the weights.
+    """
+    model = problem.objective.model
+    ones = _ones(model)
+    for variable in model.variables:
+        if keras.backend.is_float_dtype(variable.dtype):
+            variable.assign(tf.abs(variable.value))
+    with _linear_in_float64(model):
+        scores_now = _scorer(problem, ones)
+        if problem.sparsity is not None:
+            density = 1.0 - problem.sparsity
+            for iteration in range(1, ITERATIONS):
+                problem.mask(scores_now(), 1.0 - density ** (iteration / ITERATIONS))
+        return scores_now()
+
+
+def _scorer(problem: Problem, ones: Any) -> Callable[[], LogScores]:
+    """A function that scores the weights as they are, all of them positive or zero."""
+    model, weights = problem.objective.model, problem.prunable()
+
+    @traced
+    def flow() -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """R, and its gradient divided by |R|."""
+        with tf.GradientTape() as tape:
+            with AutocastScope("float64"):
+                outputs = keras.tree.flatten(model(ones, training=False))
+            total = tf.add_n([tf.reduce_sum(tf.cast(output, tf.float64)) for output in outputs])
+        scale = tf.math.divide_no_nan(tf.constant(1.0, tf.float64), tf.abs(total))
+        return total, gradient(tape, total, weights, scale)
+
+    def scores() -> LogScores:
+        total, gradients = flow()
+        share = sum(
+            float(tf.reduce_sum(tf.abs(tf.cast(weight * g, tf.float64))))
+            for weight, g in zip(weights, gradients, strict=True)
+        )
+        if not np.isfinite(total) or not share > _NOISE:  # NaN too
+            msg = (
+                "synflow needs a sum of outputs, on an input of ones and with all weights positive, "
+                f"that is finite, not zero and depends on the weights; it is {float(total):g}. Does "
+                f"model {model.name!r} end in a Softmax layer, or is no path through it left?"
+            )
+            raise ValueError(msg)
+        log_total = tf.math.log(tf.abs(total))
+        magnitudes = log_weights(problem)
+        return {
+            path: tf.cast(log_total, magnitudes[path].dtype)
+            + log_factor(problem, path, g)
+            + magnitudes[path]
+            for path, g in zip(problem.weights, gradients, strict=True)
+        }
+
+    return scores
+
+
+def _ones(model: keras.Model) -> Any:
+    """One sample of ones, in the structure that the model takes.
+
+    Raises:
+        ValueError: As `synflow`.
+    """
+    lookups = [
+        layer.name for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)
+    ]
+    if lookups:
+        msg = f"synflow needs a model of numbers: an input of ones means nothing to {lookups}"
+        raise ValueError(msg)
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    if isinstance(graph, Functional):
+        inputs = graph._inputs_struct
+    else:
+        config = model.get_build_config() or {}
+        inputs = keras.tree.map_shape_structure(keras.KerasTensor, config.get("input_shape"))
+
+    def ones_like(tensor: keras.KerasTensor | None) -> tf.Tensor:
+        if tensor is None or None in tensor.shape[1:]:
+            msg = (
+                f"synflow needs inputs of a fixed shape; of model {model.name!r} it is "
+                f"{None if tensor is None else tensor.shape}"
+            )
+            raise ValueError(msg)
+        if not keras.backend.is_float_dtype(tensor.dtype):
+            msg = f"synflow needs inputs of floats; {tensor.name!r} is {tensor.dtype}"
+            raise ValueError(msg)
+        return tf.ones((1, *tensor.shape[1:]), tensor.dtype)
+
+    return keras.tree.map_structure(ones_like, inputs, none_is_leaf=True)
+
+
+@contextmanager
+def _linear_in_float64(model: keras.Model) -> Iterator[None]:
+    """All layers compute in float64 and without activation functions while the context is open.
+
+    Set on the instances, past Keras's attribute tracking, and as before on exit.
+    """
+    policy = keras.DTypePolicy("float64")
+    before: list[tuple[keras.layers.Layer, str, Any]] = []
+    try:
+        for layer in model._flatten_layers():
+            for name, value in (
+                ("_dtype_policy", policy),
+                ("activation", keras.activations.linear),
+            ):
+                if callable(vars(layer).get(name)) or name == "_dtype_policy":
+                    before.append((layer, name, vars(layer)[name]))
+                    object.__setattr__(layer, name, value)
+        yield
+    finally:
+        for layer, name, value in reversed(before):
+            object.__setattr__(layer, name, value)
