@@ -40,7 +40,7 @@ class PruneResult:
         masks: Boolean array by variable path, True for a weight that is kept.
             With structure="channel" there are masks of biases, gammas and betas too.
         scores: What the masks were selected by: log-score array by variable path; larger is more
-            important. As `score` returns them, but of "synflow", whose last iteration it is.
+            important. As `score` returns them; of "synflow", those of the last iteration.
         sparsity: The fraction that was asked for.
         settings: Every option of the run, the seed included: enough to repeat it.
         losses: Loss of each prospect step and of the final batch; empty for methods without data.

@@ -144,3 +144,22 @@ def test_parts_give_the_same_scores(microbatch):
     scale = max(np.abs(values).max() for values in whole.values())
     for path, values in po.score(model, data, microbatch=microbatch, **options).items():
         np.testing.assert_allclose(values, whole[path], rtol=1e-3, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
+def test_half_precision(policy):
+    problem = BY_NAME["sequential"]
+    model, data = problem.model(), problem.data()
+    options = {"method": "grasp", "loss": problem.loss, "seed": 1, "verbose": 0}
+    expected = np.concatenate([v.ravel() for v in po.score(model, data, **options).values()])
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        half = problem.model()
+    finally:
+        keras.config.set_dtype_policy(before)
+    half.set_weights(model.get_weights())
+    found = po.score(half, data, **options)
+    assert all(values.dtype == np.float32 for values in found.values())
+    found = np.concatenate([values.ravel() for values in found.values()])
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
