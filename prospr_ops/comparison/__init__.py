@@ -1,0 +1,12 @@
+"""Compares pruning methods by the accuracy of the networks that they leave, trained over many seeds.
+
+`compare` runs a grid of cells (`cells`), each of which prunes and trains one network (`worker`,
+`training`) and writes one line into a journal (`journal`), from which `results` makes the table and
+the figure.
+"""
+
+from prospr_ops.comparison.cells import Cell, Contender, Pruning
+from prospr_ops.comparison.compare import compare
+from prospr_ops.comparison.training import Training
+
+__all__ = ["Cell", "Contender", "Pruning", "Training", "compare"]
