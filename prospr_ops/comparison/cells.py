@@ -54,6 +54,9 @@ class Contender:
             control, rest = "", text
         method, _, number = rest.partition(":")
         choose("the method of a contender", method, [*METHODS, DENSE])
+        if control and method == DENSE:
+            msg = f"the dense network has no masks, so there is no {text!r}"
+            raise ValueError(msg)
         if not _takes_steps(method):
             if number:
                 msg = f"{method} takes no steps, so {text!r} cannot have {number}"

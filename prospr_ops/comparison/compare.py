@@ -73,9 +73,14 @@ def compare(
     path = Path(path)
     choose("model", model, MODELS)
     check_integer("seeds", seeds, at_least=1)
+    if not contenders or not sparsities:
+        msg = f"contenders and sparsities must not be empty, got {contenders!r} and {sparsities!r}"
+        raise ValueError(msg)
     for sparsity in sparsities:
         check_real("sparsity", sparsity, below=1.0)
-    workers = check_integer("workers", workers or len(os.sched_getaffinity(0)), at_least=1)
+    if workers is None:
+        workers = len(os.sched_getaffinity(0))
+    check_integer("workers", workers, at_least=1)
     cells = grid(
         model,
         [Contender.parse(text) for text in contenders],

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+import prospr_ops as po
+from prospr_ops import comparison, data
+from prospr_ops.comparison import Cell, Contender, Pruning, Training, journal, results, worker
+from prospr_ops.comparison.training import error_percent, train
+
+TINY = Training(epochs=1, batch_size=200)
+CELL = Cell("lenet_300_100", Contender("snip"), 0.98, 0, Pruning(), TINY)
+
+
+@pytest.fixture(autouse=True)
+def _embedded_sample(monkeypatch):
+    monkeypatch.setenv("PROSPR_DATA", str(data._MNIST_SAMPLE))
+    worker._data.cache_clear()
+    worker._scores.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    found = data.mnist(data._MNIST_SAMPLE)
+    return found.x_train[:1000], found.y_train[:1000]
+
+
+def console():
+    return Console(file=io.StringIO(), width=100)
+
+
+def weights_of(model):
+    return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+def test_training_is_that_of_fit(digits):
+    """Momentum, weight decay, the drops of the learning rate and the masks included."""
+    x, y = digits
+    training = Training(epochs=4, batch_size=100, learning_rate=0.05, weight_decay=1e-2)
+    ours, keras_own = po.models.lenet5(), po.models.lenet5()
+    keras_own.set_weights(ours.get_weights())
+    masks = po.select(po.score(ours, (x, y), method="magnitude", verbose=0), 0.5)
+    for model in (ours, keras_own):
+        po.apply_masks(model, masks)
+    train(ours, x, y, training, seed=3)
+
+    for layer in keras_own.layers:
+        if layer.weights:
+            layer.add_loss(
+                lambda layer=layer: 0.5e-2 * sum(keras.ops.sum(w * w) for w in layer.weights)
+            )
+    optimizer = keras.optimizers.SGD(0.05, 0.9)
+    keras_own.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    random = np.random.default_rng(3)
+    for rate in (0.05, 0.05, 0.005, 0.0005):
+        optimizer.learning_rate = rate
+        order = random.permutation(len(x))
+        keras_own.fit(x[order], y[order], batch_size=100, shuffle=False, verbose=0)
+    np.testing.assert_allclose(weights_of(ours), weights_of(keras_own), atol=2e-5)
+    assert error_percent(ours, x, y) < 30
+    path = next(iter(masks))
+    kernel = next(v for v in ours.variables if v.path == path)
+    assert np.count_nonzero(kernel) <= masks[path].sum()
+
+
+def test_unseen_inputs_have_no_part(digits):
+    x, y = digits
+    samples = replace(data.mnist(data._MNIST_SAMPLE), x_train=x, y_train=y)
+    model = po.models.lenet_300_100()
+    masks = po.select(po.score(model, (x, y), method="snip", verbose=0), 0.99)
+    whole = keras.models.clone_model(model)
+    whole.set_weights(model.get_weights())
+    small, x_small, _ = worker.without_unseen_inputs(model, "lenet_300_100", masks, samples)
+    assert x_small.shape[1] < 600
+    po.apply_masks(whole, masks)
+    training = Training(epochs=2)
+    train(whole, x, y, training, seed=0)
+    train(small, x_small, y, training, seed=0)
+    np.testing.assert_allclose(
+        whole.predict(x, verbose=0), small.predict(x_small, verbose=0), atol=1e-4
+    )
+
+
+def test_blind_network(digits):
+    """A method may leave the first layer without any weight."""
+    x, y = digits
+    samples = replace(data.mnist(data._MNIST_SAMPLE), x_train=x, y_train=y, x_test=x, y_test=y)
+    model = po.models.lenet_300_100()
+    masks = {w.path: np.zeros(w.shape, bool) for w in model.trainable_variables if w.ndim == 2}
+    small, x_small, _ = worker.without_unseen_inputs(model, "lenet_300_100", masks, samples)
+    train(small, x_small, y, TINY, seed=0)
+    assert error_percent(small, x_small, y) > 70
+
+
+def test_controls():
+    plain = worker._masks(CELL)
+    shuffled = worker._masks(replace(CELL, contender=Contender("snip", control="shuffled")))
+    redrawn = worker._masks(replace(CELL, contender=Contender("snip", control="reinit")))
+    for path, mask in plain.items():
+        assert shuffled[path].sum() == mask.sum()
+        assert np.array_equal(redrawn[path], mask)
+    first = next(iter(plain))
+    assert not np.array_equal(shuffled[first], plain[first])
+
+
+def test_record_repeats_the_run():
+    record = worker.run_cell(CELL)
+    assert {"model", "dataset", "method", "steps", "sparsity", "seed", "test_error"} <= set(record)
+    assert sum(record["kept"].values()) == 5324
+    assert 5 < record["test_error"] < 60
+    assert worker.run_cell(CELL)["test_error"] == record["test_error"]
+    reinit = worker.run_cell(replace(CELL, contender=Contender("snip", control="reinit")))
+    assert reinit["kept"] == record["kept"]
+    assert reinit["test_error"] != record["test_error"]
+    assert reinit["method"] == "reinit:snip"
+
+
+def test_synflow_goes_to_the_sparsity():
+    record = worker.run_cell(replace(CELL, contender=Contender("synflow")))
+    assert sum(record["kept"].values()) == 5324
+    assert record["steps"] is None
+    assert record["batch_size"] is None
+
+
+def test_compare_resumes(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    options = {"sparsities": [0.9, 0.98], "training": TINY, "console": console()}
+    first = comparison.compare(path, contenders=["dense", "snip"], seeds=1, workers=1, **options)
+    assert [(r["method"], r["sparsity"]) for r in first] == [
+        ("dense", 0.0),
+        ("snip", 0.9),
+        ("snip", 0.98),
+    ]
+    *kept, last = path.read_text().splitlines(keepends=True)
+    # As if the last had been killed in the middle of its line.
+    path.write_text("".join(kept) + last[:40])
+    again = comparison.compare(path, contenders=["dense", "snip"], seeds=1, workers=1, **options)
+    assert path.read_text().splitlines(keepends=True)[:2] == kept
+    assert len(journal.read(path)) == 3
+    # The same errors from a process of its own: nothing hangs on what ran before.
+    assert [r["test_error"] for r in again] == [r["test_error"] for r in first]
+    before = path.read_bytes()
+    assert comparison.compare(path, contenders=["snip"], seeds=1, **options) == again[1:]
+    assert path.read_bytes() == before
+
+
+def test_killed_run_loses_nothing_finished(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    arguments = ["compare", "--contenders", "random", "magnitude", "--sparsities", "0.5", "0.9",
+                 "--seeds", "1", "--epochs", "1", "--workers", "1", "--out", str(path)]  # fmt: skip
+    code = f"from prospr_ops import cli; cli.main({arguments})"
+    run = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__': {code}"],
+                           start_new_session=True, stdout=subprocess.DEVNULL)  # fmt: skip
+    for _ in range(1200):
+        if path.exists() and path.read_text().count("\n") >= 1:
+            break
+        assert run.poll() is None, "it ended without a single cell"
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    survived = journal.read(path)
+    assert 1 <= len(survived) < 4
+    records = comparison.compare(path, contenders=["random", "magnitude"], sparsities=[0.5, 0.9],
+                                 seeds=1, training=Training(epochs=1), workers=1,
+                                 console=console())  # fmt: skip
+    assert len(records) == 4
+    assert journal.read(path)[: len(survived)] == survived
+    assert len(journal.read(path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "contender"),
+    [
+        ("dense", Contender("dense")),
+        ("exact", Contender("exact", 3)),
+        ("exact:100", Contender("exact", 100)),
+        ("snip", Contender("snip")),
+        ("synflow", Contender("synflow")),
+        ("shuffled:exact:20", Contender("exact", 20, "shuffled")),
+        ("reinit:snip", Contender("snip", None, "reinit")),
+    ],
+)
+def test_contender(text, contender):
+    assert Contender.parse(text) == contender
+    assert Contender.parse(str(contender)) == contender
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("exakt", "'exact'"),
+        ("snip:3", "takes no steps"),
+        ("exact:many", "exact:100"),
+        ("reinit:dense", "no masks"),
+        ("scrambled:exact", "'exact'"),
+    ],
+)
+def test_bad_contender(text, message):
+    with pytest.raises(ValueError, match=message):
+        Contender.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ({"model": "resnet"}, ValueError, "lenet_300_100"),
+        ({"sparsities": [1.0]}, ValueError, "sparsity"),
+        ({"sparsities": []}, ValueError, "empty"),
+        ({"contenders": []}, ValueError, "empty"),
+        ({"seeds": 0}, ValueError, "seeds"),
+        ({"workers": -1}, ValueError, "workers"),
+        ({"workers": 0}, ValueError, "workers"),
+    ],
+)
+def test_bad_options(option, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        comparison.compare(tmp_path / "journal.jsonl", **option)
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_foreign_file_is_left_alone(tmp_path):
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear Sir,\nyours")
+    with pytest.raises(ValueError, match="line 1"):
+        comparison.compare(path)
+    assert path.read_text() == "Dear Sir,\nyours"
+
+
+def test_validation_needs_samples():
+    with pytest.raises(ValueError, match="validation"):
+        worker.run_cell(replace(CELL, validation=True))
+
+
+def made_up(method, sparsity, seed, error, steps=None):
+    return {"model": "lenet_300_100", "dataset": "mnist", "method": method, "steps": steps,
+            "sparsity": sparsity, "seed": seed, "training_epochs": 2, "validation": False,
+            "test_error": error}  # fmt: skip
+
+
+RECORDS = [
+    made_up("dense", 0.0, 0, 1.5),
+    made_up("dense", 0.0, 1, 1.7),
+    *(made_up("exact", s, seed, 2 + seed, 100) for s in (0.9, 0.98) for seed in (0, 1, 2)),
+    *(made_up("shuffled:exact", s, 0, 9.0, 100) for s in (0.9, 0.98)),
+]
+
+
+def test_errors():
+    rows = results.errors(RECORDS)
+    assert list(rows) == ["Dense", "ProsPr-exact, M = 100", "ProsPr-exact, M = 100, shuffled"]
+    assert rows["ProsPr-exact, M = 100"][0.9] == (3.0, 1.0, 3)
+    assert str(rows["ProsPr-exact, M = 100"][0.9]) == "3.00 ± 1.00"
+    assert str(rows["ProsPr-exact, M = 100, shuffled"][0.9]) == "9.00"
+
+
+def test_table():
+    shown = console()
+    shown.print(results.comparison_table(RECORDS))
+    text = shown.file.getvalue()
+    for part in (
+        "test error",
+        "1 to 3 seeds",
+        "2 epochs",
+        "dense 1.60 ± 0.14",
+        "90 %",
+        "3.00 ± 1.00",
+    ):
+        assert part in text
+
+
+def test_figure(tmp_path):
+    figure = results.comparison_figure(RECORDS)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "ProsPr-exact, M = 100",
+        "ProsPr-exact, M = 100, shuffled",
+        "Dense",
+    ]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [3, 3])
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (2, 4)
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_journal_lines_are_whole(tmp_path):
+    """Two writers do not mix their lines."""
+    path = tmp_path / "journal.jsonl"
+    code = (
+        "import sys; from pathlib import Path; from prospr_ops.comparison import journal\n"
+        "for n in range(300): journal.append(Path(sys.argv[1]), {'model': sys.argv[2] * 2000, "
+        "'method': 'x', 'sparsity': n})"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, path, name]) for name in "ab"]
+    assert [run.wait() for run in runs] == [0, 0]
+    found = journal.read(path)
+    assert [json.dumps(r["model"])[1:2] for r in found].count("a") == 300
+    for name, records in itertools.groupby(
+        sorted(found, key=lambda r: r["model"]), lambda r: r["model"][0]
+    ):
+        assert [r["sparsity"] for r in records] == list(range(300)), name
