@@ -61,7 +61,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "kept": {path: int(np.count_nonzero(mask)) for path, mask in masks.items()},
         "prune_seconds": round(pruned - before, 3),
         "train_seconds": round(trained - pruned, 3),
-        "data": data.source,
+        "training_samples": len(data.x_train),
+        "error_samples": len(data.x_test),
         "version": build_info()["version"],
     }
 

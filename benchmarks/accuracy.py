@@ -1,0 +1,86 @@
+"""Accuracy: how good are the networks that each method leaves, over seeds, and the sanity checks?
+
+The study of docs/accuracy.md, which takes hours; each finished network is a line of `accuracy.jsonl` at
+once, and a run that was stopped goes on where it was. `prospr compare` does the same for a grid of
+one's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from prospr_ops.comparison import Training, compare, results
+
+
+class Study(NamedTuple):
+    """A grid of the study.
+
+    Attributes:
+        model: A LeNet.
+        contenders: Its rows.
+        sparsities: Its columns.
+        seeds: How many.
+        epochs: Of training.
+    """
+
+    model: str
+    contenders: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    seeds: int
+    epochs: int
+
+
+_SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
+
+# The rows that a claim hangs on have five seeds. What is in two grids is run once.
+STUDIES = (
+    Study(
+        "lenet_300_100",
+        ("dense", "exact:3", "shuffled:exact:3", "reinit:exact:3", "snip", "shuffled:snip",
+         "first_order:3", "random"),
+        _SPARSITIES, seeds=5, epochs=20,
+    ),
+    Study(
+        "lenet_300_100",
+        ("exact:20", "exact:100", "diagonal:3", "diagonal:100", "diagonal:300", "grasp", "synflow",
+         "magnitude", "reinit:snip"),
+        _SPARSITIES, seeds=2, epochs=20,
+    ),
+    Study(
+        "lenet5_caffe",
+        ("dense", "exact:3", "shuffled:exact:3", "reinit:exact:3", "snip", "random"),
+        (0.98, 0.99), seeds=3, epochs=6,
+    ),
+)  # fmt: skip
+
+
+def run(out: Path, *, full: bool = True) -> list[object]:
+    """Runs what the journal in `out` lacks, and writes a table and a figure of each model.
+
+    Returns:
+        Nothing for the summary, which is of speed.
+    """
+    del full  # there is no short form of it
+    console = Console()
+    records: dict[str, list[dict[str, object]]] = {}
+    for study in STUDIES:
+        records.setdefault(study.model, []).extend(
+            compare(
+                out / "accuracy.jsonl",
+                model=study.model,
+                contenders=study.contenders,
+                sparsities=study.sparsities,
+                seeds=study.seeds,
+                training=Training(epochs=study.epochs),
+                console=console,
+            )
+        )
+    for model, of_model in records.items():
+        console.print(results.comparison_table(of_model))
+        figure = out / f"accuracy_{model}.png"
+        results.comparison_figure(of_model).savefig(figure, dpi=150)
+        console.print(f"[dim]{figure}[/dim]")
+    return []
