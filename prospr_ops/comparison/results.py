@@ -93,7 +93,7 @@ def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
     seeds = sorted({found.seeds for row in rows.values() for found in row.values()})
     table.caption = (
         f"mean ± standard deviation over {' to '.join(map(str, seeds[:: max(len(seeds) - 1, 1)]))} "
-        f"seeds; {first['training_epochs']} epochs" + (f"; dense {dense[0.0]}" if dense else "")
+        f"seeds; {first['training_epochs']} epochs" + (f"\ndense {dense[0.0]}" if dense else "")
     )
     table.add_column("")
     for sparsity in sparsities:
