@@ -308,34 +308,35 @@ POOLED_SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", POOLED_SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_pooled_convolution_ops(shape, dtype):
-    samples, columns, size, channels, outputs, kernel, strides, dilations, padding, groups = shape[
-        :-1
-    ]
-    windows = shape[-1]
+def pooled_calls(shape):
+    """Both ops' names with their arrays, what follows these, and options."""
+    *shape, windows = shape
+    samples, columns, size, channels, outputs, kernel, strides, dilations, padding, groups = shape
     rng = np.random.default_rng(0)
     output = [
         axis_of(*axis, padding)[0] for axis in zip(size, kernel, strides, dilations, strict=True)
     ]
-    inputs = tf.constant(rng.standard_normal((samples, *size, channels)), dtype)
-    weights = tf.constant(rng.standard_normal((*kernel, channels // groups, outputs)), dtype)
-    factors = tf.constant(rng.standard_normal((columns, samples, *windows, outputs)), dtype)
+    inputs = rng.standard_normal((samples, *size, channels))
+    weights = rng.standard_normal((*kernel, channels // groups, outputs))
+    factors = rng.standard_normal((columns, samples, *windows, outputs))
     derivative = rng.standard_normal((samples, *output, outputs))
-    derivative = tf.constant(derivative * (rng.random(derivative.shape) < 0.3), dtype)
+    derivative *= rng.random(derivative.shape) < 0.3
     options = {
         "strides": strides,
         "padding": padding,
         "dilation_rate": dilations,
         "groups": groups,
     }
+    yield "pooled_conv_curvature", (inputs, factors, derivative), kernel, options
+    yield "pooled_conv_input_gradient", (weights, factors, derivative), size, options
+
+
+@pytest.mark.parametrize("shape", POOLED_SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pooled_convolution_ops(shape, dtype):
     tolerance = 1e-12 if dtype == "float64" else 1e-5
-    for name, tensor, last in (
-        ("pooled_conv_curvature", inputs, kernel),
-        ("pooled_conv_input_gradient", weights, size),
-    ):
-        arguments = (tensor, factors, derivative)
+    for name, arrays, last, options in pooled_calls(shape):
+        arguments = [tf.constant(array, dtype) for array in arrays]
         result = getattr(ops, name)(*arguments, last, **options)
         assert result.dtype == dtype
         graph = tf.function(getattr(ops, name))(*arguments, last, **options)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from problems import PROBLEMS
-from test_curvature_kernels import SHAPES, arrays_of
+from test_curvature_kernels import POOLED_SHAPES, SHAPES, arrays_of, pooled_calls
 
 import prospr_ops as po
 from prospr_ops import ops
@@ -93,6 +93,12 @@ def test_bad_arguments_are_refused_as_on_the_cpu():
                 ops.gamma_step(*state, sign, gradient, tf.ones(5), rate)
         with pytest.raises(ValueError, match="at least one element"):
             ops.dense_curvature(tf.ones([0, 5]), tf.ones([2, 0, 3]))
+        # Three windows do not tile four pixels.
+        inputs, factors, derivative = tf.ones([1, 4, 2]), tf.ones([2, 1, 3, 5]), tf.ones([1, 4, 5])
+        with pytest.raises(ValueError, match="spatial axes that divide those of the output"):
+            ops.pooled_conv_curvature(inputs, factors, derivative, 1)
+        with pytest.raises(ValueError, match="spatial axes that divide those of the output"):
+            ops.pooled_conv_input_gradient(tf.ones([1, 2, 5]), factors, derivative, [4])
 
 
 def _contractions():
@@ -131,24 +137,44 @@ def _contractions():
             yield ops.embedding_curvature, (indices.astype(index), factors), (20,), {}
 
 
+def _assert_agrees_with_the_cpu(operation, arrays, dtype):
+    def call(device, change=tf.identity):
+        with tf.device(device):
+            tensors = [
+                tf.constant(array) if array.dtype.kind == "i" else change(tf.cast(array, dtype))
+                for array in arrays
+            ]
+            result = operation(*tensors)
+            _assert_on(result, device)
+            np.testing.assert_array_equal(result, operation(*tensors))
+            return result.numpy().astype(np.float64)
+
+    error = np.abs(call(GPU) - call("CPU:0"))
+    tolerance = 1e-12 if dtype == "float64" else 2e-5
+    assert (error <= tolerance * call("CPU:0", tf.abs)).all()
+
+
 @pytest.mark.parametrize("contraction", list(_contractions()))
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_contractions_agree_with_the_cpu(contraction, dtype):
-    operation, (inputs, factors), arguments, options = contraction
-    indices = inputs.dtype.kind == "i"
+    operation, arrays, arguments, options = contraction
+    _assert_agrees_with_the_cpu(
+        lambda *tensors: operation(*tensors, *arguments, **options), arrays, dtype
+    )
 
-    def call(device, dtype, change=tf.identity):
-        with tf.device(device):
-            first = tf.constant(inputs) if indices else change(tf.cast(inputs, dtype))
-            result = operation(first, change(tf.cast(factors, dtype)), *arguments, **options)
-            _assert_on(result, device)
-            again = operation(first, change(tf.cast(factors, dtype)), *arguments, **options)
-            np.testing.assert_array_equal(result, again)
-            return result.numpy().astype(np.float64)
 
-    error = np.abs(call(GPU, dtype) - call("CPU:0", dtype))
-    tolerance = 1e-12 if dtype == "float64" else 2e-5
-    assert (error <= tolerance * call("CPU:0", dtype, tf.abs)).all()
+@pytest.mark.parametrize("shape", POOLED_SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pooled_convolutions_agree_with_the_cpu(shape, dtype):
+    for name, arrays, last, options in pooled_calls(shape):
+        operation = getattr(ops, name)
+        _assert_agrees_with_the_cpu(
+            lambda *tensors, op=operation, last=last, options=options: op(
+                *tensors, last, **options
+            ),
+            arrays,
+            dtype,
+        )
 
 
 def test_the_accumulator_is_added_to_and_not_overwritten():

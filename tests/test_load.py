@@ -34,9 +34,6 @@ def test_every_op_has_a_kernel_for_every_device_it_was_built_for():
             for device in ("CPU", "GPU")
         }
         assert types["CPU"]
-        if op.startswith("Prospr_Pooled"):  # a GPU takes what they stand for: dense factors
-            assert not types["GPU"]
-            continue
         assert types["GPU"] == (types["CPU"] if po.build_info()["cuda"] else set())
 
 

@@ -13,29 +13,28 @@
 // so that the rows are pairs of pixels, the factors are those that `pair_factors` makes, and
 // nothing is squared. This is cheaper while T/2 + 1 distances are fewer than columns; one pixel (a
 // dense layer) is one pair.
+//
+// Pooled factors are multiplied with their derivative as they are gathered. Their zeros are not
+// skipped: each output has them elsewhere, so what is left would be no matrix product.
 #include <limits>
+#include <type_traits>
 
 #include "cuda/curvature.h"
 #include "cuda/curvature_slices.h"
 #include "cuda/depthwise_curvature.h"
 #include "cuda/launch.h"
+#include "cuda/pooled_factors.h"
+#include "cuda/register_tile.h"
 
 namespace prospr::cuda {
 namespace {
 
-// A thread's part of the tile, and a warp's: 8 threads along the patch by 4 along the outputs.
-constexpr int kThreadPatch = 8;
-constexpr int kThreadOutputs = 4;
-constexpr int kWarpPatch = 8 * kThreadPatch;
-constexpr int kWarpOutputs = 4 * kThreadOutputs;
-// Warps of a block lie along the outputs.
+// The rows of a register tile are patch elements, its columns outputs. Warps of a block lie along
+// the outputs.
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kTilePatch = kWarpPatch;
-constexpr int kTileOutputs = kWarps * kWarpOutputs;
-// A thread's elements along the patch are neighbours by four: a warp then reads all banks of shared
-// memory at once.
-constexpr int kNeighbours = 4;
+constexpr int kTilePatch = kWarpRows;
+constexpr int kTileOutputs = kWarps * kWarpColumns;
 // Between rows of shared memory, so that the threads that fill several rows use different banks.
 constexpr int kGap = 8;
 
@@ -49,6 +48,11 @@ constexpr std::int64_t kMostGrid = 1 << 30;
 constexpr std::int64_t kLeastRows = 64;
 constexpr std::int64_t kMostPairedPixels = 32;
 
+// What the rows of the matrix product are.
+struct Dense {};
+struct Pooled {};
+struct Pairs {};
+
 // How the work is cut up; depends on shapes only.
 struct Cut {
   std::int64_t pixels;        // of the output
@@ -60,12 +64,15 @@ struct Cut {
   std::int64_t patch_tiles;   //
   std::int64_t output_tiles;  // of a group
   std::int64_t slices;        // of samples x columns
+  Windows windows;
 };
 
 template <typename T>
-Cut cut_of(const ConvShape& shape) {
+Cut cut_of(const ConvCurvature<T>& conv) {
   using Sum = core::Accumulator<T>;
+  const ConvShape& shape = conv.shape;
   Cut cut{};
+  cut.windows = windows_of(shape, conv.pooled);
   cut.pixels = shape.output_size[0] * shape.output_size[1] * shape.output_size[2];
   cut.channels = shape.input_channels / shape.groups;
   cut.outputs = shape.output_channels / shape.groups;
@@ -89,10 +96,41 @@ std::int64_t pair_elements(const ConvShape& shape, const Cut& cut) {
   return cut.pairs ? shape.samples * cut.columns * cut.pixels * shape.output_channels : 0;
 }
 
+// The coordinates of a pixel by its number. There are few pixels where this is asked for, so it
+// takes no division of 64 bits.
+__device__ void pixel_at(std::uint32_t index, const ConvShape& shape, std::uint32_t pixel[]) {
+#pragma unroll
+  for (int axis = ConvShape::kAxes - 1; axis >= 0; --axis) {
+    const auto size = static_cast<std::uint32_t>(shape.output_size[axis]);
+    pixel[axis] = index % size;
+    index /= size;
+  }
+}
+
 // The other pixel of a pair.
-PROSPR_HD std::int64_t partner(std::int64_t pixel, std::int64_t distance, std::int64_t pixels) {
+__device__ std::uint32_t partner(std::int64_t pixel, std::int64_t distance, std::int64_t pixels) {
   const std::int64_t other = pixel + distance;
-  return other < pixels ? other : other - pixels;
+  return static_cast<std::uint32_t>(other < pixels ? other : other - pixels);
+}
+
+// Where the factors of a pixel of a sample and output lie, in the first column.
+template <typename T>
+struct PixelFactors {
+  const T* values;
+  core::Accumulator<T> derivative;
+};
+
+template <typename T>
+__device__ PixelFactors<T> factors_at(const ConvCurvature<T>& conv, const Cut& cut,
+                                      std::int64_t sample, std::uint32_t pixel,
+                                      std::int64_t output) {
+  const std::int64_t outputs = conv.shape.output_channels;
+  const std::int64_t at = (sample * cut.pixels + pixel) * outputs + output;
+  if (conv.factors != nullptr) return {conv.factors + at, 1};
+  std::uint32_t coordinates[ConvShape::kAxes];
+  pixel_at(pixel, conv.shape, coordinates);
+  const std::int64_t row = sample * cut.windows.count + window_at(coordinates, cut.windows);
+  return {conv.pooled.values + row * outputs + output, core::widen(conv.pooled.derivative[at])};
 }
 
 template <typename T>
@@ -102,21 +140,24 @@ __global__ void __launch_bounds__(kPairThreads)
   const ConvShape& shape = conv.shape;
   const std::int64_t outputs = shape.output_channels;
   const std::int64_t size = shape.samples * cut.columns * cut.pixels * outputs;
-  const std::int64_t column_stride = shape.samples * cut.pixels * outputs;
+  const std::int64_t column_stride = shape.samples * cut.windows.count * outputs;
   for (std::int64_t i = global_thread(); i < size; i += global_threads()) {
     const std::int64_t output = i % outputs;
     const std::int64_t pixel = i / outputs % cut.pixels;
     const std::int64_t distance = i / outputs / cut.pixels % cut.columns;
     const std::int64_t sample = i / outputs / cut.pixels / cut.columns;
-    const T* const at = conv.factors + sample * cut.pixels * outputs + output;
-    const T* const here = at + pixel * outputs;
-    const T* const there = at + partner(pixel, distance, cut.pixels) * outputs;
+    const PixelFactors<T> here =
+        factors_at(conv, cut, sample, static_cast<std::uint32_t>(pixel), output);
+    const PixelFactors<T> there =
+        factors_at(conv, cut, sample, partner(pixel, distance, cut.pixels), output);
     Sum sum = 0;
     for (std::int64_t c = 0; c < shape.columns; ++c) {
-      sum += core::widen(here[c * column_stride]) * core::widen(there[c * column_stride]);
+      sum += core::widen(here.values[c * column_stride]) *
+             core::widen(there.values[c * column_stride]);
     }
     // Half way round a pair is met from both its ends.
     const bool twice = distance > 0 && 2 * distance != cut.pixels;
+    sum = pooled_factor(pooled_factor(sum, here.derivative), there.derivative);
     factors[i] = twice ? sum + sum : sum;
   }
 }
@@ -153,10 +194,6 @@ __device__ void advance(Row& row, const Row& step, const ConvShape& shape, std::
   carry = row.column >= columns;
   if (carry != 0) row.column -= columns;
   row.sample += step.sample + carry;
-}
-
-__device__ std::int64_t pixel_index(const std::uint32_t pixel[], const ConvShape& shape) {
-  return (pixel[0] * shape.output_size[1] + pixel[1]) * shape.output_size[2] + pixel[2];
 }
 
 // The corner of a patch in the input, where it may lie outside.
@@ -215,13 +252,16 @@ __device__ core::Accumulator<T> input_at(const ConvCurvature<T>& conv, const Cor
   return inside ? core::widen(conv.inputs[corner.offset + tap.offset]) : core::Accumulator<T>(0);
 }
 
-// `step` is a stage's rows; `factors` are the convolution's, or those of pairs. `sums_out` is the
-// curvature, added to, where there is one slice, else [slices, patch, output channels].
-template <bool kPairs, typename T, typename Factor>
+// `step` is a stage's rows; `factors` are the convolution's, of windows if it has pooled ones, or
+// those of pairs. `sums_out` is the curvature, added to, where there is one slice, else [slices,
+// patch, output channels].
+template <typename Rows, typename T, typename Factor>
 __global__ void __launch_bounds__(kThreads)
     contract(ConvCurvature<T> conv, Cut cut, Row step, const Factor* factors,
              core::Accumulator<T>* sums_out) {
   using Sum = core::Accumulator<T>;
+  constexpr bool kPooled = std::is_same_v<Rows, Pooled>;
+  constexpr bool kPairs = std::is_same_v<Rows, Pairs>;
   constexpr int kRows = kDepth<Sum>;
   // Of a row, when it is filled.
   constexpr int kFillThreads = kThreads / kRows;
@@ -236,9 +276,8 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = static_cast<int>(threadIdx.x);
   const int fill_row = thread / kFillThreads;
   const int fill_first = thread % kFillThreads;
-  const int warp_outputs = thread / 32 * kWarpOutputs;
-  const int thread_patch = thread % 32 / 4 * kNeighbours;
-  const int thread_outputs = warp_outputs + thread % 4 * kThreadOutputs;
+  const int lane = thread % 32;
+  const int warp_outputs = thread / 32 * kWarpColumns;
 
   const std::int64_t terms = shape.samples * cut.columns;
   const std::int64_t tasks = cut.slices * shape.groups * cut.output_tiles * cut.patch_tiles;
@@ -270,8 +309,9 @@ __global__ void __launch_bounds__(kThreads)
       const Corner corner = corner_of(next.pixel, next.sample, group * cut.channels, shape);
       Corner other{};
       if (kPairs) {
-        const Row at = row_at(partner(pixel, next.column, cut.pixels), shape, 1);
-        other = corner_of(at.pixel, next.sample, group * cut.channels, shape);
+        std::uint32_t at[ConvShape::kAxes];
+        pixel_at(partner(pixel, next.column, cut.pixels), shape, at);
+        other = corner_of(at, next.sample, group * cut.channels, shape);
       }
 #pragma unroll
       for (int i = 0; i < kFillPatch; ++i) {
@@ -284,15 +324,26 @@ __global__ void __launch_bounds__(kThreads)
         }
         next_patches[i] = value;
       }
-      const std::int64_t row =
-          kPairs ? (next.sample * cut.columns + next.column) * cut.pixels + pixel
-                 : (next.column * shape.samples + next.sample) * cut.pixels + pixel;
-      const Factor* const from =
-          factors + row * shape.output_channels + group * cut.outputs + first_output;
+      const std::int64_t term = kPairs ? next.sample * cut.columns + next.column
+                                       : next.column * shape.samples + next.sample;
+      const std::int64_t row = kPooled
+                                   ? term * cut.windows.count + window_at(next.pixel, cut.windows)
+                                   : term * cut.pixels + pixel;
+      const std::int64_t column = group * cut.outputs + first_output;
+      const Factor* const from = factors + row * shape.output_channels + column;
+      const std::int64_t derivative =
+          (next.sample * cut.pixels + pixel) * shape.output_channels + column;
 #pragma unroll
       for (int i = 0; i < kFillOutputs; ++i) {
         const int o = fill_first + i * kFillThreads;
-        next_columns[i] = exists && o < outputs ? core::widen(from[o]) : Sum(0);
+        Sum value = 0;
+        if (exists && o < outputs) {
+          value = core::widen(from[o]);
+          if (kPooled) {
+            value = pooled_factor(value, core::widen(conv.pooled.derivative[derivative + o]));
+          }
+        }
+        next_columns[i] = value;
       }
       advance(next, step, shape, cut.columns);
       next_index += kRows;
@@ -308,8 +359,8 @@ __global__ void __launch_bounds__(kThreads)
       }
     };
 
-    Sum products[kThreadPatch][kThreadOutputs] = {};
-    Sum sums[kThreadPatch][kThreadOutputs] = {};
+    Sum products[kThreadRows][kThreadColumns] = {};
+    Sum sums[kThreadRows][kThreadColumns] = {};
     std::int64_t pixels_left = cut.pixels;
     const bool in_use = warp_outputs < outputs;
     gather();
@@ -321,28 +372,13 @@ __global__ void __launch_bounds__(kThreads)
       if (in_use) {
 #pragma unroll 4
         for (int r = 0; r < kRows; ++r) {
-          Sum patch[kThreadPatch];
-          Sum column[kThreadOutputs];
-#pragma unroll
-          for (int i = 0; i < kThreadPatch; ++i) {
-            patch[i] = patches[buffer][r]
-                              [thread_patch + i / kNeighbours * (kWarpPatch / 2) + i % kNeighbours];
-          }
-#pragma unroll
-          for (int o = 0; o < kThreadOutputs; ++o) {
-            column[o] = columns[buffer][r][thread_outputs + o];
-          }
-#pragma unroll
-          for (int i = 0; i < kThreadPatch; ++i) {
-#pragma unroll
-            for (int o = 0; o < kThreadOutputs; ++o) products[i][o] += patch[i] * column[o];
-          }
+          add_products(patches[buffer][r], columns[buffer][r] + warp_outputs, lane, products);
           if (!kPairs && --pixels_left == 0) {
             pixels_left = cut.pixels;
 #pragma unroll
-            for (int i = 0; i < kThreadPatch; ++i) {
+            for (int i = 0; i < kThreadRows; ++i) {
 #pragma unroll
-              for (int o = 0; o < kThreadOutputs; ++o) {
+              for (int o = 0; o < kThreadColumns; ++o) {
                 sums[i][o] += products[i][o] * products[i][o];
                 products[i][o] = 0;
               }
@@ -357,28 +393,35 @@ __global__ void __launch_bounds__(kThreads)
     Sum* const to = sums_out + (slice * cut.patch + first_element) * shape.output_channels +
                     group * cut.outputs + first_output;
 #pragma unroll
-    for (int i = 0; i < kThreadPatch; ++i) {
-      const int k = thread_patch + i / kNeighbours * (kWarpPatch / 2) + i % kNeighbours;
+    for (int i = 0; i < kThreadRows; ++i) {
+      const int k = tile_row(lane, i);
 #pragma unroll
-      for (int o = 0; o < kThreadOutputs; ++o) {
-        if (k >= elements || thread_outputs + o >= outputs) continue;
+      for (int o = 0; o < kThreadColumns; ++o) {
+        const int output = warp_outputs + tile_column(lane, o);
+        if (k >= elements || output >= outputs) continue;
         // Pairs may have cancelled to just below zero.
         Sum sum = kPairs ? products[i][o] : sums[i][o];
         if (kPairs && sum < 0) sum = 0;
-        Sum& result = to[k * shape.output_channels + thread_outputs + o];
+        Sum& result = to[k * shape.output_channels + output];
         result = cut.slices == 1 ? result + sum : sum;
       }
     }
   }
 }
 
-template <bool kPairs, typename T, typename Factor>
+template <typename Rows, typename T, typename Factor>
 std::string launch_contract(const ConvCurvature<T>& conv, const Cut& cut, const Factor* factors,
                             core::Accumulator<T>* sums, Stream stream) {
   const std::int64_t tasks = cut.slices * conv.shape.groups * cut.output_tiles * cut.patch_tiles;
-  return launch("conv_curvature", contract<kPairs, T, Factor>,
+  return launch("conv_curvature", contract<Rows, T, Factor>,
                 static_cast<unsigned>(std::min(tasks, kMostGrid)), kThreads, stream, conv, cut,
                 row_at(kDepth<core::Accumulator<T>>, conv.shape, cut.columns), factors, sums);
+}
+
+// Pooled factors take the way of all groups.
+template <typename T>
+bool takes_depthwise(const ConvCurvature<T>& conv) {
+  return is_depthwise(conv.shape) && conv.factors != nullptr;
 }
 
 }  // namespace
@@ -396,18 +439,19 @@ std::string check_limits(const ConvShape& shape) {
 }
 
 template <typename T>
-std::int64_t scratch_bytes(const ConvShape& shape) {
-  if (is_depthwise(shape)) return depthwise_scratch_bytes<T>(shape);
-  const Cut cut = cut_of<T>(shape);
-  return (pair_elements(shape, cut) + apart(cut.slices, cut.patch * shape.output_channels)) *
+std::int64_t scratch_bytes(const ConvCurvature<T>& conv) {
+  if (takes_depthwise(conv)) return depthwise_scratch_bytes<T>(conv.shape);
+  const Cut cut = cut_of(conv);
+  return (pair_elements(conv.shape, cut) +
+          apart(cut.slices, cut.patch * conv.shape.output_channels)) *
          static_cast<std::int64_t>(sizeof(core::Accumulator<T>));
 }
 
 template <typename T>
 std::string run(const ConvCurvature<T>& conv, void* scratch, Stream stream) {
   using Sum = core::Accumulator<T>;
-  if (is_depthwise(conv.shape)) return run_depthwise(conv, scratch, stream);
-  const Cut cut = cut_of<T>(conv.shape);
+  if (takes_depthwise(conv)) return run_depthwise(conv, scratch, stream);
+  const Cut cut = cut_of(conv);
   const std::int64_t pairs = pair_elements(conv.shape, cut);
   Sum* const factors = static_cast<Sum*>(scratch);
   Sum* const sums = cut.slices == 1 ? conv.curvature : factors + pairs;
@@ -416,18 +460,20 @@ std::string run(const ConvCurvature<T>& conv, void* scratch, Stream stream) {
     wrong = launch("pair_factors", pair_factors<T>, blocks_for(pairs, kPairThreads), kPairThreads,
                    stream, conv, cut, factors);
     if (wrong.empty()) {
-      wrong = launch_contract<true>(conv, cut, static_cast<const Sum*>(factors), sums, stream);
+      wrong = launch_contract<Pairs>(conv, cut, static_cast<const Sum*>(factors), sums, stream);
     }
+  } else if (conv.factors != nullptr) {
+    wrong = launch_contract<Dense>(conv, cut, conv.factors, sums, stream);
   } else {
-    wrong = launch_contract<false>(conv, cut, conv.factors, sums, stream);
+    wrong = launch_contract<Pooled>(conv, cut, conv.pooled.values, sums, stream);
   }
   if (!wrong.empty()) return wrong;
   return add_slices(sums, cut.slices, cut.patch * conv.shape.output_channels, conv.curvature,
                     stream);
 }
 
-#define INSTANTIATE(T)                                      \
-  template std::int64_t scratch_bytes<T>(const ConvShape&); \
+#define INSTANTIATE(T)                                          \
+  template std::int64_t scratch_bytes(const ConvCurvature<T>&); \
   template std::string run(const ConvCurvature<T>&, void*, Stream)
 INSTANTIATE(float);
 INSTANTIATE(double);

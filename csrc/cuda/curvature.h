@@ -13,6 +13,7 @@
 namespace prospr::cuda {
 
 using cpu::ConvCurvature;
+using cpu::ConvInputGradient;
 using cpu::ConvShape;
 using cpu::EmbeddingCurvature;
 using cpu::EmbeddingShape;
@@ -24,13 +25,16 @@ std::string check_limits(const EmbeddingShape& shape);
 
 // Bytes of device memory that `run` needs beside its arguments.
 template <typename T>
-std::int64_t scratch_bytes(const ConvShape& shape);
+std::int64_t scratch_bytes(const ConvCurvature<T>& conv);
 std::int64_t scratch_bytes(const EmbeddingShape& shape);
 
 // Each only enqueues its work on `stream`. `scratch` is as aligned as a device allocation is.
 // Returns what went wrong with that, or nothing.
 template <typename T>
 std::string run(const ConvCurvature<T>& conv, void* scratch, Stream stream);
+
+template <typename T>
+std::string run(const ConvInputGradient<T>& conv, Stream stream);
 
 // Places whose index is not in [0, vocabulary) count for nothing: to refuse them would take waiting
 // for the device.

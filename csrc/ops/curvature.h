@@ -33,6 +33,15 @@ struct Contraction<CPU> {
     });
   }
 
+  template <typename T>
+  static absl::Status run(tensorflow::OpKernelContext* context,
+                          const cpu::ConvInputGradient<T>& conv) {
+    return run_kernel([&] {
+      cpu::run(conv, cpu::best_instruction_set(), parallel_for(context));
+      return std::string();
+    });
+  }
+
   template <typename T, typename Index>
   static absl::Status run(tensorflow::OpKernelContext* context,
                           const cpu::EmbeddingCurvature<T, Index>& embedding) {
@@ -46,7 +55,14 @@ template <>
 struct Contraction<GPU> {
   template <typename T>
   static absl::Status run(tensorflow::OpKernelContext* context, const cpu::ConvCurvature<T>& conv) {
-    return run_with_scratch(context, conv, cuda::scratch_bytes<T>(conv.shape));
+    return run_with_scratch(context, conv, cuda::scratch_bytes(conv));
+  }
+
+  template <typename T>
+  static absl::Status run(tensorflow::OpKernelContext* context,
+                          const cpu::ConvInputGradient<T>& conv) {
+    TF_RETURN_IF_ERROR(status_of(cuda::check_limits(conv.shape)));
+    return launch_status(cuda::run(conv, stream_of(context)));
   }
 
   template <typename T, typename Index>

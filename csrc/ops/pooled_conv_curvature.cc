@@ -1,5 +1,4 @@
 #include "ops/curvature.h"
-#include "ops/parallel_for.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace prospr::ops {
@@ -31,8 +30,9 @@ What Prospr>ConvCurvature computes, of factors that come from behind a pooling.
 
 The windows of the pooling tile the convolution's output, and a dense factor at an output pixel is
 factors at its window times derivative at the pixel. Where the derivative is zero, as it mostly is
-before a max-pooling, a pixel costs nothing. The accumulator's buffer is reused for the output where
-nobody else holds it. The result is the same bits for every number of threads.
+before a max-pooling, a pixel costs nothing on the CPU; on a GPU it costs as much as any. The
+accumulator's buffer is reused for the output where nobody else holds it. The result is the same bits
+for every number of threads.
 
 inputs: The layer's input, [N, spatial..., channels].
 factors: [C, N, windows..., O]; the windows on each spatial axis divide the output's size.
@@ -45,7 +45,7 @@ padding: As in Keras; CAUSAL only with one spatial axis.
 groups: Divides the channels and O; group g of the outputs sees group g of the channels.
 )doc");
 
-template <typename T>
+template <typename Device, typename T>
 class PooledConvCurvatureOp : public tensorflow::OpKernel {
  public:
   explicit PooledConvCurvatureOp(tensorflow::OpKernelConstruction* context)
@@ -63,22 +63,28 @@ class PooledConvCurvatureOp : public tensorflow::OpKernel {
     factors.values = data_of<T>(context->input(1));
     factors.derivative = data_of<T>(context->input(2));
     T* curvature;
-    OP_REQUIRES_OK(context, forward_accumulator<CPU>(context, &curvature, 3));
+    OP_REQUIRES_OK(context, forward_accumulator<Device>(context, &curvature, 3));
     const cpu::ConvCurvature<T> convolution{shape, data_of<T>(context->input(0)), nullptr,
                                             curvature, factors};
-    OP_REQUIRES_OK(context, Contraction<CPU>::run(context, convolution));
+    OP_REQUIRES_OK(context, Contraction<Device>::run(context, convolution));
   }
 
  private:
   cpu::ConvOptions options_;
 };
 
-#define REGISTER(T)                                                                             \
+#define REGISTER(D, T)                                                                          \
   REGISTER_KERNEL_BUILDER(                                                                      \
-      Name("Prospr>PooledConvCurvature").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-      PooledConvCurvatureOp<T>)
-REGISTER(float);
-REGISTER(double);
+      Name("Prospr>PooledConvCurvature").Device(tensorflow::DEVICE_##D).TypeConstraint<T>("T"), \
+      PooledConvCurvatureOp<D, T>)
+#define REGISTER_ALL(D) \
+  REGISTER(D, float);   \
+  REGISTER(D, double)
+REGISTER_ALL(CPU);
+#if defined(PROSPR_CUDA)
+REGISTER_ALL(GPU);
+#endif
+#undef REGISTER_ALL
 #undef REGISTER
 
 }  // namespace prospr::ops

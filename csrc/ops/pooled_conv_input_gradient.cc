@@ -1,5 +1,4 @@
 #include "ops/curvature.h"
-#include "ops/parallel_for.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace prospr::ops {
@@ -56,8 +55,9 @@ Backpropagates factors that come from behind a pooling through a convolution.
 gradient[c, n] is the convolution's vector-Jacobian product with the dense factors of column c and
 sample n. The windows of the pooling tile the convolution's output, and a dense factor at an output
 pixel is factors at its window times derivative at the pixel. Where the derivative is zero, as it
-mostly is before a max-pooling, a pixel costs nothing. An infinite factor makes its neighbours NaN.
-The result is the same bits for every number of threads.
+mostly is before a max-pooling, a pixel costs nothing on the CPU; on a GPU it costs as much as any. An
+infinite factor, or on a GPU weight, makes its neighbours NaN. The result is the same bits for every
+number of threads.
 
 kernel: [kernel spatial..., channels / groups, O].
 factors: [C, N, windows..., O]; the windows on each spatial axis divide the output's size.
@@ -70,7 +70,7 @@ padding: As in Keras; CAUSAL only with one spatial axis.
 groups: Divides the channels and O; group g of the outputs sees group g of the channels.
 )doc");
 
-template <typename T>
+template <typename Device, typename T>
 class PooledConvInputGradientOp : public tensorflow::OpKernel {
  public:
   explicit PooledConvInputGradientOp(tensorflow::OpKernelConstruction* context)
@@ -92,10 +92,7 @@ class PooledConvInputGradientOp : public tensorflow::OpKernel {
                    context->allocate_output(0, gradient_shape(shape, input_size_), &gradient));
     const cpu::ConvInputGradient<T> convolution{shape, data_of<T>(context->input(0)), factors,
                                                 gradient->flat<T>().data()};
-    OP_REQUIRES_OK(context, run_kernel([&] {
-                     cpu::run(convolution, cpu::best_instruction_set(), parallel_for(context));
-                     return std::string();
-                   }));
+    OP_REQUIRES_OK(context, Contraction<Device>::run(context, convolution));
   }
 
  private:
@@ -103,13 +100,19 @@ class PooledConvInputGradientOp : public tensorflow::OpKernel {
   cpu::Shape input_size_;
 };
 
-#define REGISTER(T)                                              \
+#define REGISTER(D, T)                                           \
   REGISTER_KERNEL_BUILDER(Name("Prospr>PooledConvInputGradient") \
-                              .Device(tensorflow::DEVICE_CPU)    \
+                              .Device(tensorflow::DEVICE_##D)    \
                               .TypeConstraint<T>("T"),           \
-                          PooledConvInputGradientOp<T>)
-REGISTER(float);
-REGISTER(double);
+                          PooledConvInputGradientOp<D, T>)
+#define REGISTER_ALL(D) \
+  REGISTER(D, float);   \
+  REGISTER(D, double)
+REGISTER_ALL(CPU);
+#if defined(PROSPR_CUDA)
+REGISTER_ALL(GPU);
+#endif
+#undef REGISTER_ALL
 #undef REGISTER
 
 }  // namespace prospr::ops

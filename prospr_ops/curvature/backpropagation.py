@@ -54,7 +54,10 @@ class Gradient(NamedTuple):
         return self.values * self.derivative
 
     def has_kernel(self) -> bool:
-        """Whether there is a derivative, and kernels that multiply with it on the way."""
+        """Whether there is a derivative, and kernels that multiply with it on the way.
+
+        On a GPU, where those skip no zeros, what takes dense gradients is faster (docs/cuda.md).
+        """
         return (
             self.derivative is not None
             and self.values.dtype in (tf.float32, tf.float64)

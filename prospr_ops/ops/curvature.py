@@ -151,8 +151,8 @@ def pooled_conv_curvature(
 
     The windows of the pooling tile the convolution's output, and the factor at an output pixel is
     that of its window times a derivative, which after a max-pooling is mostly zero. Pixels whose
-    derivative is zero cost nothing. The result is the same bits for any number of threads. On the
-    CPU only.
+    derivative is zero cost nothing on the CPU; on a GPU they cost as much as any. The result is the
+    same bits for any number of threads.
 
     Args:
         inputs: The layer's input, ``[N, spatial..., channels]``, of float32 or float64.
@@ -207,7 +207,8 @@ def pooled_conv_input_gradient(
 ) -> tf.Tensor:
     """Backpropagates the factors of `pooled_conv_curvature` to the convolution's input.
 
-    The result is the same bits for any number of threads. On the CPU only.
+    Pixels whose derivative is zero cost nothing on the CPU; on a GPU they cost as much as any. The
+    result is the same bits for any number of threads.
 
     Args:
         kernel: The convolution's, ``[kernel_size, channels / groups, O]``, of float32 or float64.

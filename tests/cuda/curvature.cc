@@ -1,53 +1,11 @@
 // The contractions against the CPU's kernels in float64.
 #include "cuda/curvature.h"
 
+#include "convolutions.h"
 #include "emulated.h"
 
 namespace prospr::tests {
 namespace {
-
-const cpu::ParallelFor kOneThread = [](std::int64_t n, double, const cpu::Work& work) {
-  work(0, n);
-};
-constexpr auto kBaseline = cpu::InstructionSet::kBaseline;
-
-template <typename T>
-const char* name_of() {
-  return std::is_same_v<T, float>        ? "float"
-         : std::is_same_v<T, double>     ? "double"
-         : std::is_same_v<T, core::Half> ? "half"
-                                         : "bfloat16";
-}
-
-std::int64_t product(const cpu::Shape& shape) {
-  std::int64_t result = 1;
-  for (const std::int64_t size : shape) result *= size;
-  return result;
-}
-
-// The same values in float64, or their magnitudes.
-template <typename T>
-Array<double> widened(const Array<T>& values, bool magnitudes) {
-  Array<double> result(values.size());
-  for (std::int64_t i = 0; i < values.size(); ++i) {
-    const auto value = static_cast<double>(core::widen(values[i]));
-    result[i] = magnitudes ? std::abs(value) : value;
-  }
-  return result;
-}
-
-// Errors are measured against the sum without its cancellations.
-template <typename Sum>
-void expect_close(const Array<Sum>& got, const Array<double>& wanted, const Array<double>& scale,
-                  const std::string& what) {
-  const double tolerance = sizeof(Sum) == 8 ? 1e-12 : 1e-5;
-  double worst = 0;
-  for (std::int64_t i = 0; i < got.size(); ++i) {
-    const double error = std::abs(static_cast<double>(got[i]) - wanted[i]);
-    worst = std::max(worst, std::isnan(error) ? 1 : error / (tolerance * scale[i]));
-  }
-  expect(worst <= 1, what + ": off by " + std::to_string(worst) + " times the tolerance");
-}
 
 template <typename Sum>
 Array<Sum> start_of(std::int64_t size) {
@@ -56,57 +14,63 @@ Array<Sum> start_of(std::int64_t size) {
   return curvature;
 }
 
+// What a contraction reads; pooled factors if there is a derivative.
 template <typename T>
-void test_shape(const cpu::ConvShape& shape, const Array<T>& inputs, const Array<T>& factors,
-                std::int64_t kernel_size, const std::string& name) {
+struct Operands {
+  cpu::ConvShape shape;
+  Array<T> inputs;
+  Array<T> factors;
+  Array<T> derivative = Array<T>(0);
+  cpu::PooledFactors<T> pooled = {};
+
+  cpu::ConvCurvature<T> added_to(core::Accumulator<T>* curvature) {
+    if (derivative.size() == 0) return {shape, inputs.data(), factors.data(), curvature};
+    pooled.values = factors.data();
+    pooled.derivative = derivative.data();
+    return {shape, inputs.data(), nullptr, curvature, pooled};
+  }
+};
+
+template <typename T>
+void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::string& name) {
   using Sum = core::Accumulator<T>;
   const std::string what = std::string(name_of<T>()) + ", " + name;
-  expect(cuda::check_limits(shape).empty(), what + ": within limits");
+  expect(cuda::check_limits(operands.shape).empty(), what + ": within limits");
   const auto on_gpu = [&] {
     Array<Sum> curvature = start_of<Sum>(kernel_size);
+    const cuda::ConvCurvature<T> conv = operands.added_to(curvature.data());
     // Scratch that nobody wrote to is not a number.
-    Array<unsigned char> scratch(cuda::scratch_bytes<T>(shape));
+    Array<unsigned char> scratch(cuda::scratch_bytes(conv));
     for (std::int64_t i = 0; i < scratch.size(); ++i) scratch[i] = 0xFF;
-    const std::string wrong =
-        cuda::run(cuda::ConvCurvature<T>{shape, inputs.data(), factors.data(), curvature.data()},
-                  scratch.data(), nullptr);
+    const std::string wrong = cuda::run(conv, scratch.data(), nullptr);
     expect(wrong.empty(), wrong);
     return std::vector<Array<Sum>>{curvature};
   };
   const Array<Sum> got = in_both_orders(on_gpu, what)[0];
   std::vector<Array<double>> results;
   for (const bool magnitudes : {false, true}) {
-    const Array<double> wide_inputs = widened(inputs, magnitudes);
-    const Array<double> wide_factors = widened(factors, magnitudes);
+    Operands<double> wide{operands.shape, widened(operands.inputs, magnitudes),
+                          widened(operands.factors, magnitudes),
+                          widened(operands.derivative, magnitudes)};
+    std::copy_n(operands.pooled.windows, cpu::ConvShape::kAxes, wide.pooled.windows);
     Array<double> curvature = start_of<double>(kernel_size);
-    cpu::run(cpu::ConvCurvature<double>{shape, wide_inputs.data(), wide_factors.data(),
-                                        curvature.data()},
-             kBaseline, kOneThread);
+    cpu::run(wide.added_to(curvature.data()), kBaseline, kOneThread);
     results.push_back(curvature);
   }
   expect_close(got, results[0], results[1], what);
-}
 
-struct Conv {
-  const char* name;
-  cpu::Shape inputs;
-  std::int64_t columns;
-  cpu::Shape kernel;  // [spatial..., channels / groups, outputs]
-  cpu::ConvOptions options;
-};
+  // A factor does not count where the derivative is zero.
+  if (spoil_unused(operands.shape, operands.pooled.windows, operands.derivative,
+                   &operands.factors)) {
+    expect_same_bits(on_gpu()[0], got, what + ", with infinite factors that do not count");
+  }
+}
 
 template <typename T>
 void test_conv(const Conv& conv) {
-  const std::size_t axes = conv.options.strides.size();
-  // The output's size is what the check asks for: it is tried out of the shapes that it names.
   cpu::Shape factors{conv.columns, conv.inputs[0]};
-  for (std::size_t axis = 0; axis < axes; ++axis) {
-    const std::int64_t size = conv.inputs[axis + 1];
-    const std::int64_t reach = (conv.kernel[axis] - 1) * conv.options.dilations[axis] + 1;
-    const std::int64_t stride = conv.options.strides[axis];
-    const bool valid = conv.options.padding == cpu::Padding::kValid;
-    factors.push_back(((valid ? size - reach : size - 1) / stride) + 1);
-  }
+  const cpu::Shape output = output_size(conv);
+  factors.insert(factors.end(), output.begin(), output.end());
   factors.push_back(conv.kernel.back());
   cpu::ConvShape shape;
   const std::string wrong =
@@ -115,7 +79,23 @@ void test_conv(const Conv& conv) {
   Random random(1);
   const Array<T> a = random.normal<T>(product(conv.inputs));
   const Array<T> s = random.normal<T>(product(factors));
-  test_shape(shape, a, s, product(conv.kernel), conv.name);
+  test_operands<T>({shape, a, s}, product(conv.kernel), conv.name);
+}
+
+template <typename T>
+void test_pooled(const PooledConv& pooled) {
+  const Conv& conv = pooled.conv;
+  const PooledShapes shapes = shapes_of(pooled);
+  Random random(4);
+  Operands<T> operands{{},
+                       random.normal<T>(product(conv.inputs)),
+                       random.normal<T>(product(shapes.factors)),
+                       mostly_zero<T>(random, product(shapes.derivative))};
+  const std::string wrong =
+      cpu::check_pooled_conv(conv.inputs, shapes.factors, shapes.derivative, conv.kernel,
+                             conv.options, &operands.shape, operands.pooled.windows);
+  expect(wrong.empty(), wrong);
+  test_operands(operands, product(conv.kernel), std::string("pooled, ") + conv.name);
 }
 
 template <typename T>
@@ -127,7 +107,7 @@ void test_dense(const cpu::Shape& inputs, const cpu::Shape& factors, const std::
   Random random(2);
   const Array<T> a = random.normal<T>(product(inputs));
   const Array<T> s = random.normal<T>(product(factors));
-  test_shape(shape, a, s, product(kernel), "dense, " + name);
+  test_operands<T>({shape, a, s}, product(kernel), "dense, " + name);
 }
 
 template <typename T, typename Index>
@@ -198,6 +178,7 @@ void test_all() {
       {"depthwise, 15 taps", {2, 6, 7, 3}, 2, {3, 5, 1, 3}, {{1, 1}, {2, 1}, Padding::kSame, 3}},
   };
   for (const Conv& conv : convolutions) test_conv<T>(conv);
+  for (const PooledConv& conv : pooled_convolutions()) test_pooled<T>(conv);
   test_dense<T>({70, 66}, {3, 70, 20}, "one position");
   test_dense<T>({9, 3, 20}, {6, 9, 3, 14}, "3 positions");
   test_dense<T>({2, 50, 10}, {2, 2, 50, 14}, "50 positions");

@@ -1,6 +1,7 @@
 // What the emulated tests share: arrays that end where their memory ends, and comparisons.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -13,9 +14,17 @@
 #include <vector>
 
 #include "core/half.h"
+#include "cpu/instruction_set.h"
+#include "cpu/parallel_for.h"
 #include "cuda_runtime.h"
 
 namespace prospr::tests {
+
+// How the CPU's kernels are run.
+inline const cpu::ParallelFor kOneThread = [](std::int64_t n, double, const cpu::Work& work) {
+  work(0, n);
+};
+constexpr auto kBaseline = cpu::InstructionSet::kBaseline;
 
 // On the heap, `offset` elements into its memory, so that AddressSanitizer watches both ends.
 template <typename T>
@@ -51,7 +60,6 @@ class Random {
     return std::uniform_int_distribution<std::int64_t>(0, end - 1)(engine_);
   }
 
- private:
   // The 16-bit formats by cutting digits off: any value of them will do.
   template <typename T>
   static T narrow(double value) {
@@ -62,7 +70,7 @@ class Random {
       if constexpr (std::is_same_v<T, core::BFloat16>) {
         return {static_cast<std::uint16_t>(bits >> 16)};
       } else {
-        const std::uint32_t exponent = bits >> 23 & 0xFF;
+        const std::uint32_t exponent = std::min(bits >> 23 & 0xFF, 143u);
         if (exponent <= 112) return {0};
         return {static_cast<std::uint16_t>((bits >> 16 & 0x8000) | (exponent - 112) << 10 |
                                            (bits >> 13 & 0x3FF))};
@@ -70,6 +78,7 @@ class Random {
     }
   }
 
+ private:
   std::mt19937 engine_;
 };
 
@@ -105,6 +114,7 @@ auto in_both_orders(Test&& test, const std::string& what) {
 
 void test_gamma();
 void test_curvature();
+void test_input_gradient();
 void test_select();
 
 }  // namespace prospr::tests

@@ -6,10 +6,6 @@
 namespace prospr::tests {
 namespace {
 
-const cpu::ParallelFor kOneThread = [](std::int64_t n, double, const cpu::Work& work) {
-  work(0, n);
-};
-
 template <typename T>
 struct Case {
   std::vector<Array<T>> scores;
@@ -40,7 +36,7 @@ void test_case(const Case<T>& c, const std::string& what) {
   std::vector<std::int64_t> sizes;
   for (const Array<T>& scores : c.scores) sizes.push_back(scores.size());
   expect(cpu::check_selection(sizes, c.keep, c.min_keep).empty(), what + ": accepted");
-  const std::string wanted = cpu::run(selection, cpu::InstructionSet::kBaseline, kOneThread);
+  const std::string wanted = cpu::run(selection, kBaseline, kOneThread);
   const auto on_gpu = in_both_orders(
       [&] {
         const auto masks = masks_for(c, &selection);
