@@ -104,6 +104,19 @@ def test_inference_mode_and_all_outputs():
         np.testing.assert_allclose(scores, kernels[0].sum(axis=0)[:, None] * kernel, rtol=1e-5)
 
 
+def test_flow_has_no_ceiling():
+    bare = _chain(8, 2, inputs=3)
+    limited = keras.Sequential(
+        [keras.Input((3,)), bare.layers[0], layers.ReLU(6.0), bare.layers[1]]
+    )
+    for layer in bare.layers:
+        layer.kernel.assign(10 * layer.kernel)
+    expected, found = (po.score(model, None, **QUIET) for model in (bare, limited))
+    for path, scores in found.items():
+        np.testing.assert_array_equal(scores, expected[path])
+    assert limited.layers[1].max_value == 6.0
+
+
 def _softmax():
     return keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.Softmax()])
 

@@ -27,8 +27,9 @@ def synflow(problem: Problem) -> LogScores:
     """log|∂R/∂θ ⊙ θ| for R = 1ᵀ(Π_l |θ_l|)1, in as many iterations as the paper's where it prunes.
 
     R is the sum of the model's outputs on one input of ones, in inference mode, with the absolute
-    value of every variable and without the activation functions of its layers (`activation=`): the
-    equation has none, and ReLU on positive numbers is the identity. No data is looked at.
+    value of every variable and without the activation functions of its layers (`activation=`, and the
+    ceiling of ReLU6): the equation has none, and ReLU on positive numbers is the identity. No data is
+    looked at.
 
     With a sparsity known, that is in `prune`, weights go in n = 100 iterations, in each of which the
     scores are taken anew: after iteration k the density is ρ^(k/n), ρ = 1 − sparsity. The scores
@@ -140,13 +141,14 @@ def _linear_in_float64(model: keras.Model) -> Iterator[None]:
     before: list[tuple[keras.layers.Layer, str, Any]] = []
     try:
         for layer in model._flatten_layers():
-            for name, value in (
-                ("_dtype_policy", policy),
-                ("activation", keras.activations.linear),
-            ):
-                if callable(vars(layer).get(name)) or name == "_dtype_policy":
-                    before.append((layer, name, vars(layer)[name]))
-                    object.__setattr__(layer, name, value)
+            replacements: dict[str, Any] = {"_dtype_policy": policy}
+            if callable(vars(layer).get("activation")):
+                replacements["activation"] = keras.activations.linear
+            if isinstance(layer, keras.layers.ReLU):
+                replacements["max_value"] = None  # ReLU6 would end the flow at 6
+            for name, value in replacements.items():
+                before.append((layer, name, vars(layer)[name]))
+                object.__setattr__(layer, name, value)
         yield
     finally:
         for layer, name, value in reversed(before):
