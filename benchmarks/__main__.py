@@ -1,24 +1,40 @@
-"""Runs the benchmarks that are named, or all of them."""
+"""Runs the benchmarks that are named, in full, or all of them, shortened; and sums up."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import os
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Of a GPU's memory each process takes what it needs: some benchmarks run several.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
-# In the order in which they run.
+# In the order in which they run: from one operation to whole methods.
 NAMES = ("gamma", "select", "shrink", "curvature", "meta_gradient", "agreement")
+REFERENCE = Path("docs/benchmarks/reference.json")
 
 
-def main() -> None:
-    """Parses the command line and runs the benchmarks, each in its own module."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs benchmarks, each in its own module, and prints and writes what they found.
+
+    Args:
+        argv: The command line; None for the process's.
+
+    Returns:
+        The exit status: 1 if the sides of some benchmark disagree.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--full", action="store_true", help="all in full, which takes most of an hour"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -26,25 +42,53 @@ def main() -> None:
         help="folder for JSON and plots (default: %(default)s)",
     )
     parser.add_argument(
+        "--reference",
+        type=Path,
+        default=REFERENCE if REFERENCE.exists() else None,
+        metavar="FILE",
+        help=f"an earlier record, to say what changed (default: {REFERENCE})",
+    )
+    parser.add_argument(
         "--device",
         choices=("cpu", "gpu"),
         default="cpu",
         help="where to run (default: %(default)s)",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     unknown = set(arguments.names) - set(NAMES)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     harness = importlib.import_module("benchmarks.harness")
+    summary = importlib.import_module("benchmarks.summary")
     try:
+        reference = arguments.reference and summary.Reference.read(arguments.reference)
         device = harness.use_device(arguments.device)
-    except RuntimeError as error:
+    except (OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
+    full = arguments.full or bool(arguments.names)
+
+    rows, minutes = [], {}
     with device:
         for name in arguments.names or NAMES:
-            importlib.import_module(f"benchmarks.{name}").run(arguments.out)
+            start = time.perf_counter()
+            try:
+                rows += importlib.import_module(f"benchmarks.{name}").run(arguments.out, full=full)
+            except AssertionError as error:  # its sides disagree; that of the others stays true
+                rows.append(summary.failed(name, error))
+            minutes[name] = (time.perf_counter() - start) / 60
+
+    console = Console()
+    environment = harness.environment()
+    console.print(summary.table(rows, environment, reference))
+    path = arguments.out / f"{summary.file_stem(environment)}.json"
+    harness.write_json(path, summary.record(rows, minutes, full=full))
+    summary.plot(rows).savefig(path.with_suffix(".png"), dpi=150)
+    console.print(
+        f"[dim]{path}, {path.with_suffix('.png')}; {sum(minutes.values()):.1f} minutes[/dim]"
+    )
+    return 1 if any(row.agrees == "NO" for row in rows) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -39,6 +39,7 @@ from benchmarks.harness import (
     peak_megabytes,
     write_json,
 )
+from benchmarks.summary import Comparison
 from prospr_ops.curvature import backpropagation, find
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.prunable import prunable_weights
@@ -448,8 +449,9 @@ def _contraction_rates(problem: Problem) -> dict[str, Any]:
     }
 
 
-def run(out: Path) -> None:
-    """Runs the benchmark; prints tables and writes curvature.json and curvature.png."""
+def run(out: Path, *, full: bool = True) -> list[Comparison]:
+    """Runs the benchmark, in full or not; prints tables, writes curvature.json and curvature.png."""
+    del full  # no network is worth leaving out
     console = Console()
     with fresh_processes() as pool:
         rows = [_measure(network, pool) for network in NETWORKS]
@@ -458,6 +460,26 @@ def run(out: Path) -> None:
     write_json(out / "curvature.json", {"benchmark": "curvature", "rows": rows})
     _plot(rows).savefig(out / "curvature.png", dpi=150)
     console.print(f"[dim]{out / 'curvature.json'}, {out / 'curvature.png'}[/dim]")
+    return [comparison for row in rows for comparison in _comparisons(row)]
+
+
+def _comparisons(row: dict[str, Any]) -> list[Comparison]:
+    """With the gradient alone, which is the price, and with all that gives the same diagonal."""
+    seconds, errors = row["seconds"], row["relative_error"]
+    case = f"{row['network']}, batch {row['batch']}"
+    return [
+        Comparison(
+            "curvature",
+            case,
+            LABELS[name],
+            seconds[OURS],
+            seconds[name],
+            "s",
+            f"{max(errors[OURS], errors[name]):.0e}" if name in errors else "the price",
+        )
+        for name in ("gradient", "stock", "autodiff", "backpack")
+        if name in seconds
+    ]
 
 
 def _duration(seconds: float) -> str:
@@ -532,7 +554,7 @@ def _plot(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     figure.suptitle("Gradient and diagonal of the Hessian, in plain gradients (shorter is better)")
     shown = [name for name in LABELS if name not in ("gradient", "torch", "autodiff")]
-    for axes, row in zip(figure.subplots(2, 2).flat, rows, strict=True):
+    for axes, row in zip(figure.subplots(-(-len(rows) // 2), 2).flat, rows, strict=False):
         gradients = [row["gradients"].get(name, 0.0) for name in shown]
         colours = ["#c8553d" if name == OURS else "#9aa5b1" for name in shown]
         bars = axes.barh([LABELS[name] for name in shown], gradients, color=colours)

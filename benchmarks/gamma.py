@@ -22,6 +22,7 @@ from rich.table import Table
 
 import prospr_ops as po
 from benchmarks.harness import environment, interleaved_seconds, median, on_gpu, write_json
+from benchmarks.summary import Comparison
 from prospr_ops import _native
 
 SIZES = {"LeNet-300-100": 266_200, "VGG-16": 14_715_584}
@@ -102,8 +103,9 @@ def _triad_gigabytes_per_second(threads: int) -> float:
     return 12 * size / min(times) / 1e9
 
 
-def run(out: Path) -> None:
-    """Runs the benchmark; prints a table and writes gamma.json and gamma.png."""
+def run(out: Path, *, full: bool = True) -> list[Comparison]:
+    """Runs the benchmark, in full or not; prints a table and writes gamma.json and gamma.png."""
+    del full  # it takes less than a minute
     console = Console()
     bandwidth = _triad_gigabytes_per_second(environment()["threads"])
     rows = []
@@ -134,6 +136,18 @@ def run(out: Path) -> None:
     )
     _plot(rows, bandwidth).savefig(out / "gamma.png", dpi=150)
     console.print(f"[dim]{out / 'gamma.json'}, {out / 'gamma.png'}[/dim]")
+    return [comparison for row in rows for comparison in _comparisons(row)]
+
+
+def _comparisons(row: dict[str, Any]) -> list[Comparison]:
+    seconds = row["seconds"]
+    agrees = f"{row['largest_difference']:.0e}"
+    sides = [(LABELS[name], seconds[name], agrees) for name in LABELS if name != OURS]
+    bound = ("the triad's speed", row["triad_bound_seconds"], "a bound")
+    return [
+        Comparison("gamma", f"{row['weights']:,} weights", name, seconds[OURS], theirs, "s", how)
+        for name, theirs, how in [*sides, bound]
+    ]
 
 
 def _table(rows: list[dict[str, Any]], bandwidth: float) -> Table:

@@ -7,6 +7,9 @@ else, and are there for their price. Each figure comes from a process of its own
 passes that are already traced: of a run of M steps the passes of a kind are alike but for the first,
 which is traced, and is replaced by the median of the others; batches are drawn before. Memory is the peak over that of the
 process with model and data alone. Exact and unrolled must agree.
+
+Another table has the Hessian-vector product alone, on the same batch, both ways round: reverse over
+reverse, which is what "exact" does, and forward over reverse.
 """
 
 from __future__ import annotations
@@ -31,13 +34,15 @@ from benchmarks.harness import (
     environment,
     forget_peak_memory,
     fresh_processes,
+    interleaved_seconds,
     median,
     peak_megabytes,
     write_json,
 )
+from benchmarks.summary import Comparison
 from prospr_ops.batches import endless_batches
 from prospr_ops.methods import METHODS, Problem
-from prospr_ops.methods.passes import gradients_by
+from prospr_ops.methods.passes import gradients_by, hessian_products_by
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.prunable import prunable_weights
 from prospr_ops.settings import Settings
@@ -68,6 +73,10 @@ NETWORKS = {
     "ResNet-20": Network(po.models.resnet20, 128, (3, 20), (3,)),
     "VGG-16": Network(po.models.vgg16, 128, (3, 20), (3,)),
 }
+
+
+# Steps that a run of all benchmarks has time for.
+SHORT = (3,)
 
 
 class Measured(NamedTuple):
@@ -175,22 +184,62 @@ def _unrolled(problem: Problem, gradient_seconds: float) -> tuple[float, float, 
     return median(others), first, [np.abs(values.numpy()) for values in found]
 
 
-def _rows(network: str) -> list[tuple[str, int]]:
+class Products(NamedTuple):
+    """Seconds of one Hessian-vector product either way round, and how far the two are apart."""
+
+    reverse: float
+    forward: float
+    difference: float
+
+
+def _products(network: str) -> Products:
+    """Times one product by all variables, with one vector."""
+    problem = _problem(network, 0)
+    batch = next(problem.batches)
+    variables = [*problem.prunable(), *problem.others()]
+    seed = tf.constant([0, 0], tf.int64)
+    vectors = [
+        tf.random.stateless_normal(variable.shape, [1, number])
+        for number, variable in enumerate(variables)
+    ]
+    reverse = traced(hessian_products_by(problem, variables, lambda: vectors))
+
+    @traced
+    def forward() -> list[tf.Tensor]:
+        with tf.autodiff.ForwardAccumulator(variables, vectors) as accumulator:
+            with tf.GradientTape() as tape:
+                loss = problem.objective(batch)
+            gradients = tape.gradient(loss, variables)
+        return accumulator.jvp(gradients, tf.UnconnectedGradients.ZERO)
+
+    calls = {"reverse": lambda: reverse(batch, seed)[1], "forward": forward}
+    flat = {
+        name: np.concatenate([np.ravel(part) for part in call()]).astype(np.float64)
+        for name, call in calls.items()
+    }
+    difference = np.linalg.norm(flat["reverse"] - flat["forward"]) / np.linalg.norm(flat["reverse"])
+    times = interleaved_seconds(calls, seconds=2, warmup=1, rounds=3)
+    return Products(median(times["reverse"]), median(times["forward"]), float(difference))
+
+
+def _cases(*, full: bool) -> list[tuple[str, str, int]]:
+    """Network, side and number of steps of each row."""
     return [
-        (side, steps)
+        (name, side, steps)
+        for name, network in NETWORKS.items()
         for side in LABELS
-        for steps in (
-            NETWORKS[network].unrolled_steps if side == "unrolled" else NETWORKS[network].steps
-        )
+        for steps in (network.unrolled_steps if side == "unrolled" else network.steps)
+        if full or steps in SHORT
     ]
 
 
-def run(out: Path) -> None:
-    """Runs the benchmark; prints a table and writes meta_gradient.json and meta_gradient.png."""
+def run(out: Path, *, full: bool = True) -> list[Comparison]:
+    """Runs the benchmark, in full or not; prints tables, writes meta_gradient.json and .png."""
     console = Console()
-    cases = [(network, *row) for network in NETWORKS for row in _rows(network)]
+    cases = _cases(full=full)
     rows = []
     with fresh_processes() as pool:
+        products = {network: pool.apply(_products, (network,)) for network in NETWORKS}
         for case in track(cases, "meta_gradient", console=console, transient=True):
             network, side, steps = case
             rows.append(
@@ -202,17 +251,62 @@ def run(out: Path) -> None:
                     **pool.apply(_measure, case)._asdict(),
                 }
             )
-    _check(rows)
+    _check(rows, products)
     console.print(_table(rows))
+    console.print(_products_table(products))
     for row in rows:
         del row["scores"]
-    write_json(out / "meta_gradient.json", {"benchmark": "meta_gradient", "rows": rows})
+    write_json(
+        out / "meta_gradient.json",
+        {
+            "benchmark": "meta_gradient",
+            "rows": rows,
+            "products": {network: found._asdict() for network, found in products.items()},
+        },
+    )
     _plot(rows).savefig(out / "meta_gradient.png", dpi=150)
     console.print(f"[dim]{out / 'meta_gradient.json'}, {out / 'meta_gradient.png'}[/dim]")
+    return _comparisons(rows, products)
 
 
-def _check(rows: list[dict[str, Any]]) -> None:
-    """Adds how far exact is from unrolled; raises an error if that is far."""
+def _comparisons(rows: list[dict[str, Any]], products: dict[str, Products]) -> list[Comparison]:
+    """With the unrolled tape, and with the floor of 3 M + 1 gradients."""
+    unrolled = {(r["network"], r["steps"]): r["seconds"] for r in rows if r["side"] == "unrolled"}
+    found = []
+    for row in rows:
+        if row["side"] != OURS:
+            continue
+        case = f"{row['network']}, batch {row['batch']}, M = {row['steps']}"
+        floor = (3 * row["steps"] + 1) * row["seconds"] / row["gradients"]
+        sides = [("3 M + 1 gradients", floor, "a floor")]
+        theirs = unrolled.get((row["network"], row["steps"]))
+        if theirs is not None:
+            sides.insert(0, (LABELS["unrolled"], theirs, f"{row['difference_from_unrolled']:.0e}"))
+        found += [
+            Comparison("meta_gradient", case, name, row["seconds"], seconds, "s", agrees)
+            for name, seconds, agrees in sides
+        ]
+    found += [
+        Comparison(
+            "meta_gradient",
+            f"{network}, batch {NETWORKS[network].batch}, one Hessian-vector product",
+            "forward over reverse",
+            product.reverse,
+            product.forward,
+            "s",
+            f"{product.difference:.0e}",
+        )
+        for network, product in products.items()
+    ]
+    return found
+
+
+def _check(rows: list[dict[str, Any]], products: dict[str, Products]) -> None:
+    """Adds how far exact is from unrolled; raises an error if that is far, or a product is."""
+    for network, product in products.items():
+        if not product.difference < 1e-3:
+            msg = f"{network}: the two Hessian-vector products differ by {product.difference:.1e}"
+            raise AssertionError(msg)
     by_case = {(row["network"], row["side"], row["steps"]): row for row in rows}
     for (network, side, steps), row in by_case.items():
         if side != "unrolled":
@@ -257,12 +351,32 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _products_table(products: dict[str, Products]) -> Table:
+    table = Table(
+        title="One Hessian-vector product",
+        caption="Medians of interleaved calls on the same batch. Difference: relative, in norm.",
+    )
+    table.add_column("network", no_wrap=True)
+    for heading in ("reverse over reverse", "forward over reverse", "ratio", "difference"):
+        table.add_column(heading, justify="right")
+    for network, product in products.items():
+        table.add_row(
+            f"{network}, {NETWORKS[network].batch}",
+            f"{1e3 * product.reverse:,.1f} ms",
+            f"{1e3 * product.forward:,.1f} ms",
+            f"{product.forward / product.reverse:.2f} ×",
+            f"{product.difference:.0e}",
+        )
+    return table
+
+
 def _plot(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(12, 5.6), layout="constrained")
     figure.suptitle("Scores after M steps: time and memory", fontsize=13)
     colours = dict(zip(LABELS, ("#c8553d", "#2f3e46", "#588b8b", "#9aa5b1"), strict=True))
-    for column, axes in enumerate(figure.subplots(2, len(NETWORKS), sharex="col").T):
+    for column, axes in enumerate(figure.subplots(2, len(NETWORKS), sharex="col", squeeze=False).T):
         network = list(NETWORKS)[column]
+        ticks = sorted({row["steps"] for row in rows if row["network"] == network})
         for side, label in LABELS.items():
             here = [row for row in rows if row["network"] == network and row["side"] == side]
             steps = [row["steps"] for row in here]
@@ -274,7 +388,7 @@ def _plot(rows: list[dict[str, Any]]) -> Figure:
         for one, heading in zip(axes, ("seconds", "peak, MB over the model"), strict=True):
             one.set_xscale("log")
             one.set_yscale("log")
-            one.set_xticks(NETWORKS[network].steps, list(map(str, NETWORKS[network].steps)))
+            one.set_xticks(ticks, list(map(str, ticks)))
             one.minorticks_off()
             one.spines[["top", "right"]].set_visible(False)
             one.tick_params(labelsize=9)

@@ -21,6 +21,7 @@ from rich.table import Table
 
 import prospr_ops as po
 from benchmarks.harness import environment, interleaved_seconds, median, write_json
+from benchmarks.summary import Comparison
 
 SPARSITY = 0.5
 
@@ -39,6 +40,10 @@ NETWORKS: dict[str, tuple[Callable[[], keras.Model], int]] = {
     "MobileNetV2": (_application("MobileNetV2"), 4),
     "DenseNet121": (_application("DenseNet121"), 4),
 }
+
+
+# Those that a run of all benchmarks has time for.
+SHORT = ("LeNet-300-100", "LeNet-5", "ResNet-20", "VGG-16")
 
 
 def _flops(model: keras.Model) -> int:
@@ -97,13 +102,25 @@ def _measure(network: str) -> dict[str, Any]:
     }
 
 
-def run(out: Path) -> None:
-    """Runs the benchmark; prints a table and writes shrink.json."""
+def run(out: Path, *, full: bool = True) -> list[Comparison]:
+    """Runs the benchmark, in full or not; prints a table and writes shrink.json."""
     console = Console()
-    rows = [_measure(network) for network in NETWORKS]
+    rows = [_measure(network) for network in (NETWORKS if full else SHORT)]
     console.print(_table(rows))
     write_json(out / "shrink.json", {"benchmark": "shrink", "sparsity": SPARSITY, "rows": rows})
     console.print(f"[dim]{out / 'shrink.json'}[/dim]")
+    return [
+        Comparison(
+            "shrink",
+            f"{row['network']}, batch {row['batch']}",
+            "before",
+            row["seconds"]["after"],
+            row["seconds"]["before"],
+            "s",
+            f"{row['difference']:.0e}",
+        )
+        for row in rows
+    ]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
