@@ -32,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}")
-    parser.add_argument(
-        "--full", action="store_true", help="all in full, which takes most of an hour"
-    )
+    parser.add_argument("--full", action="store_true", help="all in full, not shortened")
     parser.add_argument(
         "--out",
         type=Path,

@@ -131,9 +131,9 @@ def _comparisons(rows: list[dict[str, Any]], learning_rate: float, steps: int) -
         for row in rows
         if (row["learning_rate"], row["steps"]) == (learning_rate, steps)
     }
-    case = f"α = {learning_rate:g}, M = {steps}: kept as by exact at {SUMMED_UP:.0%}"
+    case = f"α = {learning_rate:g}, M = {steps}, {SUMMED_UP:.0%} pruned"
     return [
-        Comparison("agreement", case, side, common[OURS], common[side], "in common", "the question")
+        Comparison("agreement", case, side, common[OURS], common[side], "shared", "–")
         for side in ("first_order", "snip", "magnitude")
     ]
 

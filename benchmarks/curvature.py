@@ -475,7 +475,7 @@ def _comparisons(row: dict[str, Any]) -> list[Comparison]:
             seconds[OURS],
             seconds[name],
             "s",
-            f"{max(errors[OURS], errors[name]):.0e}" if name in errors else "the price",
+            f"yes, {max(errors[OURS], errors[name]):.0e}" if name in errors else "–",
         )
         for name in ("gradient", "stock", "autodiff", "backpack")
         if name in seconds

@@ -141,9 +141,9 @@ def run(out: Path, *, full: bool = True) -> list[Comparison]:
 
 def _comparisons(row: dict[str, Any]) -> list[Comparison]:
     seconds = row["seconds"]
-    agrees = f"{row['largest_difference']:.0e}"
+    agrees = f"yes, {row['largest_difference']:.0e}"
     sides = [(LABELS[name], seconds[name], agrees) for name in LABELS if name != OURS]
-    bound = ("the triad's speed", row["triad_bound_seconds"], "a bound")
+    bound = ("the bound of the triad", row["triad_bound_seconds"], "–")
     return [
         Comparison("gamma", f"{row['weights']:,} weights", name, seconds[OURS], theirs, "s", how)
         for name, theirs, how in [*sides, bound]

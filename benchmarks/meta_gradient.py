@@ -278,10 +278,12 @@ def _comparisons(rows: list[dict[str, Any]], products: dict[str, Products]) -> l
             continue
         case = f"{row['network']}, batch {row['batch']}, M = {row['steps']}"
         floor = (3 * row["steps"] + 1) * row["seconds"] / row["gradients"]
-        sides = [("3 M + 1 gradients", floor, "a floor")]
+        sides = [("3 M + 1 gradients, the floor", floor, "–")]
         theirs = unrolled.get((row["network"], row["steps"]))
         if theirs is not None:
-            sides.insert(0, (LABELS["unrolled"], theirs, f"{row['difference_from_unrolled']:.0e}"))
+            sides.insert(
+                0, (LABELS["unrolled"], theirs, f"yes, {row['difference_from_unrolled']:.0e}")
+            )
         found += [
             Comparison("meta_gradient", case, name, row["seconds"], seconds, "s", agrees)
             for name, seconds, agrees in sides
@@ -289,12 +291,12 @@ def _comparisons(rows: list[dict[str, Any]], products: dict[str, Products]) -> l
     found += [
         Comparison(
             "meta_gradient",
-            f"{network}, batch {NETWORKS[network].batch}, one Hessian-vector product",
+            f"{network}, batch {NETWORKS[network].batch}, one Hu",
             "forward over reverse",
             product.reverse,
             product.forward,
             "s",
-            f"{product.difference:.0e}",
+            f"yes, {product.difference:.0e}",
         )
         for network, product in products.items()
     ]

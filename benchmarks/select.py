@@ -144,7 +144,7 @@ def run(out: Path, *, full: bool = True) -> list[Comparison]:
             row["seconds"][OURS],
             seconds,
             "s",
-            "same scores",
+            "yes",
         )
         for row in rows
         for name, seconds in row["seconds"].items()

@@ -117,7 +117,7 @@ def run(out: Path, *, full: bool = True) -> list[Comparison]:
             row["seconds"]["after"],
             row["seconds"]["before"],
             "s",
-            f"{row['difference']:.0e}",
+            f"yes, {row['difference']:.0e}",
         )
         for row in rows
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +29,7 @@ class Comparison(NamedTuple):
         ours: What ours took, or got.
         theirs: What the other side did.
         unit: Of both; of "s" less is better, of all else more.
-        agrees: How far their results are apart, or why that cannot be asked.
+        agrees: How far their results are apart; – where they are no two ways to the same.
     """
 
     benchmark: str
@@ -47,9 +48,8 @@ class Comparison(NamedTuple):
     @property
     def ratio(self) -> float:
         """By how much ours is better; less than 1 where it is worse."""
-        if self.unit == "s":
-            return self.theirs / self.ours
-        return self.ours / self.theirs
+        better, worse = (self.theirs, self.ours) if self.unit == "s" else (self.ours, self.theirs)
+        return better / worse if worse else math.inf
 
 
 def failed(benchmark: str, error: AssertionError) -> Comparison:
@@ -111,6 +111,12 @@ def _value(value: float, unit: str) -> str:
     return f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"
 
 
+def _ratio(ratio: float) -> str:
+    if math.isnan(ratio):
+        return "–"
+    return f"{ratio:,.2f} ×" if ratio < 100 else f"{ratio:,.0f} ×"
+
+
 def table(
     rows: Sequence[Comparison], environment: dict[str, Any], reference: Reference | None
 ) -> Group:
@@ -118,31 +124,32 @@ def table(
     shown = Table(
         title="All benchmarks",
         caption=f"{environment['processor']}, {environment['threads']} threads. Ratio: by how much ours "
-        "is better. Agrees: how far the\nresults of the sides are apart. Each benchmark's own table "
-        "says what was measured, and how.",
+        "is better. Agrees: how far\nthe results of the sides are apart; – where they are no two ways "
+        "to the same. Each\nbenchmark's own table says what was measured, and how.",
+        box=box.SIMPLE_HEAD,
     )
-    for heading in ("benchmark", "case"):
-        shown.add_column(heading, overflow="fold")
-    shown.add_column("ours", justify="right")
-    shown.add_column("alternative", overflow="fold")
-    for heading in ("", "ratio"):
-        shown.add_column(heading, justify="right")
-    shown.add_column("agrees?")
+    shown.add_column("case")
+    shown.add_column("ours", justify="right", no_wrap=True)
+    shown.add_column("alternative")
+    for heading in ("theirs", "ratio"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("agrees?", no_wrap=True)
     if reference is not None:
-        shown.add_column("before", justify="right")
+        shown.add_column("reference", justify="right", no_wrap=True)
     last = ("", "")
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         before = None if reference is None else reference.ratios.get(row.key)
+        if row.benchmark != last[0]:
+            shown.add_row(f"[bold]{row.benchmark}[/bold]")
         here = (row.benchmark, row.case)
         shown.add_row(
-            row.benchmark if row.benchmark != last[0] else "",
             row.case if here != last else "",
             _value(row.ours, row.unit),
             row.alternative,
             _value(row.theirs, row.unit),
-            "–" if math.isnan(row.ratio) else f"{row.ratio:.2f} ×",
+            _ratio(row.ratio),
             row.agrees,
-            *([] if reference is None else ["new" if before is None else f"{before:.2f} ×"]),
+            *([] if reference is None else ["new" if before is None else _ratio(before)]),
             end_section=following is None or following.benchmark != row.benchmark,
         )
         last = here
@@ -170,7 +177,8 @@ def changes(
         change = row.ratio / before
         if not 1 / NOTABLE < change < NOTABLE:
             moved.append(
-                f"  {row.benchmark}, {row.case}, {row.alternative}: {before:.2f} × → {row.ratio:.2f} ×"
+                f"  {row.benchmark}, {row.case}, {row.alternative}: "
+                f"{_ratio(before)} → {_ratio(row.ratio)}"
             )
     lines += moved or [f"  no ratio changed by more than a factor of {NOTABLE}"]
     run = {row.benchmark for row in rows}
@@ -182,7 +190,7 @@ def changes(
 
 def plot(rows: Sequence[Comparison]) -> Figure:
     """All ratios on one logarithmic axis."""
-    rows = [row for row in rows if row.ratio > 0]  # not NaN
+    rows = [row for row in rows if 0 < row.ratio < math.inf]  # nor NaN
     figure = Figure(figsize=(9, 1.2 + 0.24 * len(rows)), layout="constrained")
     figure.suptitle("By how much ours is better (to the right of 1)", fontsize=13)
     axes = figure.subplots()
@@ -192,7 +200,7 @@ def plot(rows: Sequence[Comparison]) -> Figure:
     bars = axes.barh(
         range(len(rows)), [row.ratio - 1 for row in rows], left=1.0, color=colours, log=True
     )
-    axes.bar_label(bars, [f" {row.ratio:.2g} ×" for row in rows], fontsize=7)
+    axes.bar_label(bars, [f" {_ratio(row.ratio)}" for row in rows], fontsize=7)
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.invert_yaxis()
     axes.axvline(1, color="#2f3e46", linewidth=1)
