@@ -28,7 +28,7 @@ class Comparison(NamedTuple):
         alternative: The other side.
         ours: What ours took, or got.
         theirs: What the other side did.
-        unit: Of both; of "s" less is better, of all else more.
+        unit: Of both: "s" or "gradients", of which less is better, or "shared", of which more is.
         agrees: How far their results are apart; – where they are no two ways to the same.
     """
 
@@ -48,7 +48,9 @@ class Comparison(NamedTuple):
     @property
     def ratio(self) -> float:
         """By how much ours is better; less than 1 where it is worse."""
-        better, worse = (self.theirs, self.ours) if self.unit == "s" else (self.ours, self.theirs)
+        better, worse = (
+            (self.ours, self.theirs) if self.unit == "shared" else (self.theirs, self.ours)
+        )
         return better / worse if worse else math.inf
 
 
@@ -124,8 +126,8 @@ def table(
     shown = Table(
         title="All benchmarks",
         caption=f"{environment['processor']}, {environment['threads']} threads. Ratio: by how much ours "
-        "is better. Agrees: how far\nthe results of the sides are apart; – where they are no two ways "
-        "to the same. Each\nbenchmark's own table says what was measured, and how.",
+        "is better. Agrees: how far the results of the sides are apart; – where they are no two ways "
+        "to the same. Each benchmark's own table says what was measured, and how.",
         box=box.SIMPLE_HEAD,
     )
     shown.add_column("case")
