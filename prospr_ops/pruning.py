@@ -388,7 +388,9 @@ def _score(
         if signs is not None:  # of the scores that come next
             signs.clear()
 
-    with preserved(model), _progress(method, passes, verbose) as advance:
+    total, unit = (passes, "batches") if passes else (chosen.iterations - 1, "iterations")
+    shown = bool(verbose) and (passes > 0 or target is not None)
+    with preserved(model), _progress(method, total if shown else 0, unit) as advance:
         batches: Iterator[Batch] = iter(())
         if passes:
             batches = checked(endless_batches(data, settings.batch_size, settings.seed), objective)
@@ -417,16 +419,16 @@ def _score(
 
 
 @contextmanager
-def _progress(method: str, total: int, verbose: int) -> Iterator[Callable[[], None]]:
-    """A progress bar over the passes over a batch; a function that advances it."""
-    if not (verbose and total):
+def _progress(method: str, total: int, unit: str) -> Iterator[Callable[[], None]]:
+    """A progress bar over so many of a unit, none over 0; a function that advances it."""
+    if not total:
         yield lambda: None
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("batches"),
+        TextColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, transient=True) as progress:

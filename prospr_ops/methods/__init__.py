@@ -16,7 +16,7 @@ from prospr_ops.methods.exact import exact
 from prospr_ops.methods.first_order import first_order, snip
 from prospr_ops.methods.grasp import grasp
 from prospr_ops.methods.problem import LogScores, Problem, SignedScores
-from prospr_ops.methods.synflow import synflow
+from prospr_ops.methods.synflow import ITERATIONS, synflow
 
 
 class Method(NamedTuple):
@@ -30,12 +30,14 @@ class Method(NamedTuple):
             the function is given one element a channel instead of its weights.
         signed: Whether the scores are signed numbers, of which the largest are kept, instead of
             logarithms of magnitudes.
+        iterations: In how many it prunes, where a sparsity is asked for.
     """
 
     scores: Callable[[Problem], LogScores | SignedScores]
     passes: Callable[[int], int]
     sums: bool = True
     signed: bool = False
+    iterations: int = 1
 
 
 METHODS: dict[str, Method] = {
@@ -44,7 +46,7 @@ METHODS: dict[str, Method] = {
     "first_order": Method(first_order, lambda steps: steps + 1),
     "snip": Method(snip, lambda _: 1),
     "grasp": Method(grasp, lambda _: 2, signed=True),
-    "synflow": Method(synflow, lambda _: 0),
+    "synflow": Method(synflow, lambda _: 0, iterations=ITERATIONS),
     "magnitude": Method(magnitude, lambda _: 0),
     "random": Method(random, lambda _: 0, sums=False),
 }

@@ -28,7 +28,7 @@ class Problem:
         weights: Prunable weights by variable path.
         batches: Endless batches, checked.
         settings: Options.
-        advance: Called after each pass over a batch.
+        advance: Called after each pass over a batch, and after each iteration of pruning.
         losses: To be filled with the loss of each batch, in the order in which they are drawn.
         estimators: To be filled by a method with curvature: which estimator each weight got, and
             what it is worth, by variable path.

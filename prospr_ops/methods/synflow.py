@@ -55,6 +55,7 @@ def synflow(problem: Problem) -> LogScores:
             density = 1.0 - problem.sparsity
             for iteration in range(1, ITERATIONS):
                 problem.mask(scores_now(), 1.0 - density ** (iteration / ITERATIONS))
+                problem.advance()
         return scores_now()
 
 
