@@ -20,6 +20,7 @@ from rich.table import Table
 from prospr_ops._build import build_info
 from prospr_ops.data import Dataset, mnist
 from prospr_ops.models import lenet_300_100
+from prospr_ops.outputs import check_output, replacing
 from prospr_ops.prunable import prunable_weights
 from prospr_ops.pruning import prune
 from prospr_ops.report import accuracy_figure, method_label, percent
@@ -74,6 +75,7 @@ def demo(
     seed: int = 0,
     out: Path = Path("prospr_demo"),
     quick: bool = False,
+    force: bool = False,
     console: Console | None = None,
 ) -> list[Run]:
     """Prunes LeNet-300-100 by each method, trains what is left on MNIST, and reports.
@@ -88,6 +90,7 @@ def demo(
         seed: Of the initial weights, of pruning and of training.
         out: Folder for `demo.json` and, with matplotlib, `demo.png`; created if there is none.
         quick: Makes it a smoke test: a slice of the data, few steps, one epoch.
+        force: Whether results that are in `out` already may be replaced.
         console: Where progress and results are shown; by default standard output.
 
     Returns:
@@ -106,6 +109,9 @@ def demo(
     if epochs is not None:
         check_integer("epochs", epochs, at_least=1)
     out.mkdir(parents=True, exist_ok=True)
+    record_file, figure_file = out / "demo.json", out / "demo.png"
+    for file in (record_file, figure_file):
+        check_output(file, force=force)
     data = mnist()
     if quick:
         data, steps = _first(data, 2000), min(steps, 5)
@@ -137,7 +143,7 @@ def demo(
             runs.append(Run(method, sparsity, accuracy, kept, network.seconds, train_seconds))
     console.print(runs_table(runs))
 
-    written = [out / "demo.json"]
+    written = [record_file]
     record = {
         "data": data.source,
         "seed": seed,
@@ -146,15 +152,17 @@ def demo(
         "runs": [asdict(run) for run in runs],
         "build_info": build_info(),
     }
-    written[0].write_text(json.dumps(record, indent=2) + "\n")
+    with replacing(record_file) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=2) + "\n")
     title = f"LeNet-300-100 on {len(data.x_train):,} digits of MNIST, pruned before training"
     try:
         figure = _figure(runs, networks, title)
     except ImportError as error:
         console.print(f"No picture: {error}", highlight=False, markup=False, soft_wrap=True)
     else:
-        written.append(out / "demo.png")
-        figure.savefig(written[-1], dpi=150)
+        written.append(figure_file)
+        with replacing(figure_file) as unfinished:
+            figure.savefig(unfinished, dpi=150)
     console.print(
         f"{time.perf_counter() - start:.0f} seconds in all; see {' and '.join(map(str, written))}",
         highlight=False,

@@ -14,6 +14,7 @@ import numpy as np
 from keras.src.models import Functional
 
 from prospr_ops.masking import without_masks
+from prospr_ops.outputs import replacing
 from prospr_ops.settings import choose
 
 # What the file's name has to end in; a SavedModel is a folder.
@@ -77,41 +78,46 @@ def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
     return type(layer).from_config(without_masks(layer.get_config()))
 
 
-def export(model: keras.Model, path: str | os.PathLike[str], format: str) -> Exported:
+def export(model: keras.Model, path: str | os.PathLike[str], format: str | None = None) -> Exported:
     """Writes a model, stripped of its masks, for inference elsewhere.
 
     Args:
         model: A built Keras model, pruned or not; it is not changed.
-        path: What to write: a folder for a SavedModel, else a file. One that exists is replaced.
-        format: "keras" (ends in .keras), "saved_model", "litert" (.tflite) or "onnx" (.onnx).
+        path: What to write: a folder for a SavedModel, else a file. One that exists is replaced,
+            at the end; a folder only if it holds a SavedModel or nothing.
+        format: "keras" (ends in .keras), "saved_model", "litert" (.tflite) or "onnx" (.onnx); None
+            for the one that the end of `path` tells, which is "saved_model" where it has none.
 
     Returns:
         Where it is and how large: plainly, and compressed, which is where zeros pay.
 
     Raises:
+        FileExistsError: `path` is a folder that holds something else.
         ImportError: ONNX is asked for and the packages of prospr_ops[export] are missing.
+        OSError: It cannot be written. What was there before is as it was.
         TypeError: As for `strip`.
         ValueError: The format is unknown or the path does not end as it must, or as for `strip`.
     """
-    choose("format", format, FORMATS)
     path = Path(path)
+    if format is None:
+        endings = {ending: name for name, ending in FORMATS.items()}
+        if path.suffix not in endings:
+            msg = f"the end of {path} tells no format; it can be {', '.join(filter(None, endings))}"
+            raise ValueError(msg)
+        format = endings[path.suffix]
+    choose("format", format, FORMATS)
     if FORMATS[format] and path.suffix != FORMATS[format]:
         msg = f"the name of a file in the format {format} must end in {FORMATS[format]}, got {path}"
         raise ValueError(msg)
     if format == "onnx" and not importlib.util.find_spec("tf2onnx"):
         msg = "the format onnx needs tf2onnx: pip install 'prospr_ops[export]'"
         raise ImportError(msg)
+    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").is_file():
+        msg = f"{path} is a folder that holds no SavedModel; it is left as it is"
+        raise FileExistsError(msg)
     plain = strip(model)
-    if format == "keras":
-        plain.save(path)
-    else:
-        plain._called = True  # built as it is, Keras would not write ONNX of a model never called
-        with warnings.catch_warnings():
-            # Keras looks for np.object, which tf2onnx still uses.
-            warnings.simplefilter("ignore", FutureWarning)
-            plain.export(
-                path, format="tf_saved_model" if format == "saved_model" else format, verbose=False
-            )
+    with replacing(path) as unfinished:
+        _write(plain, unfinished, format)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return Exported(
         path=path,
@@ -120,3 +126,16 @@ def export(model: keras.Model, path: str | os.PathLike[str], format: str) -> Exp
         nonzero=sum(int(np.count_nonzero(weight)) for weight in plain.get_weights()),
         weights=plain.count_params(),
     )
+
+
+def _write(plain: keras.Model, path: Path, format: str) -> None:
+    if format == "keras":
+        plain.save(path)
+        return
+    plain._called = True  # built as it is, Keras would not write ONNX of a model never called
+    with warnings.catch_warnings():
+        # Keras looks for np.object, which tf2onnx still uses.
+        warnings.simplefilter("ignore", FutureWarning)
+        plain.export(
+            path, format="tf_saved_model" if format == "saved_model" else format, verbose=False
+        )

@@ -34,6 +34,14 @@ def finished(tmp_path_factory):
     return runs, out, console.file.getvalue()
 
 
+def test_results_are_not_overwritten_unasked(finished):
+    _, out, _ = finished
+    before = (out / "demo.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"demo\.json exists; add --force"):
+        demo.demo(**OPTIONS, out=out)
+    assert (out / "demo.json").read_bytes() == before
+
+
 def test_runs(finished):
     runs, _, _ = finished
     assert [(run.method, run.sparsity) for run in runs] == [

@@ -156,6 +156,34 @@ def test_export_refuses_other_names(name, format, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_end_of_the_path_tells_the_format(tmp_path):
+    model = _pruned()
+    exported = po.export(model, tmp_path / "plain.keras")
+    _assert_same_predictions(model, _run_keras(exported.path))
+    with pytest.raises(ValueError, match=r"tells no format; it can be \.keras, \.tflite, \.onnx"):
+        po.export(model, tmp_path / "plain.h5")
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "precious.txt").touch()
+    with pytest.raises(FileExistsError, match="holds no SavedModel"):
+        po.export(_pruned(), tmp_path, "saved_model")
+    assert [file.name for file in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(_, path):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.Sequential, "save", full)
+    (tmp_path / "model.keras").write_text("precious")
+    with pytest.raises(OSError, match="No space"):
+        po.export(_pruned(), tmp_path / "model.keras")
+    assert (tmp_path / "model.keras").read_text() == "precious"
+    assert len([*tmp_path.iterdir()]) == 1
+
+
 def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(ImportError, match=r"pip install 'prospr_ops\[export\]'"):

@@ -1,0 +1,66 @@
+"""What a user asked to be written: over nothing else unasked, and whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuses a place to write to before the work for it begins.
+
+    Args:
+        path: Of the file or folder to write.
+        force: Whether one that exists may be replaced.
+
+    Raises:
+        FileExistsError: It exists, and may not be replaced.
+        FileNotFoundError: The folder to write it to does not exist.
+    """
+    if path.exists() and not force:
+        msg = f"{path} exists; add --force to overwrite it"
+        raise FileExistsError(msg)
+    if not path.absolute().parent.is_dir():
+        msg = f"there is no folder {path.parent} to write {path.name} to"
+        raise FileNotFoundError(msg)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Has a file or folder written under another name, which becomes `path` once it is complete.
+
+    Whatever happens before, be it a full disk or the end of the process, `path` is as it was. A file
+    is replaced in one step; no system call replaces a folder, so for a moment there is none.
+
+    Args:
+        path: Of the file or folder; one that exists is replaced.
+
+    Yields:
+        What to write to: a new name beside `path` with the same ending.
+    """
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield unfinished
+        if unfinished.is_dir():
+            _replace_folder(unfinished, path)
+        else:
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_suffix(".old")
+    path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old)
