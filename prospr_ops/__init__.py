@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prospr_ops.exporting import export, strip
     from prospr_ops.masking import apply_masks
     from prospr_ops.pruning import PruneResult, prune, score
+    from prospr_ops.samples import load_data
     from prospr_ops.selection import select
     from prospr_ops.shrinking import shrink
     from prospr_ops.structured import channel_masks
@@ -40,6 +41,7 @@ __all__ = [
     "curvature",
     "data",
     "export",
+    "load_data",
     "models",
     "ops",
     "prune",
@@ -55,6 +57,7 @@ _HOMES = {
     "apply_masks": "masking",
     "channel_masks": "structured",
     "export": "exporting",
+    "load_data": "samples",
     "prune": "pruning",
     "score": "pruning",
     "select": "selection",

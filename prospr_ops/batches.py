@@ -31,6 +31,9 @@ def endless_batches(data: Any, batch_size: int, seed: int) -> Iterator[Batch]:
         TypeError: `data` is none of the above.
         ValueError: `data` is empty, or its arrays differ in length.
     """
+    if data is None:
+        msg = "no data is given, and the method looks at data"
+        raise TypeError(msg)
     if isinstance(data, tuple):
         source: Iterable[Any] = _ArrayBatches(data, batch_size, seed)
     elif isinstance(data, Iterator) or not isinstance(data, Iterable | tf.data.Dataset):

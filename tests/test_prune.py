@@ -318,7 +318,7 @@ def _nan_x():
         ({"data": [X]}, ValueError, "data has no targets"),
         ({"data": iter([(X, Y)])}, TypeError, "re-iterable"),
         ({"data": 5}, TypeError, "data must be a tuple"),
-        ({"data": None}, TypeError, "data must be a tuple"),
+        ({"data": None}, TypeError, "no data is given"),
         ({"data": (X, Y + 1)}, ValueError, "labels of batch 0 range from 1 to 3; .* from 0 to 2"),
         ({"data": (X, Y - 1)}, ValueError, "labels of batch 0 range from -1 to 1"),
         ({"data": (_nan_x(), Y)}, ValueError, "x of batch 0 holds NaN"),
