@@ -1,37 +1,95 @@
 """The shell command `prospr`.
 
-Everything that needs TensorFlow is imported by the command that needs it, so that `--help` and
-mistakes in the options are answered at once.
+What the commands do is in `prospr_ops.commands`, which needs TensorFlow and is imported when a
+command runs, so that `--help` and mistakes in the options are answered at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import importlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Table
-
-from prospr_ops._build import build_info
 
 _EXAMPLES = """\
 examples:
-  prospr demo             compare pruning methods on MNIST: a table and a picture, in minutes
-  prospr demo --quick     the same in under a minute, to see that all works
-  prospr prune --model lenet5 --sparsity 0.98 --steps 100 --batch-size 512 --out lenet5.npz
-                          prune once: masks to lenet5.npz, a record of the run to lenet5.json
-  prospr export --model pruned.keras --format onnx --out pruned.onnx
-                          what runs without this package, and how small it compresses
-  prospr info             what this installation was built with and what it runs on
+  prospr demo --quick     prune and train a small network in under a minute, to see that all works
+  prospr prune model.keras --data data.npz --sparsity 0.95 --out pruned.keras
+  prospr train pruned.keras --data data.npz --epochs 10 --out trained.keras
+  prospr export trained.keras --out trained.tflite
+  prospr COMMAND --help   options and examples of a command
 
-Data comes from the folder in the environment variable PROSPR_DATA, else from Keras.
+exit codes: 0 all went well, 1 something unexpected, with a traceback, 2 bad input, explained in a
+line, 130 Ctrl-C. No file is overwritten without --force. Each is written whole or not at all.
+"""
+
+_DEMO_EXAMPLES = """\
+examples:
+  prospr demo             a table and a picture, in minutes
+  prospr demo --quick     the same in under a minute, to see that all works
+  prospr demo --methods exact snip --sparsities 0.98 0.99 --steps 100 --out deeper
+
+MNIST comes from the folder in the environment variable PROSPR_DATA, else from Keras.
+"""
+
+_MODEL = """\
+MODEL is a .keras file, or the name of a built-in model: lenet_300_100, lenet5, lenet5_caffe,
+resnet20, vgg16.
+"""
+
+_DATA = """\
+DATA is one of
+  data.npz   arrays x_train and y_train, or x and y; for a test set x_test and y_test
+  folder     of images, in a folder for each class, or in folders train and test of such; resized
+             to what the model takes; pixels are from 0 to 255, so a model that wants others
+             begins with a Rescaling layer
+  mnist      from the folder in the environment variable PROSPR_DATA, else from Keras
+
+The loss is the one that the model was compiled with, or that of --loss. A cross-entropy of --loss is
+taken of logits if the model ends without an activation, else of probabilities.
+"""
+
+_PRUNE_EXAMPLES = f"""\
+examples:
+  prospr prune model.keras --data data.npz --sparsity 0.95 --out pruned.keras
+  prospr prune model.keras --data photos --loss sparse_categorical_crossentropy --sparsity 0.9 \\
+      --method exact --steps 10 --out pruned.keras masks.npz run.json
+  prospr prune model.keras --data data.npz --structure channel --sparsity 0.5 --out pruned.keras
+  prospr prune lenet5 --data mnist --sparsity 0.98 --out lenet5.keras
+
+{_MODEL}
+{_DATA}"""
+
+_TRAIN_EXAMPLES = f"""\
+examples:
+  prospr train pruned.keras --data data.npz --epochs 10 --out trained.keras
+  prospr train pruned.keras --data photos --epochs 5 --optimizer sgd --learning-rate 0.01 \\
+      --out trained.keras
+  prospr train lenet5 --data mnist --epochs 6 --out dense.keras
+
+{_MODEL}
+{_DATA}"""
+
+_SHRINK_EXAMPLES = """\
+examples:
+  prospr prune model.keras --data data.npz --structure channel --sparsity 0.5 --out pruned.keras
+  prospr train pruned.keras --data data.npz --epochs 10 --out trained.keras
+  prospr shrink trained.keras --out small.keras
+"""
+
+_EXPORT_EXAMPLES = """\
+examples:
+  prospr export trained.keras --out trained.tflite    LiteRT
+  prospr export trained.keras --out trained.onnx      ONNX (pip install 'prospr_ops[export]')
+  prospr export trained.keras --out trained           SavedModel, a folder
+  prospr export trained.keras --out plain.keras       Keras, without prospr_ops
 """
 
 
@@ -42,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, or 2 where the input was bad, which is then explained on stderr.
+        The exit status: 0; 2 where the input was bad, which is then explained on stderr; or 130
+        after Ctrl-C. Anything unexpected is raised, for which Python's own exit status is 1.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
@@ -53,156 +112,176 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with _quiet_stderr():
                 _start_tensorflow()
-            command(**options)
+            getattr(importlib.import_module("prospr_ops.commands"), command)(**options)
         except (ImportError, OSError, TypeError, ValueError) as error:
             errors.print(f"prospr: {error}")
             return 2
+        except KeyboardInterrupt:
+            errors.print("prospr: interrupted")
+            return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    # Options that are not given are left out, so that every default has one home: the function.
-    def command(name: str, function: Any, summary: str) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(
-            name, help=summary, description=summary, argument_default=argparse.SUPPRESS
-        )
-        subparser.set_defaults(command=function)
-        return subparser
-
     parser = argparse.ArgumentParser(
         prog="prospr",
         description="Prune Keras models at initialisation, by Prospect Pruning.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
+    subparsers = parser.add_subparsers(required=True, metavar="command")
+    for name, command in _COMMANDS.items():
+        # Options that are not given are left out, so that every default has one home: the function.
+        subparser = subparsers.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary,
+            epilog=command.examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+        )
+        subparser.set_defaults(command=name)
+        command.add_options(subparser)
+    return parser
 
-    demo = command("demo", _demo, "Prune LeNet-300-100 by several methods, train, and compare.")
-    demo.add_argument(
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--methods",
         nargs="+",
         metavar="M",
         help="diagonal exact first_order snip grasp synflow magnitude random",
     )
-    demo.add_argument("--sparsities", nargs="+", type=float, metavar="S", help="0.9 0.95 0.98")
-    demo.add_argument("--epochs", type=int, help="of training (6, or 40 on a small data set)")
-    demo.add_argument("--steps", type=int, help="prospect steps of ProsPr (3)")
-    demo.add_argument("--seed", type=int, help="of weights, pruning and training (0)")
-    demo.add_argument("--out", type=Path, metavar="FOLDER", help="for the results (prospr_demo)")
-    demo.add_argument("--quick", action="store_true", help="a slice of the data, one epoch")
-
-    prune = command("prune", _prune, "Prune a fresh model once and save its masks.")
-    prune.add_argument(
-        "--model", choices=["lenet_300_100", "lenet5", "lenet5_caffe"], default="lenet_300_100"
+    parser.add_argument("--sparsities", nargs="+", type=float, metavar="S", help="0.9 0.95 0.98")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="of training (6, or 40 on a small data set)"
     )
-    prune.add_argument("--dataset", choices=["mnist"], default="mnist")
-    prune.add_argument("--sparsity", type=float, required=True, help="fraction to prune, in [0, 1)")
-    prune.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .npz")
-    prune.add_argument(
+    parser.add_argument("--steps", type=int, metavar="N", help="prospect steps of ProsPr (3)")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of weights, pruning and training (0)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results (prospr_demo)")
+    parser.add_argument("--quick", action="store_true", help="a slice of the data, one epoch")
+    parser.add_argument("--force", action="store_true", help="overwrite the results in FOLDER")
+
+
+def _prune_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .keras file or a built-in model")
+    parser.add_argument("--data", help="a file, a folder or mnist; not for all methods")
+    parser.add_argument(
+        "--sparsity", type=float, metavar="X", required=True, help="fraction to prune, in [0, 1)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help=".keras: the pruned model; .npz: masks and scores; .json: a record of the run",
+    )
+    parser.add_argument(
+        "--loss", metavar="NAME", help="a loss of Keras (the one the model is compiled with)"
+    )
+    parser.add_argument(
         "--method",
+        metavar="NAME",
         help="diagonal, exact, first_order, snip, grasp, synflow, magnitude or random",
     )
-    prune.add_argument("--curvature", help="auto, ggn, ggn_mc, hutchinson or row_sum")
-    prune.add_argument("--steps", type=int, help="prospect steps (3)")
-    prune.add_argument("--learning-rate", type=float, help="of those steps (0.1)")
-    prune.add_argument("--momentum", type=float, help="of those steps (0)")
-    prune.add_argument("--nesterov", action="store_true", help="Nesterov's momentum")
-    prune.add_argument("--batch-size", type=int, help="samples a step (128)")
-    prune.add_argument("--microbatch", type=int, help="samples evaluated at a time (all)")
-    prune.add_argument("--scope", help="global or layer")
-    prune.add_argument("--structure", help="weight or channel")
-    prune.add_argument("--min-keep", type=int, help="weights of each layer to keep at least (0)")
-    prune.add_argument("--seed", type=int, default=0, help="of weights and pruning (0)")
-    prune.add_argument("--force", action="store_true", default=False, help="overwrite FILE")
-
-    export = command("export", _export, "Write a saved model, stripped of masks, for inference.")
-    export.add_argument("--model", type=Path, required=True, metavar="FILE", help="ends in .keras")
-    export.add_argument("--format", required=True, help="saved_model, litert, onnx or keras")
-    export.add_argument(
-        "--out", type=Path, required=True, metavar="PATH", help="a file; for saved_model a folder"
+    parser.add_argument(
+        "--structure", metavar="NAME", help="weight, or channel for whole channels; see shrink"
     )
-    export.add_argument("--force", action="store_true", default=False, help="overwrite PATH")
-
-    command("info", _info, "Say what this installation was built with and what it runs on.")
-    return parser
-
-
-def _demo(**options: Any) -> None:
-    from prospr_ops.demo import demo  # noqa: PLC0415 - needs TensorFlow
-
-    demo(**options)
-
-
-def _prune(*, model: str, dataset: str, out: Path, seed: int, force: bool, **options: Any) -> None:
-    import keras  # noqa: PLC0415 - needs TensorFlow
-    import numpy as np  # noqa: PLC0415 - not for --help
-
-    from prospr_ops import data, models  # noqa: PLC0415 - needs TensorFlow
-    from prospr_ops.pruning import prune  # noqa: PLC0415 - needs TensorFlow
-
-    record_file = out.with_suffix(".json")
-    if out.suffix != ".npz":
-        msg = f"--out must end in .npz, got {out}"
-        raise ValueError(msg)
-    for file in (out, record_file):
-        _check_output(file, force)
-
-    samples = getattr(data, dataset)()
-    keras.utils.set_random_seed(seed)
-    network = getattr(models, model)(samples.x_train.shape[1:], samples.classes)
-    result = prune(
-        network,
-        (samples.x_train, samples.y_train),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        seed=seed,
-        **options,
+    parser.add_argument("--scope", metavar="NAME", help="global or layer")
+    parser.add_argument(
+        "--min-keep", type=int, metavar="N", help="weights of each layer to keep at least (0)"
     )
-    result.save(out)
-    record = {
-        "model": model,
-        "data": samples.source,
-        "settings": result.settings,
-        "weights": result.weights,
-        "kept": {path: int(np.count_nonzero(mask)) for path, mask in result.masks.items()},
-        "losses": result.losses,
-        "estimators": result.estimators,
-        "seconds": result.seconds,
-        "build_info": build_info(),
-    }
-    record_file.write_text(json.dumps(record, indent=2) + "\n")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"Data: {samples.source}. Wrote {out} and {record_file}.", markup=False)
+    parser.add_argument(
+        "--prunable", nargs="+", metavar="PATH", help="of variables, with * and ? (all kernels)"
+    )
+    parser.add_argument(
+        "--curvature", metavar="NAME", help="auto, ggn, ggn_mc, hutchinson or row_sum"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="prospect steps (3)")
+    parser.add_argument("--learning-rate", type=float, metavar="X", help="of those steps (0.1)")
+    parser.add_argument("--momentum", type=float, metavar="X", help="of those steps (0)")
+    parser.add_argument("--nesterov", action="store_true", help="Nesterov's momentum")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples a step (128)")
+    parser.add_argument(
+        "--microbatch", type=int, metavar="N", help="samples evaluated at a time (all)"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of a built-in model's weights and pruning (0)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
 
 
-def _export(*, model: Path, format: str, out: Path, force: bool) -> None:
-    import keras  # noqa: PLC0415 - needs TensorFlow
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .keras file or a built-in model")
+    parser.add_argument("--data", required=True, help="a file, a folder or mnist")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", required=True, help="rounds through the data"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .keras")
+    parser.add_argument(
+        "--loss", metavar="NAME", help="a loss of Keras (the one the model is compiled with)"
+    )
+    parser.add_argument(
+        "--optimizer",
+        metavar="NAME",
+        help="of Keras (the one the model is compiled with, its state included)",
+    )
+    parser.add_argument("--learning-rate", type=float, metavar="X", help="(the optimizer's)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples a step (128)")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of a built-in model's weights and training (0)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
 
-    from prospr_ops.exporting import export  # noqa: PLC0415 - needs TensorFlow
-    from prospr_ops.report import export_table  # noqa: PLC0415 - not for --help
 
-    _check_output(out, force)
-    exported = export(keras.saving.load_model(model, compile=False), out, format)
-    Console(highlight=False).print(export_table(exported))
-
-
-def _check_output(file: Path, force: bool) -> None:
-    if file.exists() and not force:
-        msg = f"{file} exists; add --force to overwrite it"
-        raise FileExistsError(msg)
-    if not file.absolute().parent.is_dir():
-        msg = f"there is no folder {file.parent} to write {file.name} to"
-        raise FileNotFoundError(msg)
+def _shrink_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .keras file")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .keras")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
 
 
-def _info() -> None:
-    table = Table(title="prospr_ops", show_header=False)
-    for name, value in build_info().items():
-        if isinstance(value, dict):
-            for package, version in value.items():
-                table.add_row(f"{name}: {package}", str(version))
-        else:
-            table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
-    Console(highlight=False).print(table)
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .keras file")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="PATH", help="a file; for a SavedModel a folder"
+    )
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="saved_model, litert, onnx or keras (what the end of PATH tells)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite PATH")
+
+
+class _Command(NamedTuple):
+    summary: str
+    examples: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+
+
+_COMMANDS = {
+    "demo": _Command(
+        "Compare methods on LeNet-300-100: prune, train, test.", _DEMO_EXAMPLES, _demo_options
+    ),
+    "prune": _Command("Prune a model.", _PRUNE_EXAMPLES, _prune_options),
+    "train": _Command(
+        "Train a model, pruned or not, and test it.", _TRAIN_EXAMPLES, _train_options
+    ),
+    "shrink": _Command(
+        "Remove the channels of a model that are zero.", _SHRINK_EXAMPLES, _shrink_options
+    ),
+    "export": _Command(
+        "Write a model, without masks, for inference.", _EXPORT_EXAMPLES, _export_options
+    ),
+    "info": _Command(
+        "Say what this installation was built with and runs on.",
+        "example:\n  prospr info\n",
+        lambda _: None,
+    ),
+}
 
 
 def _start_tensorflow() -> None:
