@@ -7,16 +7,16 @@ command runs, so that `--help` and mistakes in the options are answered at once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
+
+from prospr_ops.terminal import quiet_stderr
 
 _EXAMPLES = """\
 examples:
@@ -77,6 +77,20 @@ examples:
 {_MODEL}
 {_DATA}"""
 
+_COMPARE_EXAMPLES = """\
+examples:
+  prospr compare --contenders dense exact:3 snip random --sparsities 0.95 0.98 --seeds 3 --epochs 5
+  prospr compare --contenders exact:3 shuffled:exact:3 reinit:exact:3 --out sanity.jsonl
+  prospr compare --contenders exact:20 --learning-rate 0.03 --validation --out tuning.jsonl
+
+A contender is [control:]method[:steps]. Control "shuffled" shuffles the masks of a method within each
+layer, "reinit" trains them on newly drawn weights: a method no better than these has only found how
+many weights each layer needs. A run that was stopped goes on where it was; with other options
+the same file takes more networks. Beside FILE comes a figure, FILE's name with .png.
+
+MNIST comes from the folder in the environment variable PROSPR_DATA, else from Keras.
+"""
+
 _SHRINK_EXAMPLES = """\
 examples:
   prospr prune model.keras --data data.npz --structure channel --sparsity 0.5 --out pruned.keras
@@ -110,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # In the shell a warning is a line of text, without the source that it came from.
         warnings.showwarning = lambda message, *_, **__: errors.print(f"note: {message}")
         try:
-            with _quiet_stderr():
+            with quiet_stderr():
                 _start_tensorflow()
             getattr(importlib.import_module("prospr_ops.commands"), command)(**options)
         except (ImportError, OSError, TypeError, ValueError) as error:
@@ -163,6 +177,34 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results (prospr_demo)")
     parser.add_argument("--quick", action="store_true", help="a slice of the data, one epoch")
     parser.add_argument("--force", action="store_true", help="overwrite the results in FOLDER")
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="NAME", help="lenet_300_100, lenet5 or lenet5_caffe (lenet_300_100)"
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        metavar="C",
+        help="such as dense exact:3 snip shuffled:exact:3 (those, and others)",
+    )
+    parser.add_argument(
+        "--sparsities", nargs="+", type=float, metavar="S", help="(0.9 0.95 0.98 0.99 0.995)"
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many (5)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of training (20)")
+    parser.add_argument(
+        "--learning-rate", type=float, metavar="X", help="of the prospect steps (0.1)"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples of such a step (512)")
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="hold 10,000 training samples out to measure on, for the choice of settings",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a processor)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines (compare.jsonl)")
 
 
 def _prune_options(parser: argparse.ArgumentParser) -> None:
@@ -266,6 +308,9 @@ _COMMANDS = {
     "demo": _Command(
         "Compare methods on LeNet-300-100: prune, train, test.", _DEMO_EXAMPLES, _demo_options
     ),
+    "compare": _Command(
+        "Compare methods over many seeds, on MNIST.", _COMPARE_EXAMPLES, _compare_options
+    ),
     "prune": _Command("Prune a model.", _PRUNE_EXAMPLES, _prune_options),
     "train": _Command(
         "Train a model, pruned or not, and test it.", _TRAIN_EXAMPLES, _train_options
@@ -290,20 +335,3 @@ def _start_tensorflow() -> None:
     import tensorflow as tf  # noqa: PLC0415 - needs TensorFlow
 
     tf.config.list_physical_devices()
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Drops what native code writes to stderr.
-
-    TensorFlow logs a few lines before its log level takes effect; exceptions are not affected.
-    """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as devnull:
-            os.dup2(devnull.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

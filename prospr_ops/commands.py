@@ -18,7 +18,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from prospr_ops import exporting, models, pruning, shrinking
+from prospr_ops import comparison, exporting, models, pruning, shrinking
 from prospr_ops._build import build_info
 from prospr_ops.demo import demo
 from prospr_ops.outputs import check_output, replacing
@@ -27,7 +27,34 @@ from prospr_ops.report import export_table
 from prospr_ops.samples import Samples, load_data
 from prospr_ops.settings import check_integer, check_real
 
-__all__ = ["demo", "export", "info", "prune", "shrink", "train"]
+__all__ = ["compare", "demo", "export", "info", "prune", "shrink", "train"]
+
+
+def compare(
+    *, out: Path = Path("compare.jsonl"), epochs: int | None = None, **options: Any
+) -> None:
+    """Runs a comparison, and shows and draws what came of it."""
+    pruning_options = {
+        name: options.pop(name) for name in ("learning_rate", "batch_size") if name in options
+    }
+    training = {} if epochs is None else {"epochs": epochs}
+    console = Console(highlight=False)
+    records = comparison.compare(
+        out,
+        pruning=comparison.Pruning(**pruning_options),
+        training=comparison.Training(**training),
+        console=console,
+        **options,
+    )
+    console.print(comparison.comparison_table(records))
+    figure = out.with_suffix(".png")
+    try:
+        drawn = comparison.comparison_figure(records)
+    except ImportError as error:
+        _say(f"No picture: {error}")
+    else:
+        drawn.savefig(figure, dpi=150)
+        _say(f"Wrote {out} and {figure}.")
 
 
 def prune(

@@ -7,6 +7,15 @@ the figure.
 
 from prospr_ops.comparison.cells import Cell, Contender, Pruning
 from prospr_ops.comparison.compare import compare
+from prospr_ops.comparison.results import comparison_figure, comparison_table
 from prospr_ops.comparison.training import Training
 
-__all__ = ["Cell", "Contender", "Pruning", "Training", "compare"]
+__all__ = [
+    "Cell",
+    "Contender",
+    "Pruning",
+    "Training",
+    "compare",
+    "comparison_figure",
+    "comparison_table",
+]

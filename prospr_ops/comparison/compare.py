@@ -17,6 +17,7 @@ from prospr_ops.comparison import journal, worker
 from prospr_ops.comparison.cells import IDENTITY, Cell, Contender, Pruning, grid
 from prospr_ops.comparison.training import Training
 from prospr_ops.settings import check_integer, check_real, choose
+from prospr_ops.terminal import quiet_stderr
 
 MODELS = ("lenet_300_100", "lenet5", "lenet5_caffe")
 CONTENDERS = (
@@ -113,7 +114,8 @@ def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
         ProcessPoolExecutor(workers, context, initializer=worker.start) as pool,
     ):
         task = progress.add_task("networks", total=len(cells))
-        futures = [pool.submit(worker.run, job, path) for job in jobs]
+        with quiet_stderr():  # as the processes start; what goes wrong in one, its future says
+            futures = [pool.submit(worker.run, job, path) for job in jobs]
         try:
             pending = set(futures)
             while pending:
