@@ -29,6 +29,8 @@ examples:
                           prune once: masks to lenet5.npz, a record of the run to lenet5.json
   prospr export --model pruned.keras --format onnx --out pruned.onnx
                           what runs without this package, and how small it compresses
+  prospr report lenet5.npz --out report.html
+                          one page about a result, or about several side by side
   prospr info             what this installation was built with and what it runs on
 
 Data comes from the folder in the environment variable PROSPR_DATA, else from Keras.
@@ -123,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--force", action="store_true", default=False, help="overwrite PATH")
 
+    report = command("report", _report, "Write a page about results that prune saved.")
+    report.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="ends in .npz")
+    report.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .html")
+    report.add_argument("--png", type=Path, metavar="FOLDER", help="for the figures, as files")
+    report.add_argument("--force", action="store_true", default=False, help="overwrite both")
+
     command("info", _info, "Say what this installation was built with and what it runs on.")
     return parser
 
@@ -178,11 +186,23 @@ def _export(*, model: Path, format: str, out: Path, force: bool) -> None:
     import keras  # noqa: PLC0415 - needs TensorFlow
 
     from prospr_ops.exporting import export  # noqa: PLC0415 - needs TensorFlow
-    from prospr_ops.report import export_table  # noqa: PLC0415 - not for --help
+    from prospr_ops.tables import export_table  # noqa: PLC0415 - not for --help
 
     _check_output(out, force)
     exported = export(keras.saving.load_model(model, compile=False), out, format)
     Console(highlight=False).print(export_table(exported))
+
+
+def _report(*, results: list[Path], out: Path, force: bool, png: Path | None = None) -> None:
+    from prospr_ops.reporting import report  # noqa: PLC0415 - not for --help
+    from prospr_ops.result import PruneResult  # noqa: PLC0415 - not for --help
+
+    for output in (out, png):
+        if output is not None:
+            _check_output(output, force)
+    written = report(list(map(PruneResult.load, results)), out, png_folder=png)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"Wrote {', '.join(map(str, written))}.", markup=False)
 
 
 def _check_output(file: Path, force: bool) -> None:
