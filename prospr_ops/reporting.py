@@ -16,6 +16,7 @@ import numpy as np
 from prospr_ops import figures
 from prospr_ops._build import build_info
 from prospr_ops.agreement import overlap, spearman
+from prospr_ops.methods import METHODS
 from prospr_ops.result import PruneResult
 from prospr_ops.selection import Masks, select
 from prospr_ops.storage import replacing
@@ -159,6 +160,12 @@ def _by_channel(result: PruneResult) -> bool:
     return result.settings.get("structure") == "channel"
 
 
+def _signed(result: PruneResult) -> bool:
+    """Whether the scores are signed numbers and not logarithms."""
+    method = METHODS.get(result.settings["method"])
+    return method is not None and method.signed
+
+
 def _kept_scores(result: PruneResult) -> Masks:
     """Which of the scores were kept."""
     if not _by_channel(result):
@@ -191,7 +198,7 @@ def _sections(results: list[PruneResult], labels: list[str]) -> Iterator[_Sectio
             _picture(
                 f"scores_{_slug(label)}",
                 f"Histograms of the scores of {label} by layer",
-                figures.scores_figure(result, _kept_scores(result), label),
+                figures.scores_figure(result, _kept_scores(result), label, signed=_signed(result)),
             )
             for label, result in by_label.items()
         ],
@@ -233,7 +240,7 @@ def _agreement(results: list[PruneResult], labels: list[str]) -> _Section:
 
     def rows(title: str, values: np.ndarray) -> Rows:
         body = [
-            [label, *(f"{value:.4f}" for value in line)]
+            [label, *(f"{value:.4f}".replace("-0.0000", "0.0000") for value in line)]
             for label, line in zip(labels, values, strict=True)
         ]
         return Rows(title, ["", *labels], body)

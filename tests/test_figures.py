@@ -146,6 +146,33 @@ def test_histograms_hold_every_score(scope):
     np.testing.assert_allclose(shown, expected, rtol=1e-6)
 
 
+def test_signed_scores_have_an_axis_of_both_signs():
+    one = result()
+    signed = {path: np.sinh(values + 9).astype("f") for path, values in one.scores.items()}
+    one = result(scores=signed)
+    axes = figures.scores_figure(one, one.masks, "signed", signed=True).axes[0]
+    median = np.median(np.abs(np.concatenate([values.ravel() for values in signed.values()])))
+    ticks = {
+        tick.get_text(): position
+        for tick, position in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+    }
+    assert {"-100", "-10", "0", "10", "100"} <= ticks.keys()
+    for text_, position in ticks.items():
+        assert position == pytest.approx(np.arcsinh(float(text_) / median))
+    threshold = max(values[~one.masks[path]].max() for path, values in signed.items())
+    drawn = [line.get_xdata()[0] for line in axes.get_lines() if line.get_linewidth() == 1.4]
+    assert drawn == [pytest.approx(np.arcsinh(threshold / median), rel=1e-6)]
+
+
+def test_a_threshold_among_the_least_scores_is_left_of_the_axis():
+    one = result()
+    kept = {path: values > values.min() for path, values in one.scores.items()}
+    axes = figures.scores_figure(one, kept, "nearly all kept").axes[0]
+    assert not [line for line in axes.get_lines() if line.get_linewidth() == 1.4]
+    total = _histograms(axes.figure)[0]
+    assert total.edges[0] == axes.get_xlim()[0]
+
+
 @pytest.mark.parametrize("low", [-np.inf, 0.0])
 def test_scores_without_a_spread(low, tmp_path):
     one = result()

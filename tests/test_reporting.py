@@ -10,7 +10,9 @@ import pytest
 from results import result
 
 import prospr_ops as po
+from prospr_ops import figures
 from prospr_ops.agreement import overlap, spearman
+from prospr_ops.figures import scores_figure
 from prospr_ops.reporting import report
 
 _VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -156,6 +158,24 @@ def test_whole_channels(tmp_path):
     assert "First layer" in page.headings
     assert ["structure", "channel"] in page.lines
     assert any(line[0] == "lenet5/conv_1/bias" and line[4] == "–" for line in page.lines)
+
+
+def test_scores_with_signs(tmp_path):
+    model = po.models.lenet_300_100((8, 8, 1))
+    random = np.random.default_rng(0)
+    data = random.normal(size=(32, 8, 8, 1)).astype("f"), random.integers(0, 10, 32)
+    options = {"method": "grasp", "loss": "sparse_categorical_crossentropy", "verbose": 0}
+    one = po.prune(model, data, sparsity=0.5, **options)
+    drawn = []
+
+    def recording(*arguments, **options):
+        drawn.append(options)
+        return scores_figure(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "scores_figure", recording)
+        written([one, result(shapes={p: s.shape for p, s in one.scores.items()})], tmp_path)
+    assert drawn == [{"signed": True}, {"signed": False}]
 
 
 def test_names_of_layers_may_differ(tmp_path):

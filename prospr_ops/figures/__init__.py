@@ -6,8 +6,9 @@ touched.
 
 from prospr_ops.figures.accuracy import accuracy_figure
 from prospr_ops.figures.comparison import agreement_figure, losses_figure
+from prospr_ops.figures.density import density_figure
 from prospr_ops.figures.first_layer import first_layer_figure, first_layer_maps
-from prospr_ops.figures.layers import density_figure, scores_figure
+from prospr_ops.figures.scores import scores_figure
 
 __all__ = [
     "accuracy_figure",

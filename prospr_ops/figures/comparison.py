@@ -97,4 +97,12 @@ def _heat_map(
             red, green, blue, _ = image.to_rgba(value)
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
             colour = "white" if dark else INK
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, size=9)
+            axes.text(
+                column,
+                row,
+                f"{value:.2f}".replace("-0.00", "0.00"),
+                ha="center",
+                va="center",
+                color=colour,
+                size=9,
+            )
