@@ -146,7 +146,7 @@ def test_figures_are_written_as_files_too(tmp_path):
 
 def test_the_same_results_make_the_same_file(tmp_path):
     for name in "ab":
-        report(several(), tmp_path / name)
+        report(result(), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

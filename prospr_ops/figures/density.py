@@ -83,7 +83,7 @@ def density_figure(results: Mapping[str, PruneResult]) -> Figure:
             color=colour,
             markersize=6,
             alpha=0.85,
-            label=wrapped(f"{label}, {percent(overall)} of all"),
+            label=wrapped(f"{label}, {percent(overall)} of all", 36),
         )
         for row in rows[values == 0]:
             axes.annotate(
