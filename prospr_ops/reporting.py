@@ -134,9 +134,13 @@ def _checked(results: PruneResult | Sequence[PruneResult]) -> list[PruneResult]:
         if not isinstance(result, PruneResult):
             msg = f"results must be of PruneResult; number {number} is {type(result).__name__}"
             raise TypeError(msg)
-        if not result.scores or not result.masks:
-            msg = f"result {number} ({result!r}) has no {'scores' if result.masks else 'masks'}"
+        if not result.scores or not result.weights:
+            msg = f"result {number} ({result!r}) has no {'scores' if result.weights else 'masks'}"
             raise ValueError(msg)
+        for path, values in result.scores.items():
+            if not np.issubdtype(values.dtype, np.floating) or np.isnan(values).any():
+                msg = f"the scores of {path} in result {number} ({result!r}) are not all numbers"
+                raise ValueError(msg)
         if not _by_channel(result) and _shapes(result.scores) != _shapes(result.masks):
             msg = f"the scores and masks of result {number} ({result!r}) differ in shape"
             raise ValueError(msg)
@@ -174,8 +178,8 @@ def _kept_scores(result: PruneResult) -> Masks:
     return select(
         result.scores,
         result.sparsity,
-        settings["scope"],
-        min_keep=settings["min_keep"],
+        settings.get("scope", "global"),
+        min_keep=settings.get("min_keep", 0),
         allow_empty=True,
     )
 

@@ -205,6 +205,12 @@ def test_what_results_say_is_escaped(tmp_path):
         (result(scores={}), ValueError, "result 1 .* has no scores"),
         (result(masks={}), ValueError, "result 1 .* has no masks"),
         (result(scores={"a": np.zeros(3)}), ValueError, "scores and masks .* differ in shape"),
+        (result(scores={"a": np.array(["x"])}), ValueError, "scores of a .* are not all numbers"),
+        (
+            result(scores={"a": np.array([np.nan])}),
+            ValueError,
+            "scores of a .* are not all numbers",
+        ),
         (
             [result(), result(shapes={"net/first/kernel": (40, 31)})],
             ValueError,
