@@ -23,6 +23,7 @@ from rich.table import Table
 import prospr_ops as po
 from benchmarks.harness import write_json
 from benchmarks.summary import Comparison
+from prospr_ops.agreement import overlap, spearman
 
 LEARNING_RATES = (0.01, 0.1, 0.3)
 STEPS = (3, 20, 100)
@@ -61,16 +62,6 @@ def _scores(
     return np.concatenate([values.ravel() for values in scores.values()]).astype(np.float64)
 
 
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from the least on; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
-def _kept(scores: npt.NDArray[np.float64], sparsity: float) -> npt.NDArray[np.bool_]:
-    return po.select({"": scores}, sparsity)[""]
-
-
 def _measure(data: po.data.Dataset, learning_rate: float, steps: int, seed: int) -> dict[str, Any]:
     """For each side its correlation with exact, and the shares of weights in common."""
     exact = _scores(data, learning_rate, steps, seed, method="exact")
@@ -82,10 +73,11 @@ def _measure(data: po.data.Dataset, learning_rate: float, steps: int, seed: int)
             found[side] = {"spearman": np.nan, "common": [np.nan] * len(SPARSITIES)}
             continue
         common = [
-            np.mean(_kept(scores, sparsity)[_kept(exact, sparsity)]) for sparsity in SPARSITIES
+            overlap([po.select({"": values}, sparsity) for values in (exact, scores)])[0, 1]
+            for sparsity in SPARSITIES
         ]
-        spearman = np.corrcoef(_ranks(exact), _ranks(scores))[0, 1]
-        found[side] = {"spearman": spearman, "common": common}
+        correlation = spearman([{"": exact}, {"": scores}])[0, 1]
+        found[side] = {"spearman": correlation, "common": common}
     return found
 
 

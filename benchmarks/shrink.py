@@ -2,8 +2,8 @@
 
 Channels are pruned by magnitude, half of those of each layer (structure="channel", scope="layer"), in
 the networks of `po.models` and of keras.applications with random weights, which is all that cost
-depends on. FLOPs are those that TensorFlow's profiler counts for one sample; the file is a .keras
-archive without optimizer.
+depends on. FLOPs are two for each multiply-add with a kernel's weight, for one sample; the file is a
+.keras archive without optimizer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.table import Table
 import prospr_ops as po
 from benchmarks.harness import environment, interleaved_seconds, median, write_json
 from benchmarks.summary import Comparison
+from prospr_ops.flops import model_flops
 
 SPARSITY = 0.5
 
@@ -44,16 +45,6 @@ NETWORKS: dict[str, tuple[Callable[[], keras.Model], int]] = {
 
 # Those that a run of all benchmarks has time for.
 SHORT = ("LeNet-300-100", "LeNet-5", "ResNet-20", "VGG-16")
-
-
-def _flops(model: keras.Model) -> int:
-    """Floating-point operations for one sample."""
-    function = tf.function(lambda x: model(x, training=False))
-    graph = function.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph
-    profiler = tf.compat.v1.profiler
-    options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation())
-    counted = profiler.profile(graph, options=options.with_empty_output().build())
-    return int(counted.total_float_ops)
 
 
 def _megabytes(model: keras.Model) -> float:
@@ -96,7 +87,7 @@ def _measure(network: str) -> dict[str, Any]:
         "batch": samples,
         "difference": difference,
         "parameters": {name: side.count_params() for name, side in sides.items()},
-        "flops": {name: _flops(side) for name, side in sides.items()},
+        "flops": {name: model_flops(side) for name, side in sides.items()},
         "seconds": {name: median(values) for name, values in times.items()},
         "megabytes": {name: _megabytes(side) for name, side in sides.items()},
     }

@@ -18,10 +18,12 @@ from prospr_ops._build import build_info, check_installed_tensorflow
 from prospr_ops._registration import register_with_keras
 
 if TYPE_CHECKING:
-    from prospr_ops import curvature, data, models, ops, reference
+    from prospr_ops import callbacks, curvature, data, models, ops, reference
     from prospr_ops.exporting import export, strip
     from prospr_ops.masking import apply_masks
-    from prospr_ops.pruning import PruneResult, prune, score
+    from prospr_ops.pruning import prune, score
+    from prospr_ops.reporting import report
+    from prospr_ops.result import PruneResult
     from prospr_ops.samples import load_data
     from prospr_ops.selection import select
     from prospr_ops.shrinking import shrink
@@ -37,6 +39,7 @@ __all__ = [
     "__version__",
     "apply_masks",
     "build_info",
+    "callbacks",
     "channel_masks",
     "curvature",
     "data",
@@ -46,6 +49,7 @@ __all__ = [
     "ops",
     "prune",
     "reference",
+    "report",
     "score",
     "select",
     "shrink",
@@ -53,12 +57,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PruneResult": "pruning",
+    "PruneResult": "result",
     "apply_masks": "masking",
     "channel_masks": "structured",
     "export": "exporting",
     "load_data": "samples",
     "prune": "pruning",
+    "report": "reporting",
     "score": "pruning",
     "select": "selection",
     "shrink": "shrinking",

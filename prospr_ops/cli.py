@@ -98,6 +98,13 @@ examples:
   prospr shrink trained.keras --out small.keras
 """
 
+_REPORT_EXAMPLES = """\
+examples:
+  prospr prune lenet5 --data mnist --sparsity 0.98 --method exact --out exact.npz
+  prospr prune lenet5 --data mnist --sparsity 0.98 --method snip --out snip.npz
+  prospr report exact.npz snip.npz --out report.html
+"""
+
 _EXPORT_EXAMPLES = """\
 examples:
   prospr export trained.keras --out trained.tflite    LiteRT
@@ -298,6 +305,15 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite PATH")
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULT", help=".npz files of prospr prune"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .html")
+    parser.add_argument("--png", type=Path, metavar="FOLDER", help="for the figures, as files")
+    parser.add_argument("--force", action="store_true", help="overwrite both")
+
+
 class _Command(NamedTuple):
     summary: str
     examples: str
@@ -320,6 +336,11 @@ _COMMANDS = {
     ),
     "export": _Command(
         "Write a model, without masks, for inference.", _EXPORT_EXAMPLES, _export_options
+    ),
+    "report": _Command(
+        "Write a page about results, one or several side by side.",
+        _REPORT_EXAMPLES,
+        _report_options,
     ),
     "info": _Command(
         "Say what this installation was built with and runs on.",

@@ -18,16 +18,16 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from prospr_ops import comparison, exporting, models, pruning, shrinking
+from prospr_ops import comparison, exporting, models, pruning, reporting, shrinking
 from prospr_ops._build import build_info
 from prospr_ops.demo import demo
 from prospr_ops.outputs import check_output, replacing
-from prospr_ops.pruning import PruneResult
-from prospr_ops.report import export_table
+from prospr_ops.result import PruneResult
 from prospr_ops.samples import Samples, load_data
 from prospr_ops.settings import check_integer, check_real
+from prospr_ops.tables import export_table
 
-__all__ = ["compare", "demo", "export", "info", "prune", "shrink", "train"]
+__all__ = ["compare", "demo", "export", "info", "prune", "report", "shrink", "train"]
 
 
 def compare(
@@ -150,6 +150,17 @@ def export(*, model: str, out: Path, force: bool = False, **options: Any) -> Non
     check_output(out, force=force)
     exported = exporting.export(_load(Path(model), compile=False), out, **options)
     Console(highlight=False).print(export_table(exported))
+
+
+def report(
+    *, results: Sequence[Path], out: Path, png: Path | None = None, force: bool = False
+) -> None:
+    """Writes a page about results, and its figures if a folder for them is given."""
+    for output in (out, png):
+        if output is not None:
+            check_output(output, force=force)
+    written = reporting.report([PruneResult.load(file) for file in results], out, png_folder=png)
+    _say(f"Wrote {', '.join(map(str, written))}.")
 
 
 def info() -> None:

@@ -19,13 +19,14 @@ from rich.table import Table
 
 from prospr_ops._build import build_info
 from prospr_ops.data import Dataset, mnist
+from prospr_ops.figures import accuracy_figure
 from prospr_ops.models import lenet_300_100
 from prospr_ops.outputs import check_output, replacing
 from prospr_ops.prunable import prunable_weights
 from prospr_ops.pruning import prune
-from prospr_ops.report import accuracy_figure, method_label, percent
 from prospr_ops.selection import Masks
 from prospr_ops.settings import check_integer
+from prospr_ops.tables import method_label, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -28,7 +28,8 @@ _KERNELS: dict[type[keras.layers.Layer], tuple[str, ...]] = {
 }
 
 
-def _is_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
+def is_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
+    """Whether a variable is what is pruned of a layer by default."""
     return any(
         getattr(layer, attribute) is variable
         for kind, attributes in _KERNELS.items()
@@ -96,7 +97,7 @@ def prunable_weights(
     """
     candidates = owned_weights(model)
     if prunable is None or callable(prunable):
-        wanted = prunable or _is_kernel
+        wanted = prunable or is_kernel
         chosen = {path for path, candidate in candidates.items() if wanted(*candidate)}
     else:
         chosen = set()

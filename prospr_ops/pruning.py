@@ -2,110 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prospr_ops import curvature as curvatures
-from prospr_ops import storage
 from prospr_ops.batches import checked, endless_batches
+from prospr_ops.flops import input_specs, weight_uses
 from prospr_ops.masking import apply_masks
 from prospr_ops.methods import METHODS, LogScores, Problem
 from prospr_ops.microbatches import splittable
 from prospr_ops.objective import Batch, Loss, Objective
 from prospr_ops.prunable import Prunable, prunable_weights
-from prospr_ops.report import pruning_table
+from prospr_ops.result import PruneResult
 from prospr_ops.selection import SCOPES, Masks, Scores, select
 from prospr_ops.settings import Settings, check_integer, check_real, choose
 from prospr_ops.state import preserved
 from prospr_ops.structured import ChannelGroups
 
 STRUCTURES = ("weight", "channel")
-
-
-@dataclass(frozen=True, repr=False)
-class PruneResult:
-    """What `prune` did.
-
-    Attributes:
-        masks: Boolean array by variable path, True for a weight that is kept.
-            With structure="channel" there are masks of biases, gammas and betas too.
-        scores: What the masks were selected by: log-score array by variable path; larger is more
-            important. As `score` returns them; of "synflow", those of the last iteration.
-        sparsity: The fraction that was asked for.
-        settings: Every option of the run, the seed included: enough to repeat it.
-        losses: Loss of each prospect step and of the final batch; empty for methods without data.
-        estimators: By variable path, which curvature estimator was used and what it is worth:
-            "ggn (exact)", "ggn (Gauss-Newton: …)" or "hutchinson (why)"; empty for methods without
-            curvature.
-        seconds: Time the whole call took.
-    """
-
-    masks: Masks
-    scores: Scores
-    sparsity: float
-    settings: dict[str, Any]
-    losses: tuple[float, ...]
-    estimators: dict[str, str]
-    seconds: float
-
-    @property
-    def weights(self) -> int:
-        """Number of prunable weights."""
-        return sum(mask.size for mask in self.masks.values())
-
-    @property
-    def kept(self) -> int:
-        """Number of weights that were kept."""
-        return sum(int(np.count_nonzero(mask)) for mask in self.masks.values())
-
-    def __repr__(self) -> str:
-        """One line, without the arrays."""
-        return (
-            f"PruneResult(method={self.settings['method']!r}, sparsity={self.sparsity:g}, "
-            f"kept={self.kept:,} of {self.weights:,} weights, seconds={self.seconds:.2f})"
-        )
-
-    def summary(self, console: Console | None = None) -> None:
-        """Prints a table of the weights by layer."""
-        (console or Console()).print(pruning_table(self))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes all of it to one file, with the masks packed to bits.
-
-        It is an .npz file that `numpy.load` opens, written whole or not at all. `load` and
-        `apply_masks` read it.
-
-        Args:
-            path: Of the file; one that exists is replaced.
-
-        Raises:
-            OSError: It cannot be written. What was there before is as it was.
-        """
-        arrays = ("masks", "scores")
-        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
-        storage.write(path, self.masks, self.scores, record)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> PruneResult:
-        """Reads a file that `save` wrote; nothing in it is executed.
-
-        Raises:
-            OSError: It cannot be read.
-            ValueError: It is truncated or damaged, holds something else, or is of a newer version.
-        """
-        masks, scores, record = storage.read(path)
-        record["losses"] = tuple(record["losses"])
-        return cls(masks=masks, scores=scores, **record)
 
 
 def prune(
@@ -214,6 +136,7 @@ def prune(
         ),
     )
     masks = target.masks(scored.scores, scored.channels)
+    uses = weight_uses(model, scored.inputs)
     apply_masks(model, masks)
     result = PruneResult(
         masks=masks,
@@ -228,6 +151,8 @@ def prune(
         losses=scored.losses,
         estimators=scored.estimators,
         seconds=time.perf_counter() - start,
+        uses=uses,
+        input_shape=_sample_shape(scored.inputs),
     )
     if verbose:
         result.summary()
@@ -336,6 +261,7 @@ class _Scored:
     losses: tuple[float, ...]
     estimators: dict[str, str]
     channels: ChannelGroups | None
+    inputs: Any  # what the model takes, as `input_specs` says
 
 
 def _score(
@@ -364,6 +290,7 @@ def _score(
     passes = chosen.passes(settings.steps)
     objective = Objective.of(model, loss) if passes else Objective(model, None)
     losses: list[float] = []
+    specs: list[Any] = []
 
     def selectable(found: Mapping[str, tf.Tensor]) -> Scores:
         """What is selected from: weights, or channels."""
@@ -388,12 +315,19 @@ def _score(
         if signs is not None:  # of the scores that come next
             signs.clear()
 
+    def observed(batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if not specs:
+                specs.append(input_specs(model, batch.x))
+            yield batch
+
     total, unit = (passes, "batches") if passes else (chosen.iterations - 1, "iterations")
     shown = bool(verbose) and (passes > 0 or target is not None)
     with preserved(model), _progress(method, total if shown else 0, unit) as advance:
         batches: Iterator[Batch] = iter(())
         if passes:
             batches = checked(endless_batches(data, settings.batch_size, settings.seed), objective)
+            batches = observed(batches)
         if settings.microbatch is not None:
             batches = splittable(batches, objective)
         problem = Problem(
@@ -415,7 +349,13 @@ def _score(
         tuple(losses),
         estimators,
         channels,
+        specs[0] if specs else input_specs(model),
     )
+
+
+def _sample_shape(specs: Any) -> tuple[int, ...] | None:
+    """The shape of a sample, of a model with one input."""
+    return tuple(specs.shape[1:]) if isinstance(specs, tf.TensorSpec) else None
 
 
 @contextmanager

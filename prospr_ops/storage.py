@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from prospr_ops.outputs import replacing
+
 _FORMAT = "prospr_ops masks"
 _VERSION = 1
 
@@ -71,16 +73,8 @@ def write(
     arrays: dict[str, Any] = {"header": np.array(json.dumps(header))}
     arrays |= {f"masks/{name}": packed(mask) for name, mask in masks.items()}
     arrays |= {f"scores/{name}": values for name, values in scores.items()}
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(Path(path)) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def read(

@@ -396,6 +396,39 @@ def test_export_tells_the_size(capfd):
     assert "no SavedModel" in failure(capfd, "export", "model.keras", "--out", "photos", "--force")
 
 
+def test_report_of_results(tmp_path, capfd):
+    files = []
+    for method in ("magnitude", "random"):
+        files.append(tmp_path / f"{method}.npz")
+        arguments = [*PRUNE, "--method", method, "--out", str(files[-1])]
+        assert cli.main(arguments) == 0
+    out, png = tmp_path / "report.html", tmp_path / "png"
+    arguments = ["report", *files, "--out", out]
+    capfd.readouterr()
+    assert cli.main([*map(str, arguments)]) == 0
+    assert f"Wrote {out}.\n" in capfd.readouterr().out
+    before = out.read_bytes()
+    assert b"Spearman" in before
+
+    assert "--force" in failure(capfd, *arguments)
+    assert cli.main([*map(str, arguments), "--png", str(png), "--force"]) == 0
+    assert out.read_bytes() == before
+    assert (png / "agreement.png").is_file()
+    other = tmp_path / "other.html"
+    assert "png exists" in failure(capfd, *arguments[:-1], other, "--png", png)
+    assert not other.exists()
+
+
+def test_bad_arguments_of_report_are_one_line(tmp_path, capfd):
+    out = tmp_path / "report.html"
+    foreign = tmp_path / "foreign.npz"
+    foreign.write_text("precious")
+    assert "absent.npz" in failure(capfd, "report", tmp_path / "absent.npz", "--out", out)
+    assert "foreign.npz is no file of masks" in failure(capfd, "report", foreign, "--out", out)
+    assert "no folder" in failure(capfd, "report", foreign, "--out", tmp_path / "absent" / "x")
+    assert [file.name for file in tmp_path.iterdir()] == ["foreign.npz"]
+
+
 def test_bad_data_folder_is_one_line(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("PROSPR_DATA", str(tmp_path / "absent"))
     assert "absent" in failure(capfd, *PRUNE, "--out", tmp_path / "masks.npz")

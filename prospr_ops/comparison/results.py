@@ -10,10 +10,8 @@ from rich import box
 from rich.table import Table
 
 from prospr_ops.comparison.cells import DENSE
-from prospr_ops.report import _COLOURS as COLOURS
-from prospr_ops.report import _FAINT as FAINT
-from prospr_ops.report import _INK as INK
-from prospr_ops.report import _new_figure, method_label, percent
+from prospr_ops.figures.style import COLOURS, FAINT, INK, new_figure
+from prospr_ops.tables import method_label, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,7 +126,7 @@ def comparison_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     dense = rows.pop(method_label(DENSE), None)
     first = records[0]
     which = "validation" if first["validation"] else "test"
-    figure = _new_figure(figsize=(8, 5.2))
+    figure = new_figure(figsize=(8, 5.2))
     axes = figure.subplots()
     for number, (label, row) in enumerate(rows.items()):
         density = [1 - sparsity for sparsity in row]
