@@ -69,17 +69,17 @@ class MaskConstraint(keras.constraints.Constraint):
         Raises:
             ValueError: The mask is damaged.
         """
-        shape = config["shape"]
         try:
+            shape = config["shape"]
             # No more than the shape needs, whatever a damaged or forged file would expand to.
             data = zlib.decompressobj().decompress(
                 base64.b64decode(config["mask"]), math.prod(shape) // 8 + 2
             )
             mask = storage.unpacked(np.frombuffer(data, np.uint8), shape)
-        except (ValueError, zlib.error) as error:
-            msg = f"the mask of {config['path']} is damaged: {error}"
+        except (KeyError, OverflowError, TypeError, ValueError, zlib.error) as error:
+            msg = f"the mask of {config.get('path')} is damaged: {error!r}"
             raise ValueError(msg) from error
-        return cls(mask, keras.constraints.get(config["inner"]), config["path"])
+        return cls(mask, keras.constraints.get(config.get("inner")), config.get("path", ""))
 
 
 def _moving_average(variable: Any) -> keras.Variable | None:

@@ -6,8 +6,6 @@ import io
 import json
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +16,6 @@ from prospr_ops.outputs import replacing
 
 _FORMAT = "prospr_ops masks"
 _VERSION = 1
-
-# What NumPy and zipfile raise about a file that is not, or no longer, an archive of arrays.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 
 
 def packed(mask: np.ndarray) -> np.ndarray:
@@ -104,7 +89,7 @@ def read(
             for name, shape in header["shapes"].items()
         }
         record = dict(header["record"])
-    except _UNREADABLE as error:
+    except Exception as error:  # NumPy, zipfile and json raise nearly anything about damaged files
         msg = f"{path} is no file of masks, or a damaged or newer one: {error}"
         raise ValueError(msg) from error
     scores = {

@@ -1,8 +1,7 @@
-"""The selection kernel, op and public function against their twin, which sorts."""
+"""The selection op and public function against their twin, which sorts; the kernel: native/."""
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from fractions import Fraction
@@ -14,11 +13,10 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from selections import large_arrays, selections
 
 import prospr_ops as po
-from prospr_ops import _native, ops, reference
-
-INSTRUCTION_SETS = _native.build_info()["instruction_sets"]
+from prospr_ops import ops, reference
 
 # Few distinct values: ties everywhere, and −inf among them.
 VALUES = st.sampled_from([-np.inf, -3.0, 0.0, 0.5, 0.5, 7.0])
@@ -27,40 +25,6 @@ ARRAYS = st.lists(
     min_size=1,
     max_size=4,
 )
-
-
-@st.composite
-def selections(draw, dtype):
-    """Arrays of any values but NaN, how many to keep, and of each at least."""
-    width = 8 * np.dtype(dtype).itemsize
-    tiny = float(np.finfo(dtype).smallest_subnormal)
-    values = st.one_of(
-        st.sampled_from([-np.inf, np.inf, 0.0, -0.0, tiny, -tiny, 1.0]),
-        st.floats(width=width, allow_nan=False),
-    )
-    shapes = npst.array_shapes(min_dims=0, max_dims=3, max_side=9)
-    arrays = draw(st.lists(npst.arrays(dtype, shapes, elements=values), min_size=1, max_size=5))
-    keep = draw(st.integers(0, sum(array.size for array in arrays)))
-    min_keep = draw(st.integers(0, 12))
-    while sum(min(min_keep, array.size) for array in arrays) > keep:
-        min_keep -= 1
-    return arrays, keep, min_keep
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@given(data=st.data())
-def test_native_matches_sorting(dtype, data):
-    arrays, keep, min_keep = data.draw(selections(dtype))
-    expected = reference.select(arrays, keep, min_keep)
-    assert sum(np.count_nonzero(mask) for mask in expected) == keep
-    for instruction_set, threads in itertools.product(INSTRUCTION_SETS, (1, 3)):
-        options = {"threads": threads, "instruction_set": instruction_set}
-        masks = _native.select(arrays, keep, min_keep, **options)
-        packed = _native.select(arrays, keep, min_keep, packed=True, **options)
-        for mask, bits, wanted in zip(masks, packed, expected, strict=True):
-            assert mask.dtype == np.bool_
-            np.testing.assert_array_equal(mask, wanted, strict=True)
-            np.testing.assert_array_equal(bits, np.packbits(wanted), strict=True)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
@@ -77,38 +41,12 @@ def test_op_matches_sorting(dtype, data):
         np.testing.assert_array_equal(bits, np.packbits(wanted), strict=True)
 
 
-def large_arrays() -> dict[str, np.ndarray]:
-    """Of several chunks and a sample worth its name, in odd sizes; some mislead the sample."""
-    size = 100_003
-    rng = np.random.default_rng(3)
-    normal = rng.standard_normal(size).astype(np.float32)
-    # The sample reads one score in 32, all of them large.
-    misleading = np.where(np.arange(size) % 32 == 16, np.float32(100), normal)
-    return {
-        "normal": normal,
-        "log of a product": np.log(np.abs(normal * rng.standard_normal(size))),
-        "few values": np.round(normal, 1),
-        "all equal": np.full(size, -7.5, np.float32),
-        "all -inf": np.full(size, -np.inf, np.float32),
-        "rising": np.sort(normal),
-        "falling": -np.sort(normal),
-        "misleading above": misleading,
-        "misleading below": -misleading,
-        "subnormal": normal * np.finfo(np.float32).smallest_subnormal * 1000,
-    }
-
-
 @pytest.mark.parametrize("kind", large_arrays())
-def test_large_arrays_match_sorting_for_every_number_of_threads(kind):
-    whole = large_arrays()[kind]
-    arrays = np.split(whole, [1, 40_000, 40_007])
+def test_op_on_large_arrays_matches_sorting(kind):
+    """TensorFlow's threads flush subnormal numbers."""
+    arrays = np.split(large_arrays()[kind], [1, 40_000, 40_007])
     for keep in (0, 1, 5_000, 10_000, 50_000, 100_002, 100_003):
         expected = reference.select(arrays, keep)
-        for threads, instruction_set in itertools.product((1, 2, 3), INSTRUCTION_SETS):
-            masks = _native.select(arrays, keep, threads=threads, instruction_set=instruction_set)
-            for mask, wanted in zip(masks, expected, strict=True):
-                np.testing.assert_array_equal(mask, wanted)
-        # TensorFlow's threads flush subnormal numbers.
         for mask, wanted in zip(ops.select(arrays, keep), expected, strict=True):
             np.testing.assert_array_equal(mask, wanted)
 
@@ -176,35 +114,6 @@ def test_op_refuses_bad_arguments(arguments, error, message):
     scores, keep, *min_keep = arguments
     with pytest.raises(error, match=message):
         ops.select(scores, keep, min_keep=min_keep[0] if min_keep else 0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        (([np.ones(3)], 4), ValueError, "keep is 4; it must be at least 0 and at most 3"),
-        (([np.ones(3)], 1, -1), ValueError, "min_keep is -1"),
-        (([np.ones(3), np.ones(0)], 1), ValueError, r"scores\[1\] is empty"),
-        (([np.ones(3), np.array([np.nan])], 1), ValueError, r"scores\[1\] holds NaN"),
-        (([np.ones(3), np.ones(3, np.float32)], 1), TypeError, "select"),
-        (([np.ones((4, 4))[:, ::2]], 1), TypeError, "select"),
-        (([np.ones(3)], 1, 0, False, 0), ValueError, "threads must be at least 1"),
-        (([np.ones(3)], 1, 0, False, 1, "mmx"), ValueError, "'mmx' is not one of"),
-        (([np.ones(9, np.int8)[1:].view(np.float64)], 1), ValueError, "scores is not aligned"),
-    ],
-)
-def test_native_refuses_bad_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        _native.select(*arguments)
-
-
-@pytest.mark.parametrize("position", [0, 63, 64, 99, 40_000])
-@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_nan_is_found_anywhere(position, instruction_set):
-    for keep, nan in itertools.product((0, 1, 50_000), (np.nan, -np.nan)):
-        scores = np.arange(50_000, dtype=np.float32)
-        scores[position] = nan
-        with pytest.raises(ValueError, match=r"scores\[0\] holds NaN"):
-            _native.select([scores], keep, instruction_set=instruction_set)
 
 
 @given(arrays=ARRAYS, percent=st.integers(0, 99))

@@ -252,7 +252,8 @@ std::string check_pooled_conv_input_gradient(const Shape& kernel, const Shape& f
   Shape inputs = {factors[1]};
   inputs.insert(inputs.end(), input_size.begin(), input_size.end());
   const bool divided = options.groups > 0 && options.groups <= kernel.back();
-  inputs.push_back(kernel[kernel.size() - 2] * (divided ? options.groups : 1));
+  const Shape channels = {kernel[kernel.size() - 2], divided ? options.groups : 1};
+  inputs.push_back(product(channels.begin(), channels.end()));
   Shape column;
   std::string wrong = check_geometry(inputs, "kernel", kernel, options, result, &column);
   if (wrong.empty()) wrong = check_pooled_factors(factors, derivative, column, result, windows);

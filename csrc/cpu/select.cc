@@ -208,6 +208,7 @@ class Ranking {
 
 std::string check_selection(const std::vector<std::int64_t>& sizes, std::int64_t keep,
                             std::int64_t min_keep) {
+  if (min_keep < 0) return "min_keep is " + std::to_string(min_keep) + "; it must be at least 0";
   std::int64_t all = 0;
   std::int64_t least = 0;
   for (std::size_t i = 0; i < sizes.size(); ++i) {
@@ -221,7 +222,6 @@ std::string check_selection(const std::vector<std::int64_t>& sizes, std::int64_t
     return "keep is " + std::to_string(keep) + "; it must be at least 0 and at most " +
            std::to_string(all) + ", the number of scores";
   }
-  if (min_keep < 0) return "min_keep is " + std::to_string(min_keep) + "; it must be at least 0";
   if (least > keep) {
     return "min_keep is " + std::to_string(min_keep) + ", which keeps " + std::to_string(least) +
            " scores of " + std::to_string(sizes.size()) + " tensors; keep is only " +

@@ -346,6 +346,9 @@ def _convolution_options(
     if padding not in {"valid", "same", "causal"}:
         msg = f"padding is {padding!r}; it must be 'valid', 'same' or 'causal'"
         raise ValueError(msg)
+    if not 1 <= groups < 2**31:
+        msg = f"groups is {groups}; it must divide the channels and the outputs"
+        raise ValueError(msg)
     return {
         "kernel_size": _per_axis("kernel_size", kernel_size, axes),
         "strides": _per_axis("strides", strides, axes),
@@ -384,9 +387,9 @@ def _per_axis(name: str, value: int | Sequence[int], axes: int) -> list[int]:
     given: Any = value if np.ndim(value) else [value] * axes
     try:
         values = [operator.index(number) for number in given]
-    except TypeError:
+    except (AttributeError, TypeError):  # the former of a tensor that is no integer
         values = []
-    if len(values) != axes or any(number < 1 for number in values):
-        msg = f"{name} is {value}; it must be a positive whole number, or {axes} of them"
+    if len(values) != axes or not all(1 <= number < 2**31 for number in values):
+        msg = f"{name} is {value}; it must be a positive 32-bit whole number, or {axes} of them"
         raise ValueError(msg)
     return values
