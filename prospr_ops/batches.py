@@ -19,7 +19,7 @@ def endless_batches(data: Any, batch_size: int, seed: int) -> Iterator[Batch]:
     Args:
         data: A tuple (x, y) or (x, y, sample_weight) of arrays (or of structures of arrays), which
             is shuffled anew every time round; or a batched `tf.data.Dataset`, or any re-iterable of
-            such tuples, which is taken as it comes.
+            such tuples, which is taken as it comes. Not one that tf.distribute has distributed.
         batch_size: Samples a batch, for arrays. The last, smaller batch of a round is dropped,
             unless there is no other.
         seed: Of the shuffle.
@@ -36,7 +36,9 @@ def endless_batches(data: Any, batch_size: int, seed: int) -> Iterator[Batch]:
         raise TypeError(msg)
     if isinstance(data, tuple):
         source: Iterable[Any] = _ArrayBatches(data, batch_size, seed)
-    elif isinstance(data, Iterator) or not isinstance(data, Iterable | tf.data.Dataset):
+    elif isinstance(data, Iterator | tf.distribute.DistributedDataset) or not isinstance(
+        data, Iterable | tf.data.Dataset
+    ):
         msg = (
             "data must be a tuple (x, y) of arrays, a batched tf.data.Dataset or a re-iterable of "
             f"(x, y) batches, not {type(data).__name__}"

@@ -15,9 +15,10 @@ from prospr_ops.objective import Batch, Objective
 _MEANS = ("sum_over_batch_size", "mean")
 
 
-def split(batch: Batch, size: int) -> Iterator[tuple[Batch, float]]:
+def split(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
     """Yields parts of at most `size` samples, each with its share of the batch's samples."""
     samples = int(keras.tree.flatten(batch.x)[0].shape[0])
+    size = samples if size is None else size
     for start in range(0, samples, size):
         part = batch.map(operator.itemgetter(slice(start, start + size)))
         yield part, min(size, samples - start) / samples
@@ -33,25 +34,58 @@ def splittable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch
         ValueError: It is not, or it cannot be seen that it is; the message says why.
     """
     for number, batch in enumerate(batches):
-        if number == 0 and (reason := _why_not(objective, batch)):
-            msg = (
-                "microbatch needs a loss that is a mean over samples which do not see each other: "
-                f"{reason}"
-            )
-            raise ValueError(msg)
+        if number == 0:
+            reason = _why_no_mean(objective.single_loss()) or _why_tied(objective.model, batch)
+            if reason:
+                msg = (
+                    "microbatch needs a loss that is a mean over samples which do not see each "
+                    f"other: {reason}"
+                )
+                raise ValueError(msg)
         yield batch
 
 
-def _why_not(objective: Objective, batch: Batch) -> str | None:
-    """What ties the samples of a batch together; None for nothing."""
-    loss = objective.single_loss()
+def shareable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
+    """Yields the batches, if their loss is a mean over samples, which replicas can share.
+
+    Whatever ties samples together within the model, as BatchNormalization does in training, ties
+    those of a share then.
+
+    Raises:
+        ValueError: It is not, or it cannot be seen that it is; the message says why.
+    """
+    for number, batch in enumerate(batches):
+        if number == 0:
+            reason = _why_no_mean(objective.single_loss()) or _why_whole(objective.model, batch)
+            if reason:
+                msg = f"replicas can only share a loss that is a mean over samples: {reason}"
+                raise ValueError(msg)
+        yield batch
+
+
+def _why_no_mean(loss: keras.losses.Loss | None) -> str | None:
+    """Why a loss is not known to be a mean over samples; None if it is."""
     if loss is None:
         return "the model has several losses, loss weights or its own compute_loss"
     if loss.reduction not in _MEANS:
         return f"the loss's reduction is {loss.reduction!r}"
     if getattr(loss, "ignore_class", None) is not None:
         return "the loss ignores a class, and is a mean over the others"
-    model = objective.model
+    return None
+
+
+def _why_whole(model: keras.Model, batch: Batch) -> str | None:
+    """Why a model needs whole batches, other than for the statistics of its layers."""
+    for layer in model._flatten_layers():
+        if getattr(layer, "synchronized", False):
+            return f"layer {layer.name!r} is to synchronise its statistics, which is not done here"
+    prediction = model(batch.map(operator.itemgetter(slice(1))).x, training=False)
+    masks = [getattr(output, "_keras_mask", None) for output in keras.tree.flatten(prediction)]
+    return "the model's output has a mask" if any(mask is not None for mask in masks) else None
+
+
+def _why_tied(model: keras.Model, batch: Batch) -> str | None:
+    """What in a model ties the samples of a batch together; None for nothing."""
     reasons: list[str] = []
 
     def forward(x: tf.Tensor) -> None:

@@ -55,6 +55,15 @@ def _twice_differentiable_moments() -> Iterator[None]:
             tf.nn.moments = before
 
 
+def _not_divided(loss: tf.Tensor) -> tf.Tensor:
+    """A mean as Keras gives it, times the replicas that it divides it by under tf.distribute.
+
+    There it is to be summed over the replicas; here means are averaged.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return loss * replicas if replicas > 1 else loss
+
+
 class _FunctionLoss(keras.losses.Loss):
     """A loss function of (y, prediction) -> loss per sample, averaged over the batch."""
 
@@ -110,8 +119,9 @@ class Objective:
         with _twice_differentiable_moments():
             prediction = self.model(batch.x, training=True)
         if self.loss is None:
-            return self.model.compute_loss(*batch[:2], prediction, batch.sample_weight)
-        loss = self.loss(batch.y, prediction, sample_weight=batch.sample_weight)
+            loss = self.model.compute_loss(*batch[:2], prediction, batch.sample_weight)
+            return _not_divided(loss)
+        loss = _not_divided(self.loss(batch.y, prediction, sample_weight=batch.sample_weight))
         return tf.add_n([loss, *(tf.cast(extra, loss.dtype) for extra in self.model.losses)])
 
     def single_loss(self) -> keras.losses.Loss | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prospr_ops import curvature as curvatures
 from prospr_ops.batches import checked, endless_batches
+from prospr_ops.distribution import Replicas, shared_by, strategy_for
 from prospr_ops.flops import input_specs, weight_uses
 from prospr_ops.masking import apply_masks
 from prospr_ops.methods import METHODS, LogScores, Problem
-from prospr_ops.microbatches import splittable
+from prospr_ops.microbatches import shareable, splittable
 from prospr_ops.objective import Batch, Loss, Objective
 from prospr_ops.prunable import Prunable, prunable_weights
 from prospr_ops.result import PruneResult
@@ -52,6 +53,7 @@ def prune(
     min_keep: int = 0,
     allow_empty: bool = False,
     verbose: int = 1,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> PruneResult:
     """Prunes a model at initialisation, in place.
 
@@ -99,6 +101,13 @@ def prune(
             one that has fewer, whatever their score; see `select`.
         allow_empty: Accept that a layer is left with no weight at all.
         verbose: 0 is silent; 1 shows a progress bar and a table.
+        strategy: A `tf.distribute` MirroredStrategy, MultiWorkerMirroredStrategy or
+            OneDeviceStrategy, in whose scope the model was built; None for that of the scope which
+            is open or that the model was built in. Its replicas share every batch, and the result
+            is that of one process on whole batches but for rounding (and for draws of dropout and
+            "ggn_mc", and for BatchNormalization, which normalises each replica's share by itself).
+            Call it on every worker, with the same arguments and data: each takes its part, and all
+            get the same masks. The seed is the first worker's. The loss must be a mean over samples.
 
     Returns:
         Masks, scores and a record of the run.
@@ -107,7 +116,8 @@ def prune(
         TypeError: An argument is of the wrong type.
         ValueError: An argument is out of range, the model is not built or has nothing to prune, the
             data is empty or does not fit the model, the loss or a derivative becomes NaN or
-            infinite, or a layer would be left empty.
+            infinite, a layer would be left empty, or workers were given different things.
+        tf.errors.OpError: Another worker is lost.
     """
     start = time.perf_counter()
     check_real("sparsity", sparsity, below=1.0)
@@ -123,6 +133,7 @@ def prune(
         prunable=prunable,
         verbose=verbose,
         target=target,
+        strategy=strategy,
         settings=Settings.of(
             curvature=curvature,
             probes=probes,
@@ -177,6 +188,7 @@ def score(
     prunable: Prunable | None = None,
     seed: int | None = None,
     verbose: int = 1,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Scores:
     """Scores the weights of a model and changes nothing in it.
 
@@ -197,6 +209,7 @@ def score(
         prunable: Which weights.
         seed: Of everything random in the call.
         verbose: 0 is silent; 1 shows a progress bar.
+        strategy: Whose replicas share every batch.
 
     Returns:
         Logarithm of each weight's score, float32 (float64 for float64 weights), by variable path;
@@ -218,6 +231,7 @@ def score(
         structure=structure,
         prunable=prunable,
         verbose=verbose,
+        strategy=strategy,
         settings=Settings.of(
             curvature=curvature,
             probes=probes,
@@ -273,6 +287,7 @@ def _score(
     structure: str,
     prunable: Prunable | None,
     verbose: int,
+    strategy: tf.distribute.Strategy | None,
     settings: Settings,
     target: _Target | None = None,
 ) -> _Scored:
@@ -323,13 +338,21 @@ def _score(
 
     total, unit = (passes, "batches") if passes else (chosen.iterations - 1, "iterations")
     shown = bool(verbose) and (passes > 0 or target is not None)
-    with preserved(model), _progress(method, total if shown else 0, unit) as advance:
+    strategy = strategy_for(model, strategy)
+    with (
+        shared_by(strategy, model) as replicas,
+        preserved(model),
+        _progress(method, total if shown else 0, unit) as advance,
+    ):
+        if replicas is not None:
+            settings = replace(settings, seed=replicas.first(settings.seed))
+            replicas.check_same(
+                "the arguments", repr((method, structure, settings, target, [*weights]))
+            )
+            replicas.check_same("the model's variables", *model.variables)
         batches: Iterator[Batch] = iter(())
         if passes:
-            batches = checked(endless_batches(data, settings.batch_size, settings.seed), objective)
-            batches = observed(batches)
-        if settings.microbatch is not None:
-            batches = splittable(batches, objective)
+            batches = observed(_batches(data, objective, settings, replicas))
         problem = Problem(
             objective=objective,
             weights=weights,
@@ -343,14 +366,34 @@ def _score(
             mask=mask,
         )
         scores = selectable(chosen.scores(problem))
+        if replicas is not None:
+            replicas.check_same("the scores", *scores.values())
     return _Scored(
         scores,
-        {"method": method, **asdict(settings), "structure": structure},
+        {
+            "method": method,
+            **asdict(settings),
+            "structure": structure,
+            "replicas": strategy.num_replicas_in_sync,
+        },
         tuple(losses),
         estimators,
         channels,
         specs[0] if specs else input_specs(model),
     )
+
+
+def _batches(
+    data: Any, objective: Objective, settings: Settings, replicas: Replicas | None
+) -> Iterator[Batch]:
+    """Endless batches, checked for all that is done with them."""
+    batches = endless_batches(data, settings.batch_size, settings.seed)
+    if replicas is not None:  # first, so that all workers find the same wrong with a batch
+        batches = replicas.same_batches(batches)
+    batches = checked(batches, objective)
+    if replicas is not None:
+        batches = shareable(batches, objective)
+    return batches if settings.microbatch is None else splittable(batches, objective)
 
 
 def _sample_shape(specs: Any) -> tuple[int, ...] | None:

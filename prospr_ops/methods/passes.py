@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import gradient, sum_dtype
+from prospr_ops.distribution import Replicas, replicas
 from prospr_ops.methods.problem import Problem
 from prospr_ops.microbatches import split
 from prospr_ops.objective import Batch
@@ -41,8 +42,13 @@ def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass
 
     With a `microbatch`, the batch is evaluated in parts of at most so many samples, one after the
     other, and `apply` gets the mean: that bounds the memory, and changes the result by rounding
-    only (see `prospr_ops.microbatches`).
+    only (see `prospr_ops.microbatches`). Where replicas share the batches, each applies the mean
+    over the shares of all, which they evaluate in parts of that size (see
+    `prospr_ops.distribution`).
     """
+    sharing = replicas()
+    if sharing is not None:
+        return _shared_pass(evaluate, apply, microbatch, sharing)
     if microbatch is None:
 
         @traced
@@ -64,9 +70,7 @@ def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass
     def in_parts(batch: Batch, seed: tf.Tensor) -> PassOutput:
         sums: list[tf.Tensor] = []
         values: list[tf.Tensor] = []
-        for number, (part, fraction) in enumerate(split(batch, microbatch)):
-            # The low half of the seed's second word counts the passes.
-            part_seed = seed + tf.constant([0, number << 32], tf.int64)
+        for part, part_seed, fraction in _parts(batch, seed, microbatch):
             loss, derivatives = evaluate_part(part, part_seed)
             values = [loss, *derivatives]
             sums = sums or [tf.zeros(value.shape, sum_dtype(value.dtype)) for value in values]
@@ -77,6 +81,59 @@ def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass
         return PassOutput(loss, *apply_mean(derivatives))
 
     return in_parts
+
+
+def _parts(
+    batch: Batch, seed: tf.Tensor, size: int | None
+) -> Iterator[tuple[Batch, tf.Tensor, float]]:
+    """Parts of a batch, each with a seed of its own and its share of the samples."""
+    for number, (part, fraction) in enumerate(split(batch, size)):
+        # The low half of the seed's second word counts the passes.
+        yield part, seed + tf.constant([0, number << 32], tf.int64), fraction
+
+
+def _shared_pass(
+    evaluate: Evaluate, apply: Apply, microbatch: int | None, replicas: Replicas
+) -> Pass:
+    """`batch_pass` by replicas, each of which has `microbatch` samples at a time."""
+    dtypes: list[tf.DType] = []  # of the loss and the derivatives, known once `evaluate` is traced
+
+    @traced
+    def evaluate_part(part: Batch, seed: tf.Tensor, fraction: tf.Tensor) -> list[list[tf.Tensor]]:
+        def weighted(share: Batch, weight: float) -> list[tf.Tensor]:
+            loss, derivatives = evaluate(share, seed)
+            values = [loss, *derivatives]
+            dtypes[:] = [value.dtype for value in values]
+            values = [tf.cast(value, sum_dtype(value.dtype)) for value in values]
+            return [tf.cast(weight * fraction, value.dtype) * value for value in values]
+
+        return replicas.evaluate(weighted, part)
+
+    @traced
+    def add(sums: list[list[tf.Tensor]], terms: list[list[tf.Tensor]]) -> list[list[tf.Tensor]]:
+        return replicas.map(lambda i: [*map(tf.add, sums[i], terms[i])])
+
+    # All workers must trace the collective operations equally often, which numbers them. So these
+    # are apart from the shares, whose sizes differ: here all shapes are those of the weights.
+    @traced
+    def apply_mean(terms: list[list[tf.Tensor]]) -> list[PassOutput]:
+        means = replicas.sum(terms)
+
+        def on_replica(index: int) -> PassOutput:
+            loss, *derivatives = map(tf.cast, means[index], dtypes)
+            return PassOutput(loss, *apply(derivatives))
+
+        return replicas.map(on_replica)
+
+    def shared(batch: Batch, seed: tf.Tensor) -> PassOutput:
+        size = microbatch and microbatch * replicas.total
+        sums: list[list[tf.Tensor]] = []
+        for part, part_seed, fraction in _parts(batch, seed, size):
+            terms = evaluate_part(part, part_seed, tf.constant(fraction, tf.float64))
+            sums = add(sums, terms) if sums else terms
+        return apply_mean(sums)[0]
+
+    return shared
 
 
 def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate:

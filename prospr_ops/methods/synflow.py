@@ -13,6 +13,7 @@ from keras.src.backend import AutocastScope
 from keras.src.models import Functional
 
 from prospr_ops.curvature.estimate import gradient
+from prospr_ops.distribution import on_replicas
 from prospr_ops.methods.descent import log_factor, log_weights
 from prospr_ops.methods.problem import LogScores, Problem
 from prospr_ops.tracing import traced
@@ -74,7 +75,7 @@ def _scorer(problem: Problem, ones: Any) -> Callable[[], LogScores]:
         return total, gradient(tape, total, weights, scale)
 
     def scores() -> LogScores:
-        total, gradients = flow()
+        total, gradients = on_replicas(flow)
         share = sum(
             float(tf.reduce_sum(tf.abs(tf.cast(weight * g, tf.float64))))
             for weight, g in zip(weights, gradients, strict=True)
