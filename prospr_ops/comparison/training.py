@@ -68,8 +68,9 @@ def train(
     variables = model.trainable_variables
     optimizer.build(variables)
 
+    # The data are arguments: a captured tensor would outlive the function, network after network.
     @tf.function
-    def epoch(order: tf.Tensor) -> None:
+    def epoch(inputs: tf.Tensor, labels: tf.Tensor, order: tf.Tensor) -> None:
         for step in tf.range(steps):
             batch = order[step * training.batch_size : (step + 1) * training.batch_size]
             with tf.GradientTape() as tape:
@@ -89,7 +90,7 @@ def train(
     for number in range(training.epochs):
         drops = (2 * number >= training.epochs) + (4 * number >= 3 * training.epochs)
         optimizer.learning_rate = training.learning_rate * 0.1**drops
-        epoch(tf.constant(random.permutation(len(x)), tf.int32))
+        epoch(inputs, labels, tf.constant(random.permutation(len(x)), tf.int32))
 
 
 def error_percent(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
