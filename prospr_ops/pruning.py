@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +16,9 @@ import tensorflow as tf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prospr_ops import curvature as curvatures
+from prospr_ops import storage
 from prospr_ops.batches import checked, endless_batches
+from prospr_ops.checkpoint import Checkpoint, checkpoint_path, description
 from prospr_ops.flops import input_specs, weight_uses
 from prospr_ops.masking import apply_masks
 from prospr_ops.methods import METHODS, LogScores, Problem
@@ -51,6 +55,7 @@ def prune(
     seed: int | None = None,
     min_keep: int = 0,
     allow_empty: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 1,
 ) -> PruneResult:
     """Prunes a model at initialisation, in place.
@@ -94,10 +99,17 @@ def prune(
             transposed, depthwise and separable convolution layers; a function of (layer, variable);
             or variable paths, in which `*` and `?` are wildcards.
         seed: Of everything random in the call; None draws one (see `PruneResult.settings`). The
-            same seed, model and data give the same masks.
+            same seed, model and data give the same masks, bit for bit, with the same number of
+            intra-op threads on the same machine. Other numbers change convolutional networks by
+            TensorFlow's rounding (see docs/long_runs.md).
         min_keep: At least so many weights (or channels) of each layer's kernel are kept, or all of
             one that has fewer, whatever their score; see `select`.
         allow_empty: Accept that a layer is left with no weight at all.
+        checkpoint: A file for the state of the run, from which the same call, with the same model
+            and data, goes on if this process is killed, to the same masks, bit for bit. Needs a
+            `seed`, and data that come in the same order again. Written between steps, as long as
+            that takes a twentieth of the time at most; deleted when the model is pruned. Methods
+            without steps leave nothing there. See docs/long_runs.md.
         verbose: 0 is silent; 1 shows a progress bar and a table.
 
     Returns:
@@ -107,7 +119,9 @@ def prune(
         TypeError: An argument is of the wrong type.
         ValueError: An argument is out of range, the model is not built or has nothing to prune, the
             data is empty or does not fit the model, the loss or a derivative becomes NaN or
-            infinite, or a layer would be left empty.
+            infinite, or a layer would be left empty; or `checkpoint` is damaged or of another run,
+            or comes without a `seed`.
+        OSError: `checkpoint` cannot be read or written.
     """
     start = time.perf_counter()
     check_real("sparsity", sparsity, below=1.0)
@@ -121,6 +135,7 @@ def prune(
         loss=loss,
         structure=structure,
         prunable=prunable,
+        checkpoint=checkpoint_path(checkpoint, seed),
         verbose=verbose,
         target=target,
         settings=Settings.of(
@@ -138,8 +153,9 @@ def prune(
     masks = target.masks(scored.scores, scored.channels)
     uses = weight_uses(model, scored.inputs)
     apply_masks(model, masks)
+    scored.finish()
     result = PruneResult(
-        masks=masks,
+        masks=storage.PackedMasks(masks),
         scores=scored.scores,
         sparsity=float(sparsity),
         settings={
@@ -176,6 +192,7 @@ def score(
     structure: str = "weight",
     prunable: Prunable | None = None,
     seed: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 1,
 ) -> Scores:
     """Scores the weights of a model and changes nothing in it.
@@ -196,6 +213,7 @@ def score(
         structure: "weight" or "channel".
         prunable: Which weights.
         seed: Of everything random in the call.
+        checkpoint: A file for the state of the run.
         verbose: 0 is silent; 1 shows a progress bar.
 
     Returns:
@@ -209,14 +227,16 @@ def score(
     Raises:
         TypeError: As for `prune`.
         ValueError: As for `prune`.
+        OSError: As for `prune`.
     """
-    return _score(
+    scored = _score(
         model,
         data,
         method=method,
         loss=loss,
         structure=structure,
         prunable=prunable,
+        checkpoint=checkpoint_path(checkpoint, seed),
         verbose=verbose,
         settings=Settings.of(
             curvature=curvature,
@@ -229,7 +249,9 @@ def score(
             microbatch=microbatch,
             seed=seed,
         ),
-    ).scores
+    )
+    scored.finish()
+    return scored.scores
 
 
 @dataclass(frozen=True)
@@ -262,6 +284,12 @@ class _Scored:
     estimators: dict[str, str]
     channels: ChannelGroups | None
     inputs: Any  # what the model takes, as `input_specs` says
+    checkpoint: Checkpoint | None
+
+    def finish(self) -> None:
+        """Deletes the checkpoint, when the scores have served their purpose."""
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
 
 
 def _score(
@@ -272,6 +300,7 @@ def _score(
     loss: Loss | None,
     structure: str,
     prunable: Prunable | None,
+    checkpoint: Path | None,
     verbose: int,
     settings: Settings,
     target: _Target | None = None,
@@ -291,10 +320,14 @@ def _score(
     objective = Objective.of(model, loss) if passes else Objective(model, None)
     losses: list[float] = []
     specs: list[Any] = []
+    record = {"method": method, **asdict(settings), "structure": structure}
+    saved = None
+    if checkpoint is not None and passes:
+        saved = Checkpoint(checkpoint, description(objective, weights, record))
 
-    def selectable(found: Mapping[str, tf.Tensor]) -> Scores:
-        """What is selected from: weights, or channels."""
-        scores = {path: values.numpy() for path, values in found.items()}
+    def selectable(found: dict[str, tf.Tensor]) -> Scores:
+        """What is selected from: weights, or channels. Each tensor goes when it is an array."""
+        scores = {path: found.pop(path).numpy() for path in list(found)}
         for path, values in scores.items():
             if np.isnan(values).any():
                 msg = (
@@ -330,6 +363,8 @@ def _score(
             batches = observed(batches)
         if settings.microbatch is not None:
             batches = splittable(batches, objective)
+        if saved is not None:
+            batches = saved.watch(batches)
         problem = Problem(
             objective=objective,
             weights=weights,
@@ -341,15 +376,17 @@ def _score(
             signs=signs,
             sparsity=None if target is None else target.sparsity,
             mask=mask,
+            checkpoint=saved,
         )
         scores = selectable(chosen.scores(problem))
     return _Scored(
         scores,
-        {"method": method, **asdict(settings), "structure": structure},
+        record,
         tuple(losses),
         estimators,
         channels,
         specs[0] if specs else input_specs(model),
+        saved,
     )
 
 
