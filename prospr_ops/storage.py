@@ -7,14 +7,9 @@ import itertools
 import json
 import math
 import os
-<<<<<<< HEAD
-from collections.abc import Mapping, Sequence
-=======
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
->>>>>>> ee292a0 (Runs that are killed go on where they were: checkpoint= of prune and score)
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,24 +20,6 @@ from prospr_ops.outputs import replacing
 _FORMAT = "prospr_ops masks"
 _VERSION = 1
 
-<<<<<<< HEAD
-=======
-# What NumPy and zipfile raise about a file that is not, or no longer, an archive of arrays.
-_UNREADABLE = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
->>>>>>> ee292a0 (Runs that are killed go on where they were: checkpoint= of prune and score)
 
 def packed(mask: np.ndarray) -> np.ndarray:
     """Eight elements a byte, as uint8 `[⌈size / 8⌉]`, the first in the highest bit."""
@@ -131,7 +108,7 @@ def open_archive(
                 msg = f"it is of version {header['version']}, and this prospr_ops reads {version}"
                 raise ValueError(msg)
             yield header, archive
-    except _UNREADABLE as error:
+    except Exception as error:  # NumPy, zipfile and json raise nearly anything about damaged files
         msg = f"{otherwise}, or a damaged or newer one: {error}"
         raise ValueError(msg) from error
 
@@ -180,20 +157,9 @@ def read(
             for name, shape in header["shapes"].items()
         }
         record = dict(header["record"])
-<<<<<<< HEAD
-    except Exception as error:  # NumPy, zipfile and json raise nearly anything about damaged files
-        msg = f"{path} is no file of masks, or a damaged or newer one: {error}"
-        raise ValueError(msg) from error
-    scores = {
-        name.removeprefix("scores/"): values
-        for name, values in contents.items()
-        if name.startswith("scores/")
-    }
-=======
         scores = {
             name.removeprefix("scores/"): archive[name]
             for name in archive
             if name.startswith("scores/")
         }
->>>>>>> ee292a0 (Runs that are killed go on where they were: checkpoint= of prune and score)
     return masks, scores, record
