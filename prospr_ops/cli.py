@@ -260,6 +260,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, metavar="N", help="of a built-in model's weights and pruning (0)"
     )
+    parser.add_argument("--checkpoint", metavar="FILE", help="to go on from if this is killed")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
 
 

@@ -232,7 +232,7 @@ def _pruned(method: str, sparsity: float, data: Dataset, steps: int, seed: int) 
         verbose=0,
         **_PRUNING,
     )
-    return _Network(model, result.masks, result.seconds)
+    return _Network(model, dict(result.masks), result.seconds)
 
 
 def _train(

@@ -8,10 +8,12 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras.src.backend.common.global_state import get_global_attribute
 
 from prospr_ops import storage
@@ -127,7 +129,7 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike
         OSError: The file cannot be read.
         TypeError: `model` is no Keras model, or a mask is not boolean.
         ValueError: The file holds no masks, a path is not one of the model's, or a shape differs.
-            Nothing has been changed.
+            On these, as on any error and on Ctrl-C, the model is as it was.
     """
     weights = owned_weights(model)
     if not isinstance(masks, Mapping):
@@ -140,27 +142,32 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike
         for path, mask in masks.items()
     }
     _check_fit(arrays, {path: variable for path, (_, variable) in weights.items()})
-    for path, mask in arrays.items():
-        layer, variable = weights[path]
-        inner = variable.constraint
-        if isinstance(inner, MaskConstraint):
-            inner = inner.inner
-        constraint = MaskConstraint(mask, inner, path)
-        variable.assign(keras.ops.where(constraint.mask, variable, 0))
-        variable.constraint = constraint
-        attribute = _constraint_attribute(layer, variable)
-        if attribute:
-            setattr(layer, attribute, constraint)
-    # A training step that was compiled before knows nothing of the new constraints.
-    model.train_function = None
+    with ExitStack() as undo:
+        for path, mask in arrays.items():
+            layer, variable = weights[path]
+            inner = variable.constraint
+            if isinstance(inner, MaskConstraint):
+                inner = inner.inner
+            constraint = MaskConstraint(mask, inner, path)
+            undo.callback(variable.assign, tf.identity(variable.value))
+            variable.assign(keras.ops.where(constraint.mask, variable, 0))
+            undo.callback(setattr, variable, "constraint", variable.constraint)
+            variable.constraint = constraint
+            attribute = _constraint_attribute(layer, variable)
+            if attribute:
+                undo.callback(setattr, layer, attribute, getattr(layer, attribute))
+                setattr(layer, attribute, constraint)
+        # A training step that was compiled before knows nothing of the new constraints.
+        model.train_function = None
 
-    unsaved = arrays.keys() - _saved_paths(model)
-    if unsaved:
-        warnings.warn(
-            f"model.save will not write the masks of {sorted(unsaved)}, since no configuration "
-            "carries the constraint: call apply_masks again after loading",
-            stacklevel=2,
-        )
+        unsaved = arrays.keys() - _saved_paths(model)
+        if unsaved:
+            warnings.warn(
+                f"model.save will not write the masks of {sorted(unsaved)}, since no configuration "
+                "carries the constraint: call apply_masks again after loading",
+                stacklevel=2,
+            )
+        undo.pop_all()  # all went well
 
 
 def _check_fit(masks: Mapping[str, np.ndarray], weights: Mapping[str, keras.Variable]) -> None:

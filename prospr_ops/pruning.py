@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +16,9 @@ import tensorflow as tf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prospr_ops import curvature as curvatures
+from prospr_ops import storage
 from prospr_ops.batches import checked, endless_batches
+from prospr_ops.checkpoint import Checkpoint, checkpoint_path, description
 from prospr_ops.distribution import Replicas, shared_by, strategy_for
 from prospr_ops.flops import input_specs, weight_uses
 from prospr_ops.masking import apply_masks
@@ -52,6 +56,7 @@ def prune(
     seed: int | None = None,
     min_keep: int = 0,
     allow_empty: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 1,
     strategy: tf.distribute.Strategy | None = None,
 ) -> PruneResult:
@@ -96,10 +101,17 @@ def prune(
             transposed, depthwise and separable convolution layers; a function of (layer, variable);
             or variable paths, in which `*` and `?` are wildcards.
         seed: Of everything random in the call; None draws one (see `PruneResult.settings`). The
-            same seed, model and data give the same masks.
+            same seed, model and data give the same masks, bit for bit, with the same number of
+            intra-op threads on the same machine. Other numbers change convolutional networks by
+            TensorFlow's rounding (see docs/long_runs.md).
         min_keep: At least so many weights (or channels) of each layer's kernel are kept, or all of
             one that has fewer, whatever their score; see `select`.
         allow_empty: Accept that a layer is left with no weight at all.
+        checkpoint: A file for the state of the run, from which the same call, with the same model
+            and data, goes on if this process is killed, to the same masks, bit for bit. Needs a
+            `seed`, and data that come in the same order again. Written between steps, as long as
+            that takes a twentieth of the time at most; deleted when the model is pruned. Methods
+            without steps leave nothing there. See docs/long_runs.md.
         verbose: 0 is silent; 1 shows a progress bar and a table.
         strategy: A `tf.distribute` MirroredStrategy, MultiWorkerMirroredStrategy or
             OneDeviceStrategy, in whose scope the model was built; None for that of the scope which
@@ -116,7 +128,9 @@ def prune(
         TypeError: An argument is of the wrong type.
         ValueError: An argument is out of range, the model is not built or has nothing to prune, the
             data is empty or does not fit the model, the loss or a derivative becomes NaN or
-            infinite, a layer would be left empty, or workers were given different things.
+            infinite, or a layer would be left empty; `checkpoint` is damaged or of another run, or
+            comes without a `seed` or with replicas; or workers were given different things.
+        OSError: `checkpoint` cannot be read or written.
         tf.errors.OpError: Another worker is lost.
     """
     start = time.perf_counter()
@@ -131,6 +145,7 @@ def prune(
         loss=loss,
         structure=structure,
         prunable=prunable,
+        checkpoint=checkpoint_path(checkpoint, seed),
         verbose=verbose,
         target=target,
         strategy=strategy,
@@ -149,8 +164,9 @@ def prune(
     masks = target.masks(scored.scores, scored.channels)
     uses = weight_uses(model, scored.inputs)
     apply_masks(model, masks)
+    scored.finish()
     result = PruneResult(
-        masks=masks,
+        masks=storage.PackedMasks(masks),
         scores=scored.scores,
         sparsity=float(sparsity),
         settings={
@@ -187,6 +203,7 @@ def score(
     structure: str = "weight",
     prunable: Prunable | None = None,
     seed: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 1,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Scores:
@@ -208,6 +225,7 @@ def score(
         structure: "weight" or "channel".
         prunable: Which weights.
         seed: Of everything random in the call.
+        checkpoint: A file for the state of the run.
         verbose: 0 is silent; 1 shows a progress bar.
         strategy: Whose replicas share every batch.
 
@@ -222,14 +240,16 @@ def score(
     Raises:
         TypeError: As for `prune`.
         ValueError: As for `prune`.
+        OSError: As for `prune`.
     """
-    return _score(
+    scored = _score(
         model,
         data,
         method=method,
         loss=loss,
         structure=structure,
         prunable=prunable,
+        checkpoint=checkpoint_path(checkpoint, seed),
         verbose=verbose,
         strategy=strategy,
         settings=Settings.of(
@@ -243,7 +263,9 @@ def score(
             microbatch=microbatch,
             seed=seed,
         ),
-    ).scores
+    )
+    scored.finish()
+    return scored.scores
 
 
 @dataclass(frozen=True)
@@ -276,6 +298,12 @@ class _Scored:
     estimators: dict[str, str]
     channels: ChannelGroups | None
     inputs: Any  # what the model takes, as `input_specs` says
+    checkpoint: Checkpoint | None
+
+    def finish(self) -> None:
+        """Deletes the checkpoint, when the scores have served their purpose."""
+        if self.checkpoint is not None:
+            self.checkpoint.remove()
 
 
 def _score(
@@ -286,6 +314,7 @@ def _score(
     loss: Loss | None,
     structure: str,
     prunable: Prunable | None,
+    checkpoint: Path | None,
     verbose: int,
     strategy: tf.distribute.Strategy | None,
     settings: Settings,
@@ -306,17 +335,15 @@ def _score(
     objective = Objective.of(model, loss) if passes else Objective(model, None)
     losses: list[float] = []
     specs: list[Any] = []
+    strategy = strategy_for(model, strategy)
+    saved = None
+    if checkpoint is not None and passes:
+        facts = {"method": method, **asdict(settings), "structure": structure}
+        saved = Checkpoint(checkpoint, description(objective, weights, facts))
 
-    def selectable(found: Mapping[str, tf.Tensor]) -> Scores:
+    def selectable(found: dict[str, tf.Tensor]) -> Scores:
         """What is selected from: weights, or channels."""
-        scores = {path: values.numpy() for path, values in found.items()}
-        for path, values in scores.items():
-            if np.isnan(values).any():
-                msg = (
-                    f"the scores of {path} hold NaN: its weights or derivatives are too large; lower "
-                    f"learning_rate (now {settings.learning_rate:g})"
-                )
-                raise ValueError(msg)
+        scores = _arrays(found, settings)
         if channels is None or not chosen.sums:
             return scores
         return channels.sums(scores) if chosen.signed else channels.scores(scores, signs or {})
@@ -338,21 +365,21 @@ def _score(
 
     total, unit = (passes, "batches") if passes else (chosen.iterations - 1, "iterations")
     shown = bool(verbose) and (passes > 0 or target is not None)
-    strategy = strategy_for(model, strategy)
     with (
         shared_by(strategy, model) as replicas,
         preserved(model),
         _progress(method, total if shown else 0, unit) as advance,
     ):
         if replicas is not None:
-            settings = replace(settings, seed=replicas.first(settings.seed))
-            replicas.check_same(
-                "the arguments", repr((method, structure, settings, target, [*weights]))
+            settings = _agreed(
+                replicas, settings, repr((method, structure, target, [*weights])), checkpoint
             )
             replicas.check_same("the model's variables", *model.variables)
         batches: Iterator[Batch] = iter(())
         if passes:
             batches = observed(_batches(data, objective, settings, replicas))
+        if saved is not None:
+            batches = saved.watch(batches)
         problem = Problem(
             objective=objective,
             weights=weights,
@@ -364,6 +391,7 @@ def _score(
             signs=signs,
             sparsity=None if target is None else target.sparsity,
             mask=mask,
+            checkpoint=saved,
         )
         scores = selectable(chosen.scores(problem))
         if replicas is not None:
@@ -380,7 +408,41 @@ def _score(
         estimators,
         channels,
         specs[0] if specs else input_specs(model),
+        saved,
     )
+
+
+def _agreed(
+    replicas: Replicas, settings: Settings, others: str, checkpoint: Path | None
+) -> Settings:
+    """The settings, with the first worker's seed, if all workers were given the same.
+
+    Raises:
+        ValueError: They were not, or a checkpoint is asked for.
+    """
+    if checkpoint is not None:
+        msg = "replicas that share the batches of a run keep no checkpoint of it; leave it out"
+        raise ValueError(msg)
+    settings = replace(settings, seed=replicas.first(settings.seed))
+    replicas.check_same("the arguments", f"{settings} {others}")
+    return settings
+
+
+def _arrays(found: dict[str, tf.Tensor], settings: Settings) -> Scores:
+    """Scores as arrays; each tensor goes when it is one.
+
+    Raises:
+        ValueError: Some are NaN.
+    """
+    scores = {path: found.pop(path).numpy() for path in list(found)}
+    for path, values in scores.items():
+        if np.isnan(values).any():
+            msg = (
+                f"the scores of {path} hold NaN: its weights or derivatives are too large; lower "
+                f"learning_rate (now {settings.learning_rate:g})"
+            )
+            raise ValueError(msg)
+    return scores
 
 
 def _batches(

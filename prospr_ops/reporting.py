@@ -141,7 +141,7 @@ def _checked(results: PruneResult | Sequence[PruneResult]) -> list[PruneResult]:
             if not np.issubdtype(values.dtype, np.floating) or np.isnan(values).any():
                 msg = f"the scores of {path} in result {number} ({result!r}) are not all numbers"
                 raise ValueError(msg)
-        if not _by_channel(result) and _shapes(result.scores) != _shapes(result.masks):
+        if not _by_channel(result) and _shapes(result.scores) != _shapes(dict(result.masks)):
             msg = f"the scores and masks of result {number} ({result!r}) differ in shape"
             raise ValueError(msg)
         first = checked[0]
@@ -173,7 +173,7 @@ def _signed(result: PruneResult) -> bool:
 def _kept_scores(result: PruneResult) -> Masks:
     """Which of the scores were kept."""
     if not _by_channel(result):
-        return result.masks
+        return dict(result.masks)
     settings = result.settings
     return select(
         result.scores,
@@ -235,7 +235,7 @@ def _first_layer(results: dict[str, PruneResult]) -> Iterator[_Section]:
 
 
 def _agreement(results: list[PruneResult], labels: list[str]) -> _Section:
-    overlaps = overlap([result.masks for result in results])
+    overlaps = overlap([dict(result.masks) for result in results])
     ranks = spearman([result.scores for result in results])
     densities = ", ".join(
         f"{percent(result.kept / result.weights)} ({label})"

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from prospr_ops import storage
-from prospr_ops.selection import Masks, Scores
+from prospr_ops.selection import Scores
 from prospr_ops.tables import html_table, layer_rows, rich_table
 
 
@@ -19,8 +19,9 @@ class PruneResult:
     """What `prune` did.
 
     Attributes:
-        masks: Boolean array by variable path, True for a weight that is kept.
-            With structure="channel" there are masks of biases, gammas and betas too.
+        masks: Boolean array by variable path, True for a weight that is kept. Held at a bit a weight:
+            every look-up makes a new array. With structure="channel" there are masks of biases,
+            gammas and betas too.
         scores: What the masks were selected by: log-score array by variable path; larger is more
             important. As `score` returns them; of "synflow", those of the last iteration.
         sparsity: The fraction that was asked for.
@@ -35,7 +36,7 @@ class PruneResult:
         input_shape: Shape of a sample, of a model with one input; None where it is not known.
     """
 
-    masks: Masks
+    masks: storage.PackedMasks
     scores: Scores
     sparsity: float
     settings: dict[str, Any]
@@ -104,7 +105,7 @@ class PruneResult:
         """
         masks, scores, record = storage.read(path)
         try:
-            return cls(masks=masks, scores=scores, **_checked(record))
+            return cls(masks=storage.PackedMasks(masks), scores=scores, **_checked(record))
         except (KeyError, TypeError) as error:
             msg = f"{path} holds masks, but no record of `prune`: {error}"
             raise ValueError(msg) from error

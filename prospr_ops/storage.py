@@ -1,14 +1,17 @@
-"""Masks and scores in a file: one .npz, with the masks packed to bits."""
+"""Arrays in a file, written whole or not at all; masks and scores in one, the masks packed to bits."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -36,6 +39,80 @@ def unpacked(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
 
 
+class PackedMasks(Mapping[str, np.ndarray]):
+    """Masks by variable path, held at a bit an element; each is unpacked when it is looked up."""
+
+    def __init__(self, masks: Mapping[str, np.ndarray]) -> None:
+        self._packed = {path: (packed(mask), mask.shape) for path, mask in masks.items()}
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        """A boolean array of its own."""
+        return unpacked(*self._packed[path])
+
+    def __iter__(self) -> Iterator[str]:
+        """The paths."""
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._packed)
+
+
+def write_archive(path: Path, header: Mapping[str, Any], arrays: Iterable[tuple[str, Any]]) -> None:
+    """Writes an .npz file that `open_archive` opens, and has it reach the disk.
+
+    Args:
+        path: Of the file.
+        header: Anything that JSON can hold.
+        arrays: Names and arrays; each is asked for when the one before is written.
+
+    Raises:
+        OSError: It cannot be written, or not to its end.
+    """
+    members = itertools.chain([("header", np.array(json.dumps(header)))], arrays)
+    with path.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, values in members:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def open_archive(
+    stream: IO[bytes], otherwise: str, kind: str, version: int
+) -> Iterator[tuple[dict[str, Any], Mapping[str, np.ndarray]]]:
+    """Opens what `write_archive` has written; nothing in it is executed.
+
+    Args:
+        stream: The file.
+        otherwise: What the message says of any other file.
+        kind: The "format" that its header must have.
+        version: The latest version of it that is known.
+
+    Yields:
+        The header, and the arrays by name, each read when it is looked up.
+
+    Raises:
+        ValueError: The file is truncated or damaged, holds something else, or is of a newer
+            version; also for what is found only when an array is looked up.
+    """
+    try:
+        with np.load(stream, allow_pickle=False) as archive:
+            header = json.loads(str(archive["header"]))
+            if header["format"] != kind:
+                msg = f"it holds {header['format']!r}"
+                raise ValueError(msg)
+            if header["version"] > version:
+                msg = f"it is of version {header['version']}, and this prospr_ops reads {version}"
+                raise ValueError(msg)
+            yield header, archive
+    except Exception as error:  # NumPy, zipfile and json raise nearly anything about damaged files
+        msg = f"{otherwise}, or a damaged or newer one: {error}"
+        raise ValueError(msg) from error
+
+
 def write(
     path: str | os.PathLike[str],
     masks: Mapping[str, np.ndarray],
@@ -55,11 +132,10 @@ def write(
     """
     shapes = {name: np.shape(mask) for name, mask in masks.items()}
     header = {"format": _FORMAT, "version": _VERSION, "shapes": shapes, "record": record}
-    arrays: dict[str, Any] = {"header": np.array(json.dumps(header))}
-    arrays |= {f"masks/{name}": packed(mask) for name, mask in masks.items()}
+    arrays: dict[str, np.ndarray] = {f"masks/{name}": packed(mask) for name, mask in masks.items()}
     arrays |= {f"scores/{name}": values for name, values in scores.items()}
-    with replacing(Path(path)) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **arrays)
+    with replacing(Path(path)) as unfinished:
+        write_archive(unfinished, header, arrays.items())
 
 
 def read(
@@ -73,28 +149,17 @@ def read(
         OSError: It cannot be read.
         ValueError: The file is truncated or damaged, holds something else, or is of a newer version.
     """
-    data = Path(path).read_bytes()
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            contents = {name: archive[name] for name in archive.files}
-        header = json.loads(str(contents["header"]))
-        if header["format"] != _FORMAT:
-            msg = f"it holds {header['format']!r}"
-            raise ValueError(msg)
-        if header["version"] > _VERSION:
-            msg = f"it is of version {header['version']}, and this prospr_ops reads {_VERSION}"
-            raise ValueError(msg)
+    stream = io.BytesIO(Path(path).read_bytes())
+    with open_archive(stream, f"{path} is no file of masks", _FORMAT, _VERSION) as found:
+        header, archive = found
         masks = {
-            name: unpacked(contents[f"masks/{name}"], shape)
+            name: unpacked(archive[f"masks/{name}"], shape)
             for name, shape in header["shapes"].items()
         }
         record = dict(header["record"])
-    except Exception as error:  # NumPy, zipfile and json raise nearly anything about damaged files
-        msg = f"{path} is no file of masks, or a damaged or newer one: {error}"
-        raise ValueError(msg) from error
-    scores = {
-        name.removeprefix("scores/"): values
-        for name, values in contents.items()
-        if name.startswith("scores/")
-    }
+        scores = {
+            name.removeprefix("scores/"): archive[name]
+            for name in archive
+            if name.startswith("scores/")
+        }
     return masks, scores, record

@@ -281,6 +281,7 @@ def _distributed_data() -> tf.distribute.DistributedDataset:
             "strategy must be a MirroredStrategy, .* not a CentralStorageStrategy",
         ),
         ("data", _distributed_data, TypeError, "data must be a tuple .*, not DistributedDataset"),
+        ("checkpoint", lambda: "state", ValueError, "keep no checkpoint of it"),
         ("loss", _sum, ValueError, "only share a loss that is a mean .* reduction is 'sum'"),
     ],
 )

@@ -118,6 +118,29 @@ def test_bad_masks_change_nothing(change, error, message):
     assert all(variable.constraint is None for variable in model.trainable_variables)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_what_stops_it_half_way_changes_nothing(error, monkeypatch):
+    model = _model()
+    masks = _masks(model)
+    first, second = (layer.kernel for layer in model.layers)
+    first.constraint = model.layers[0].kernel_constraint = keras.constraints.MaxNorm(2.0)
+    before, constraint = model.get_weights(), first.constraint
+    make = MaskConstraint.__init__
+
+    def stop(self, mask, inner=None, path=""):
+        if path == second.path:
+            raise error
+        make(self, mask, inner, path)
+
+    monkeypatch.setattr(MaskConstraint, "__init__", stop)
+    with pytest.raises(error):
+        po.apply_masks(model, masks)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert first.constraint is model.layers[0].kernel_constraint is constraint
+    assert second.constraint is None
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_masks_hold_in_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)

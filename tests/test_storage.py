@@ -140,11 +140,11 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     file = tmp_path / "result.npz"
     file.write_text("precious")
 
-    def full(stream, **_):
+    def full(stream, *_, **__):
         stream.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="No space"):
         _result().save(file)
     assert file.read_text() == "precious"

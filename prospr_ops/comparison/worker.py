@@ -114,7 +114,7 @@ def _pruned(cell: Cell) -> Masks:
     """The masks of `prune`."""
     model, data, options = _options(cell)
     options.update(sparsity=cell.sparsity, allow_empty=True)
-    return prune(model, data, **options).masks
+    return dict(prune(model, data, **options).masks)
 
 
 @lru_cache(maxsize=1)

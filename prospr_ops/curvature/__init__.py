@@ -76,7 +76,7 @@ def diagonal(
 
     Returns:
         A tensor in the shape of each weight, by variable path: float64 for a float64 weight, else
-        float32. Deterministic for a given seed.
+        float32. Deterministic for a given seed and number of intra-op threads.
 
     Raises:
         TypeError: An argument is of the wrong type.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
-from prospr_ops.methods.passes import all_finite, batch_pass, gradients_by, run_pass
+from prospr_ops.methods.passes import all_finite, batch_pass, gradients_by, resumable, run_pass
 from prospr_ops.methods.problem import LogScores, Problem
 from prospr_ops.objective import Batch
 from prospr_ops.settings import Settings
@@ -15,10 +15,11 @@ from prospr_ops.settings import Settings
 
 def gradient_descent(
     variables: Sequence[tf.Variable], settings: Settings
-) -> Callable[[Sequence[tf.Tensor]], None]:
-    """A function that takes gradients g and makes one step of SGD, as PyTorch defines it.
+) -> tuple[Callable[[Sequence[tf.Tensor]], None], list[tf.Variable]]:
+    """A function that takes gradients g and makes one step of SGD, and the velocities, if any.
 
-    v ← μ v + g, then w ← w − α v; with Nesterov's momentum w ← w − α (g + μ v).
+    As PyTorch defines it: v ← μ v + g, then w ← w − α v; with Nesterov's momentum
+    w ← w − α (g + μ v).
     """
     learning_rate, momentum = settings.learning_rate, settings.momentum
     if momentum == 0.0:
@@ -27,7 +28,7 @@ def gradient_descent(
             for variable, g in zip(variables, gradients, strict=True):
                 variable.assign_sub(learning_rate * g)
 
-        return descend
+        return descend, []
 
     velocities = [tf.Variable(tf.zeros_like(variable)) for variable in variables]
 
@@ -37,20 +38,21 @@ def gradient_descent(
             direction = g + momentum * v if settings.nesterov else v
             variable.assign_sub(learning_rate * direction)
 
-    return descend_with_momentum
+    return descend_with_momentum, velocities
 
 
 def descend(problem: Problem) -> None:
     """Runs the steps of gradient descent on all trainable variables, one batch each."""
     variables = [*problem.prunable(), *problem.others()]
-    update = gradient_descent(variables, problem.settings)
+    update, velocities = gradient_descent(variables, problem.settings)
 
     def apply(gradients: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
         update(gradients)
         return all_finite(gradients[: len(problem.weights)]), ()
 
     step = batch_pass(gradients_by(problem, variables), apply, problem.settings.microbatch)
-    for number in range(problem.settings.steps):
+    state = [*problem.model_state(), *velocities]
+    for number in resumable(problem, range(problem.settings.steps), state):
         run_pass(problem, step, number, next(problem.batches))
 
 
@@ -73,11 +75,9 @@ def final_gradient(problem: Problem, variables: Sequence[tf.Variable]) -> list[t
 
 def log_final_gradient(problem: Problem) -> LogScores:
     """log|∇L(w)| of the next batch at the weights as they are now, by variable path."""
-    gradients = final_gradient(problem, problem.prunable())
-    return {
-        path: log_factor(problem, path, g)
-        for path, g in zip(problem.weights, gradients, strict=True)
-    }
+    gradients = final_gradient(problem, problem.prunable())[::-1]
+    # Each goes when its logarithm is there.
+    return {path: log_factor(problem, path, gradients.pop()) for path in problem.weights}
 
 
 def log_magnitude(tensor: tf.Tensor) -> tf.Tensor:
@@ -89,6 +89,11 @@ def log_factor(problem: Problem, path: str, tensor: tf.Tensor) -> tf.Tensor:
     """`log_magnitude` of a factor of a weight's score, whose sign the problem is told."""
     problem.multiply_sign(path, tensor)
     return log_magnitude(tensor)
+
+
+def weights_now(problem: Problem) -> dict[str, tf.Tensor]:
+    """The weights as they are now, by variable path; they share their buffers with the caller's copy."""
+    return {path: tf.identity(weight.value) for path, weight in problem.weights.items()}
 
 
 def log_weights(problem: Problem) -> LogScores:

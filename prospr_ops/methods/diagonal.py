@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from prospr_ops import curvature, ops
-from prospr_ops.methods.descent import gradient_descent, log_final_gradient, log_weights
-from prospr_ops.methods.passes import batch_pass, run_pass
+from prospr_ops.methods.descent import (
+    gradient_descent,
+    log_factor,
+    log_final_gradient,
+    weights_now,
+)
+from prospr_ops.methods.passes import batch_pass, resumable, run_pass
 from prospr_ops.methods.problem import LogScores, Problem
 from prospr_ops.objective import Batch
 
-# Takes the gradient and the curvature of one weight; returns whether they were finite.
-_Step = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-# Gives log|∂w/∂w_0| after the last step, and what has the sign of ∂w/∂w_0.
-_Factor = Callable[[], tuple[tf.Tensor, tf.Tensor]]
+
+class _Accumulator(NamedTuple):
+    """The running product of one weight's factors.
+
+    Attributes:
+        step: Takes the gradient and the curvature; returns whether they were finite.
+        factor: Gives log|∂w/∂w_0| after the last step, and what has the sign of ∂w/∂w_0.
+        state: What outlives a step, besides the weight.
+    """
+
+    step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    factor: Callable[[], tuple[tf.Tensor, tf.Tensor]]
+    state: list[tf.Variable]
 
 
 def diagonal(problem: Problem) -> LogScores:
@@ -36,11 +51,11 @@ def diagonal(problem: Problem) -> LogScores:
         raise ValueError(msg)
     estimate = curvature.find(settings.curvature)
     weights, others = problem.prunable(), problem.others()
-    initial = log_weights(problem)
+    initial = weights_now(problem)
     accumulators = [
         _accumulator(weight, settings.learning_rate, settings.momentum) for weight in weights
     ]
-    descend = gradient_descent(others, settings)
+    descend, velocities = gradient_descent(others, settings)
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         found = estimate(
@@ -54,59 +69,58 @@ def diagonal(problem: Problem) -> LogScores:
         gradients = derivatives[: len(weights)]
         diagonals = derivatives[len(weights) + len(others) :]
         finite = [
-            accumulate(g, h)
-            for (accumulate, _), g, h in zip(accumulators, gradients, diagonals, strict=True)
+            accumulator.step(g, h)
+            for accumulator, g, h in zip(accumulators, gradients, diagonals, strict=True)
         ]
         descend(derivatives[len(weights) : len(weights) + len(others)])
         return tf.stack(finite), ()
 
     step = batch_pass(evaluate, apply, settings.microbatch)
-    for number in range(settings.steps):
+    state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
+    for number in resumable(problem, range(settings.steps), state):
         run_pass(problem, step, number, next(problem.batches))
     final = log_final_gradient(problem)
     scores = {}
-    for path, (_, factor) in zip(problem.weights, accumulators, strict=True):
-        log_factor, signed = factor()
+    for path, accumulator in zip(problem.weights, accumulators, strict=True):
+        log_derivative, signed = accumulator.factor()
         problem.multiply_sign(path, signed)
-        scores[path] = tf.add_n([final[path], log_factor, initial[path]])
+        log_weight = log_factor(problem, path, initial[path])
+        scores[path] = tf.add_n([final.pop(path), log_derivative, log_weight])
     return scores
 
 
-def _accumulator(
-    weight: tf.Variable, learning_rate: float, momentum: float
-) -> tuple[_Step, _Factor]:
-    """The running product of one weight's factors."""
+def _accumulator(weight: tf.Variable, learning_rate: float, momentum: float) -> _Accumulator:
     if weight.dtype in (tf.float32, tf.float64):
         return _full_precision(weight, learning_rate, momentum)
 
     # Half precision holds neither a sum of logarithms nor a small step: both happen in float32.
     shadow = tf.Variable(tf.cast(weight, tf.float32))
-    accumulate_shadow, factor = _full_precision(shadow, learning_rate, momentum)
+    of_shadow = _full_precision(shadow, learning_rate, momentum)
 
     def accumulate(gradient: tf.Tensor, diagonal: tf.Tensor) -> tf.Tensor:
-        finite = accumulate_shadow(tf.cast(gradient, tf.float32), tf.cast(diagonal, tf.float32))
+        finite = of_shadow.step(tf.cast(gradient, tf.float32), tf.cast(diagonal, tf.float32))
         weight.assign(tf.cast(shadow, weight.dtype))
         return finite
 
-    return accumulate, factor
+    return _Accumulator(accumulate, of_shadow.factor, [shadow, *of_shadow.state])
 
 
-def _full_precision(
-    weight: tf.Variable, learning_rate: float, momentum: float
-) -> tuple[_Step, _Factor]:
+def _full_precision(weight: tf.Variable, learning_rate: float, momentum: float) -> _Accumulator:
     zeros = tf.zeros_like(weight)
     if momentum == 0.0:
         log_gamma = tf.Variable(zeros)
         sign = tf.Variable(tf.ones_like(weight, tf.int8))
-        return (
+        return _Accumulator(
             lambda g, h: ops.gamma_step(weight, log_gamma, sign, g, h, learning_rate),
             lambda: (tf.convert_to_tensor(log_gamma), tf.convert_to_tensor(sign)),
+            [log_gamma, sign],
         )
     velocity, log_scale, q = (tf.Variable(zeros) for _ in range(3))
     p = tf.Variable(tf.ones_like(weight))
-    return (
+    return _Accumulator(
         lambda g, h: ops.gamma_momentum_step(
             weight, velocity, log_scale, p, q, g, h, learning_rate, momentum
         ),
         lambda: (log_scale + tf.math.log(tf.abs(p)), tf.convert_to_tensor(p)),
+        [velocity, log_scale, p, q],
     )

@@ -5,7 +5,12 @@ from __future__ import annotations
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
-from prospr_ops.methods.descent import final_gradient, gradient_descent, log_factor, log_weights
+from prospr_ops.methods.descent import (
+    final_gradient,
+    gradient_descent,
+    log_factor,
+    weights_now,
+)
 from prospr_ops.methods.passes import (
     Apply,
     Evaluate,
@@ -13,6 +18,7 @@ from prospr_ops.methods.passes import (
     batch_pass,
     gradients_by,
     hessian_products_by,
+    resumable,
     run_pass,
 )
 from prospr_ops.methods.problem import LogScores, Problem
@@ -28,14 +34,17 @@ def exact(problem: Problem) -> LogScores:
         ν ← ν − α λ        λ ← λ + H_m ν        ν ← μ ν
 
     with one Hessian-vector product each. Nothing else grows with the number of steps.
+
+    A checkpoint holds λ and ν, and not the weights of all steps: a run that is resumed makes the steps
+    forward again, a third of its work, and goes back from where it was.
     """
     settings = problem.settings
     variables = [*problem.prunable(), *problem.others()]
-    # Moving averages, and the seeds of dropout: a step is differentiated as it was taken.
-    state = [*variables, *(v.value for v in problem.objective.model.non_trainable_variables)]
-    initial = log_weights(problem)
+    # A step is differentiated as it was taken.
+    state = problem.model_state()
+    initial = weights_now(problem)
 
-    update = gradient_descent(variables, settings)
+    update, _ = gradient_descent(variables, settings)
 
     def take_step(gradients: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
         update(gradients)
@@ -49,13 +58,21 @@ def exact(problem: Problem) -> LogScores:
         trajectory.append((batch, [tf.identity(variable) for variable in state]))
         run_pass(problem, step, number, batch)
 
-    gradients = final_gradient(problem, variables)
-    adjoint = [tf.Variable(tf.cast(g, sum_dtype(g.dtype))) for g in gradients]
+    adjoint = [
+        tf.Variable(tf.cast(g, sum_dtype(g.dtype))) for g in final_gradient(problem, variables)
+    ]
+    by_velocity = (
+        [tf.Variable(tf.zeros_like(by_weight)) for by_weight in adjoint]
+        if settings.momentum
+        else []
+    )
     log_scale = tf.Variable(0.0, dtype=tf.float64)
     step_back = batch_pass(
-        *_adjoint_step(problem, variables, adjoint, log_scale), settings.microbatch
+        *_adjoint_step(problem, variables, adjoint, by_velocity, log_scale), settings.microbatch
     )
-    for number in reversed(range(settings.steps)):
+    backwards = range(settings.steps)[::-1]
+    for number in resumable(problem, backwards, [*adjoint, *by_velocity, log_scale]):
+        del trajectory[number + 1 :]
         batch, values = trajectory.pop()
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
@@ -63,8 +80,8 @@ def exact(problem: Problem) -> LogScores:
     return {
         path: log_factor(problem, path, tf.convert_to_tensor(by_weight))
         + tf.cast(log_scale, by_weight.dtype)
-        + initial[path]
-        for path, by_weight in zip(initial, adjoint, strict=False)
+        + log_factor(problem, path, weight)
+        for (path, weight), by_weight in zip(initial.items(), adjoint, strict=False)
     }
 
 
@@ -72,17 +89,18 @@ def _adjoint_step(
     problem: Problem,
     variables: list[tf.Variable],
     adjoint: list[tf.Variable],
+    by_velocity: list[tf.Variable],
     log_scale: tf.Variable,
 ) -> tuple[Evaluate, Apply]:
-    """Takes `adjoint` · exp(`log_scale`), the derivatives λ by `variables`, back over one step.
+    """Takes the derivatives λ and ν back over one step.
+
+    They are `adjoint` · exp(`log_scale`), by `variables`, and `by_velocity` · exp(`log_scale`), which
+    is empty without momentum.
 
     λ and ν are divided by a power of two after each step, which is exact: however many steps there
     are, nothing overflows or vanishes.
     """
     learning_rate, momentum = problem.settings.learning_rate, problem.settings.momentum
-    by_velocity = (
-        [tf.Variable(tf.zeros_like(by_weight)) for by_weight in adjoint] if momentum else []
-    )
 
     # Derivatives by this step's velocity (of all that it enters) and by its gradient.
     def by_this_velocity() -> list[tf.Tensor]:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from prospr_ops.methods.descent import descend, log_final_gradient, log_weights
+from prospr_ops.methods.descent import (
+    descend,
+    log_factor,
+    log_final_gradient,
+    log_weights,
+    weights_now,
+)
 from prospr_ops.methods.problem import LogScores, Problem
 
 
@@ -11,10 +17,13 @@ def first_order(problem: Problem) -> LogScores:
 
     (Alizadeh et al., arXiv 2202.08132, section on first-order approximation.)
     """
-    initial = log_weights(problem)
+    initial = weights_now(problem)
     descend(problem)
     final = log_final_gradient(problem)
-    return {path: final[path] + initial[path] for path in initial}
+    return {
+        path: final.pop(path) + log_factor(problem, path, weight)
+        for path, weight in initial.items()
+    }
 
 
 def snip(problem: Problem) -> LogScores:

@@ -172,6 +172,27 @@ def all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.stack([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
 
 
+def resumable(
+    problem: Problem, numbers: Sequence[int], state: Sequence[tf.Variable]
+) -> Iterator[int]:
+    """Yields the numbers of the steps to make, and keeps `state` in the problem's checkpoint.
+
+    Where a killed run has left one, the steps that it made are left out: `state` is brought to what
+    it was after them, and their batches are drawn.
+    """
+    checkpoint = problem.checkpoint
+    if checkpoint is None:
+        yield from numbers
+        return
+    done = checkpoint.resume(state, problem.losses, problem.estimators)
+    for _ in numbers[:done]:
+        problem.advance()
+    for number in numbers[done:]:
+        yield number
+        done += 1
+        checkpoint.save(done, state, problem.losses, problem.estimators)
+
+
 def run_pass(
     problem: Problem,
     batch_pass: Pass,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+from prospr_ops.checkpoint import Checkpoint
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.settings import Settings
 
@@ -38,6 +39,7 @@ class Problem:
         sparsity: Fraction of the weights that will be pruned, if it is known: in `prune`.
         mask: Sets to zero what is pruned by such scores at such a sparsity; for methods that prune
             in several rounds.
+        checkpoint: Where the state of the run is kept (see `passes.resumable`), or None.
     """
 
     objective: Objective
@@ -50,6 +52,7 @@ class Problem:
     signs: dict[str, tf.Tensor] | None = None
     sparsity: float | None = None
     mask: Callable[[LogScores, float], None] = lambda *_: None
+    checkpoint: Checkpoint | None = None
 
     def prunable(self) -> list[tf.Variable]:
         """The weights that are scored."""
@@ -60,6 +63,14 @@ class Problem:
         if self.signs is not None:
             sign = tf.cast(tf.sign(factor), tf.int8)
             self.signs[path] = sign * self.signs[path] if path in self.signs else sign
+
+    def model_state(self) -> list[tf.Variable]:
+        """All variables of the model that a step changes, or that change what it does.
+
+        Besides the trainable ones these are moving averages and the seeds of dropout.
+        """
+        constant = self.objective.model.non_trainable_variables
+        return [*self.prunable(), *self.others(), *(variable.value for variable in constant)]
 
     def others(self) -> list[tf.Variable]:
         """The trainable variables that take part in the steps and get no score."""
