@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ class Checkpoint:
         self._found: dict[str, Any] | None = None
         if path.exists():
             with path.open("rb") as file, self._opened(file) as (header, _):
-                self._found = header
+                # Named one by one, so that what is missing is found here.
+                names = ("facts", "done", "batches", "digest", "losses", "estimators")
+                self._found = {name: header[name] for name in names}
             self._refuse_another(self._found["facts"])
 
     def _opened(self, file: Any) -> Any:
@@ -234,6 +237,9 @@ class Checkpoint:
         self._due = end + (end - start) * (1 / _SHARE - 1)
 
     def remove(self) -> None:
-        """Deletes the file: the run has reached its end."""
-        self._path.unlink(missing_ok=True)
-        self._unfinished.unlink(missing_ok=True)
+        """Deletes the file: the run has reached its end. Warns if that cannot be done."""
+        try:
+            self._path.unlink(missing_ok=True)
+            self._unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"the checkpoint could not be deleted: {error}", stacklevel=2)

@@ -86,7 +86,7 @@ examples:
 A contender is [control:]method[:steps]. Control "shuffled" shuffles the masks of a method within each
 layer, "reinit" trains them on newly drawn weights: a method no better than these has only found how
 many weights each layer needs. A run that was stopped goes on where it was; with other options
-the same file takes more networks. Beside FILE comes a figure, FILE's name with .png.
+the same file takes more networks. Beside FILE a figure is drawn anew, FILE's name with .png.
 
 MNIST comes from the folder in the environment variable PROSPR_DATA, else from Keras.
 """
@@ -211,7 +211,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
         help="hold 10,000 training samples out to measure on, for the choice of settings",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a processor)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines (compare.jsonl)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="ends in .jsonl (compare.jsonl)")
 
 
 def _prune_options(parser: argparse.ArgumentParser) -> None:

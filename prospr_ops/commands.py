@@ -34,6 +34,8 @@ def compare(
     *, out: Path = Path("compare.jsonl"), epochs: int | None = None, **options: Any
 ) -> None:
     """Runs a comparison, and shows and draws what came of it."""
+    _check_ending(out, ".jsonl")
+    check_output(out, force=True)  # a comparison adds to its file
     pruning_options = {
         name: options.pop(name) for name in ("learning_rate", "batch_size") if name in options
     }
@@ -53,7 +55,8 @@ def compare(
     except ImportError as error:
         _say(f"No picture: {error}")
     else:
-        drawn.savefig(figure, dpi=150)
+        with replacing(figure) as unfinished:
+            drawn.savefig(unfinished, dpi=150)
         _say(f"Wrote {out} and {figure}.")
 
 
@@ -156,6 +159,7 @@ def report(
     *, results: Sequence[Path], out: Path, png: Path | None = None, force: bool = False
 ) -> None:
     """Writes a page about results, and its figures if a folder for them is given."""
+    _check_ending(out, ".html")
     for output in (out, png):
         if output is not None:
             check_output(output, force=force)

@@ -29,7 +29,7 @@ from prospr_ops.tracing import traced
 _T = TypeVar("_T")
 
 # Those whose variables are mirrored: every replica has its own copy.
-_MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 # By which the seeds of a model are moved on from one replica to the next.
 _SEED_STRIDE = 0x9E3779B9
 
@@ -59,7 +59,7 @@ def strategy_for(
     if in_scope and strategy is not current:
         msg = f"strategy is a {name}, but the scope of a {type(current).__name__} is open"
         raise ValueError(msg)
-    mirrored = isinstance(strategy, _MIRRORED)
+    mirrored = isinstance(strategy, MIRRORED)
     is_default = strategy is current and not in_scope
     if not (mirrored or is_default or isinstance(strategy, tf.distribute.OneDeviceStrategy)):
         msg = (
@@ -247,7 +247,7 @@ def shared_by(strategy: tf.distribute.Strategy, model: keras.Model) -> Iterator[
     Variables that are made meanwhile are mirrored.
     """
     with strategy.scope():
-        if not isinstance(strategy, _MIRRORED):
+        if not isinstance(strategy, MIRRORED):
             yield None
             return
         replicas = Replicas(strategy, model)

@@ -29,8 +29,8 @@ def input_specs(model: keras.Model, batch: Any = None) -> Any:
             subclassed one, or one for images of any size.
 
     Returns:
-        The structure, with a batch of one sample unless the model insists on another; or None where
-        neither says it.
+        The structure, with a batch of one sample unless the model insists on another (or of the size
+        of `batch`, if that says it); or None where neither does.
     """
     own = getattr(getattr(model, "_functional", model), "_inputs_struct", None)
     for inputs in (own, batch):
@@ -60,7 +60,8 @@ def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
         Count by the path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
         depthwise or separable convolution layer. Missing are layers within loops (cells of an RNN)
         and compiled functions, whose turns a trace does not show, and those that are not called or
-        whose shapes are unknown; and all, if the shape of the model's input is.
+        whose shapes are unknown; and all, if the shape of
+        the model's input is, or the model cannot be traced.
 
     Raises:
         TypeError: `model` is no Keras model.
@@ -77,7 +78,10 @@ def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
     distinct = {id(layer): layer for layer in owners.values()}
     with recorded_calls(distinct.values()) as calls:
         function = tf.function(lambda inputs: model(inputs, training=False))
-        graph = function.get_concrete_function(specs).graph
+        try:
+            graph = function.get_concrete_function(specs).graph
+        except Exception:  # noqa: BLE001 - whatever a layer raises that only runs eagerly
+            return {}
     samples = keras.tree.flatten(specs)[0].shape[0]
     uses = {}
     for path, layer in owners.items():

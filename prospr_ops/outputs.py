@@ -60,7 +60,14 @@ def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         new.rename(path)
         return
-    old = new.with_suffix(".old")
+    old = new.with_name(f"{new.name}.old")
     path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink()

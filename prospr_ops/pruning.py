@@ -19,7 +19,7 @@ from prospr_ops import curvature as curvatures
 from prospr_ops import storage
 from prospr_ops.batches import checked, endless_batches
 from prospr_ops.checkpoint import Checkpoint, checkpoint_path, description
-from prospr_ops.distribution import Replicas, shared_by, strategy_for
+from prospr_ops.distribution import MIRRORED, Replicas, shared_by, strategy_for
 from prospr_ops.flops import input_specs, weight_uses
 from prospr_ops.masking import apply_masks
 from prospr_ops.methods import METHODS, LogScores, Problem
@@ -162,9 +162,6 @@ def prune(
         ),
     )
     masks = target.masks(scored.scores, scored.channels)
-    uses = weight_uses(model, scored.inputs)
-    apply_masks(model, masks)
-    scored.finish()
     result = PruneResult(
         masks=storage.PackedMasks(masks),
         scores=scored.scores,
@@ -178,9 +175,11 @@ def prune(
         losses=scored.losses,
         estimators=scored.estimators,
         seconds=time.perf_counter() - start,
-        uses=uses,
+        uses=weight_uses(model, scored.inputs),
         input_shape=_sample_shape(scored.inputs),
     )
+    apply_masks(model, masks)  # the last that can fail
+    scored.finish()
     if verbose:
         result.summary()
     return result
@@ -325,10 +324,7 @@ def _score(
     curvatures.find(settings.curvature)
     chosen = METHODS[method]
     channels = ChannelGroups.of(model, prunable) if structure == "channel" else None
-    if channels is None:
-        weights = prunable_weights(model, prunable)
-    else:
-        weights = channels.weights() if chosen.sums else channels.placeholders()
+    weights = _scored_variables(model, prunable, channels, chosen.sums)
     estimators: dict[str, str] = {}
     signs: dict[str, tf.Tensor] | None = None if channels is None else {}
     passes = chosen.passes(settings.steps)
@@ -336,9 +332,12 @@ def _score(
     losses: list[float] = []
     specs: list[Any] = []
     strategy = strategy_for(model, strategy)
+    if checkpoint is not None and isinstance(strategy, MIRRORED):
+        msg = "replicas that share the batches of a run keep no checkpoint of it; leave it out"
+        raise ValueError(msg)
+    facts = {"method": method, **asdict(settings), "structure": structure}
     saved = None
     if checkpoint is not None and passes:
-        facts = {"method": method, **asdict(settings), "structure": structure}
         saved = Checkpoint(checkpoint, description(objective, weights, facts))
 
     def selectable(found: dict[str, tf.Tensor]) -> Scores:
@@ -371,9 +370,7 @@ def _score(
         _progress(method, total if shown else 0, unit) as advance,
     ):
         if replicas is not None:
-            settings = _agreed(
-                replicas, settings, repr((method, structure, target, [*weights])), checkpoint
-            )
+            settings = _agreed(replicas, settings, repr((method, structure, target, [*weights])))
             replicas.check_same("the model's variables", *model.variables)
         batches: Iterator[Batch] = iter(())
         if passes:
@@ -412,17 +409,21 @@ def _score(
     )
 
 
-def _agreed(
-    replicas: Replicas, settings: Settings, others: str, checkpoint: Path | None
-) -> Settings:
+def _scored_variables(
+    model: keras.Model, prunable: Prunable | None, channels: ChannelGroups | None, sums: bool
+) -> dict[str, Any]:
+    """What gets a score: weights, or channels by themselves where theirs is no sum of weights'."""
+    if channels is None:
+        return prunable_weights(model, prunable)
+    return channels.weights() if sums else channels.placeholders()
+
+
+def _agreed(replicas: Replicas, settings: Settings, others: str) -> Settings:
     """The settings, with the first worker's seed, if all workers were given the same.
 
     Raises:
-        ValueError: They were not, or a checkpoint is asked for.
+        ValueError: They were not.
     """
-    if checkpoint is not None:
-        msg = "replicas that share the batches of a run keep no checkpoint of it; leave it out"
-        raise ValueError(msg)
     settings = replace(settings, seed=replicas.first(settings.seed))
     replicas.check_same("the arguments", f"{settings} {others}")
     return settings

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from prospr_ops import storage
@@ -14,7 +13,7 @@ from prospr_ops.selection import Scores
 from prospr_ops.tables import html_table, layer_rows, rich_table
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class PruneResult:
     """What `prune` did.
 
@@ -25,7 +24,8 @@ class PruneResult:
         scores: What the masks were selected by: log-score array by variable path; larger is more
             important. As `score` returns them; of "synflow", those of the last iteration.
         sparsity: The fraction that was asked for.
-        settings: Every option of the run, the seed included: enough to repeat it.
+        settings: The options of the run, the seed included, but for `loss`, `prunable` and
+            `allow_empty`; and how many replicas there were.
         losses: Loss of each prospect step and of the final batch; empty for methods without data.
         estimators: By variable path, which curvature estimator was used and what it is worth:
             "ggn (exact)", "ggn (Gauss-Newton: …)" or "hutchinson (why)"; empty for methods without
@@ -49,12 +49,12 @@ class PruneResult:
     @property
     def weights(self) -> int:
         """Number of prunable weights."""
-        return sum(mask.size for mask in self.masks.values())
+        return self.masks.size
 
     @property
     def kept(self) -> int:
         """Number of weights that were kept."""
-        return sum(int(np.count_nonzero(mask)) for mask in self.masks.values())
+        return self.masks.kept
 
     def __repr__(self) -> str:
         """One line, without the arrays."""

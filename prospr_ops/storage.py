@@ -39,11 +39,28 @@ def unpacked(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
 
 
+# Number of ones in each byte.
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1).sum(
+    axis=1, dtype=np.uint8
+)
+
+
 class PackedMasks(Mapping[str, np.ndarray]):
     """Masks by variable path, held at a bit an element; each is unpacked when it is looked up."""
 
     def __init__(self, masks: Mapping[str, np.ndarray]) -> None:
         self._packed = {path: (packed(mask), mask.shape) for path, mask in masks.items()}
+
+    @property
+    def size(self) -> int:
+        """Number of elements of all masks."""
+        return sum(math.prod(shape) for _, shape in self._packed.values())
+
+    @property
+    def kept(self) -> int:
+        """Number of elements of all masks that are True."""
+        # The last byte's bits beyond the mask are zero.
+        return sum(int(_ONES[bits].sum(dtype=np.int64)) for bits, _ in self._packed.values())
 
     def __getitem__(self, path: str) -> np.ndarray:
         """A boolean array of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prospr_ops.result import PruneResult
+from prospr_ops.storage import PackedMasks
 
 
 def result(**changes) -> PruneResult:
@@ -25,4 +26,5 @@ def result(**changes) -> PruneResult:
         "uses": {"net/first/kernel": 1, "net/second/kernel": 1000},
         "input_shape": None,
     }
-    return PruneResult(**{**fields, **changes})
+    fields |= changes
+    return PruneResult(**{**fields, "masks": PackedMasks(fields["masks"])})

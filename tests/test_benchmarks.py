@@ -11,12 +11,15 @@ from pathlib import Path
 import keras
 import pytest
 
+from prospr_ops import data
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def benchmarks(monkeypatch):
     """The package, each of its modules on tiny cases, in this process and without waiting."""
+    monkeypatch.setenv("PROSPR_DATA", str(data._MNIST_SAMPLE))
     monkeypatch.syspath_prepend(ROOT)
     # Where an installed copy is tested, it stays the one that is imported.
     monkeypatch.setattr(sys, "path", [*sys.path[1:], sys.path[0]])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from results import result
 
 from prospr_ops import figures
 from prospr_ops.figures.style import short_labels
+from prospr_ops.storage import PackedMasks
 
 
 def figure(**changes):
@@ -93,7 +95,8 @@ def test_density_of_every_layer():
 
 def test_an_empty_layer_has_no_density():
     one = result()
-    one.masks["net/first/kernel"][:] = False
+    masks = {**one.masks, "net/first/kernel": np.zeros((40, 30), bool)}
+    one = replace(one, masks=PackedMasks(masks))
     drawing = figures.density_figure({"one": one})
     shown = texts(drawing)
     assert "none" in shown

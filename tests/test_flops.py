@@ -144,3 +144,12 @@ def test_bad_models():
         model_flops("model")
     with pytest.raises(ValueError, match="not built"):
         weight_uses(keras.Sequential([layers.Dense(3)]))
+
+
+def test_a_model_that_cannot_be_traced_is_pruned_all_the_same():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4)])
+    model.layers[0].activation = lambda inputs: inputs * float(inputs.numpy().max())
+    assert weight_uses(model) == {}
+    result = po.prune(model, None, sparsity=0.5, method="magnitude", verbose=0)
+    assert result.kept == 12
+    assert result.uses == {}

@@ -36,6 +36,16 @@ def test_replacing(kind, exists, tmp_path):
     assert [*tmp_path.iterdir()] == [path]
 
 
+def test_a_folder_replaces_a_file(tmp_path):
+    path = tmp_path / "model"
+    path.write_text("old")
+    (tmp_path / ".model.old").mkdir()  # somebody else's
+    with replacing(path) as unfinished:
+        _fill(unfinished, "folder", "new")
+    assert _content(path) == "new"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".model.old", "model"]
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
 def test_a_failure_leaves_what_was_there(kind, failure, tmp_path):

@@ -13,10 +13,8 @@ from prospr_ops.settings import check_integer, check_real, choose
 DENSE = "dense"
 
 # Sanity checks of a method's masks (Frankle et al., arXiv 2009.08576; Su et al., arXiv 2009.11094).
-CONTROLS = {
-    "shuffled": "its masks, shuffled within each layer",
-    "reinit": "its masks, on newly drawn weights",
-}
+# By what they are called in a table: masks shuffled within each layer, and on newly drawn weights.
+CONTROLS = {"shuffled": "shuffled", "reinit": "new weights"}
 
 
 # The names in `Cell.identity`.
@@ -32,7 +30,7 @@ class Contender:
 
     Attributes:
         method: A pruning method's name, or "dense" for the network that is not pruned.
-        steps: Prospect steps, or iterations; None for a method that takes none.
+        steps: Prospect steps; None for a method that takes none.
         control: "shuffled" or "reinit" for a sanity check of the method's masks, else "".
     """
 

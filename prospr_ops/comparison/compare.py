@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prospr_ops.comparison import journal, worker
-from prospr_ops.comparison.cells import IDENTITY, Cell, Contender, Pruning, grid
+from prospr_ops.comparison.cells import DENSE, IDENTITY, Cell, Contender, Pruning, grid
 from prospr_ops.comparison.training import Training
 from prospr_ops.settings import check_integer, check_real, choose
 from prospr_ops.terminal import quiet_stderr
@@ -77,6 +77,9 @@ def compare(
     if not contenders or not sparsities:
         msg = f"contenders and sparsities must not be empty, got {contenders!r} and {sparsities!r}"
         raise ValueError(msg)
+    if all(text == DENSE for text in contenders):
+        msg = "there is nothing to compare: name a method among the contenders, not only 'dense'"
+        raise ValueError(msg)
     for sparsity in sparsities:
         check_real("sparsity", sparsity, below=1.0)
     if workers is None:
@@ -93,11 +96,12 @@ def compare(
     )
     journal.read(path)  # refuses a file that is something else before it is written to
     journal.mend(path)
-    finished = _finished(path, cells)
+    samples = len(worker.dataset(validation).x_train)
+    finished = _finished(path, cells, samples)
     todo = [cell for cell in cells if cell not in finished]
     if todo:
         _run(todo, path, min(workers, len(todo)), console or Console())
-    return list(_finished(path, cells).values())
+    return list(_finished(path, cells, samples).values())
 
 
 def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
@@ -128,9 +132,13 @@ def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
             raise
 
 
-def _finished(path: Path, cells: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
-    """The journal's records of these cells."""
-    records = {_key(record): record for record in journal.read(path)}
+def _finished(path: Path, cells: Sequence[Cell], samples: int) -> dict[Cell, dict[str, Any]]:
+    """The journal's records of these cells, trained on so many samples: a part of MNIST is another set."""
+    records = {
+        _key(record): record
+        for record in journal.read(path)
+        if record.get("training_samples") == samples
+    }
     return {cell: records[key] for cell in cells if (key := _key(cell.identity())) in records}
 
 

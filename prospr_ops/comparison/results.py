@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from prospr_ops.comparison.cells import DENSE
+from prospr_ops.comparison.cells import CONTROLS, DENSE
 from prospr_ops.figures.style import COLOURS, FAINT, INK, new_figure
 from prospr_ops.tables import method_label, percent
 
@@ -65,7 +65,7 @@ def contender_label(record: Mapping[str, Any]) -> str:
     if record["steps"] is not None:
         parts.append(f"M = {record['steps']}")
     if control:
-        parts.append({"shuffled": "shuffled", "reinit": "new weights"}[control])
+        parts.append(CONTROLS[control])
     return ", ".join(parts)
 
 
@@ -128,14 +128,26 @@ def comparison_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     which = "validation" if first["validation"] else "test"
     figure = new_figure(figsize=(8, 5.2))
     axes = figure.subplots()
-    for number, (label, row) in enumerate(rows.items()):
+    colours: dict[str, str] = {}  # one a method, whose sanity checks are dashed and dotted
+    styles = dict(zip(CONTROLS.values(), ("--", ":"), strict=True))
+    for label, row in rows.items():
+        method, _, control = label.rpartition(", ")
+        if control not in styles:
+            method, control = label, ""
+        shade = COLOURS[len(colours) % len(COLOURS)]
+        colour = colours.setdefault(method, shade)
         density = [1 - sparsity for sparsity in row]
         mean = np.array([found.mean for found in row.values()])
         deviation = np.nan_to_num([found.deviation for found in row.values()])
-        colour = COLOURS[number % len(COLOURS)]
-        # What is ProsPr's, or is compared with it, is a solid line; the sanity checks are dashed.
-        style = "--" if label.endswith(("shuffled", "new weights")) else "-"
-        axes.plot(density, mean, style, color=colour, marker="o", markersize=5, label=label)
+        axes.plot(
+            density,
+            mean,
+            styles.get(control, "-"),
+            color=colour,
+            marker="o",
+            markersize=5,
+            label=label,
+        )
         axes.fill_between(density, mean - deviation, mean + deviation, color=colour, alpha=0.15)
     if dense:
         axes.axhline(dense[0.0].mean, color=INK, linestyle=(0, (5, 3)), label="Dense")

@@ -44,7 +44,7 @@ def run(cells: list[Cell], path: Path) -> None:
 def run_cell(cell: Cell) -> dict[str, Any]:
     """Prunes and trains the network of a cell; returns its record."""
     keras.backend.clear_session()
-    data = _data(cell.validation)
+    data = dataset(cell.validation)
     before = time.perf_counter()
     masks = _masks(cell)
     pruned = time.perf_counter()
@@ -68,7 +68,13 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _data(validation: bool) -> Dataset:
+def dataset(validation: bool) -> Dataset:
+    """MNIST; for validation with held-out training samples in the place of the test set.
+
+    Raises:
+        OSError: The data cannot be read.
+        ValueError: There are too few samples to hold so many out.
+    """
     data = mnist()
     if not validation:
         return data
@@ -126,7 +132,7 @@ def _scores(cell: Cell) -> Scores:
 
 def _options(cell: Cell) -> tuple[keras.Model, tuple[np.ndarray, np.ndarray], dict[str, Any]]:
     """What `score` and `prune` are called with."""
-    data = _data(cell.validation)
+    data = dataset(cell.validation)
     options = {
         "method": cell.contender.method,
         "learning_rate": cell.pruning.learning_rate,
