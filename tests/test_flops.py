@@ -147,8 +147,11 @@ def test_bad_models():
 
 
 def test_a_model_that_cannot_be_traced_is_pruned_all_the_same():
+    def eager(inputs):
+        return inputs * float(inputs.numpy().max())
+
     model = keras.Sequential([keras.Input((6,)), layers.Dense(4)])
-    model.layers[0].activation = lambda inputs: inputs * float(inputs.numpy().max())
+    model.layers[0].activation = eager
     assert weight_uses(model) == {}
     result = po.prune(model, None, sparsity=0.5, method="magnitude", verbose=0)
     assert result.kept == 12
