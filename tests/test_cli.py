@@ -425,7 +425,8 @@ def test_bad_arguments_of_report_are_one_line(tmp_path, capfd):
     foreign.write_text("precious")
     assert "absent.npz" in failure(capfd, "report", tmp_path / "absent.npz", "--out", out)
     assert "foreign.npz is no file of masks" in failure(capfd, "report", foreign, "--out", out)
-    assert "no folder" in failure(capfd, "report", foreign, "--out", tmp_path / "absent" / "x")
+    assert "must end in .html" in failure(capfd, "report", foreign, "--out", foreign)
+    assert "no folder" in failure(capfd, "report", foreign, "--out", tmp_path / "absent" / "x.html")
     assert [file.name for file in tmp_path.iterdir()] == ["foreign.npz"]
 
 
@@ -526,3 +527,11 @@ def test_exit_codes_of_the_process(tmp_path):
 
     assert code("export", "absent.keras", "--out", "a.keras") == 2
     assert code("--help") == 0
+
+
+def test_a_comparison_does_not_draw_over_its_journal(tmp_path, capfd):
+    for name, message in (("x.png", "must end in .jsonl"), ("absent/x.jsonl", "no folder")):
+        assert message in failure(capfd, "compare", "--out", tmp_path / name)
+    arguments = ["compare", "--contenders", "dense", "--out", tmp_path / "x.jsonl"]
+    assert "nothing to compare" in failure(capfd, *arguments)
+    assert not [*tmp_path.iterdir()]
