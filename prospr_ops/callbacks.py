@@ -35,7 +35,7 @@ class SparsityLogger(keras.callbacks.Callback):
         self._prunable = prunable
         self._writer = tf.summary.create_noop_writer()
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature
         """Opens an event file.
 
         Raises:
@@ -61,7 +61,7 @@ class SparsityLogger(keras.callbacks.Callback):
                 _write_scalar(tag, value, epoch)
         self._writer.flush()
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature
         """Closes the event file."""
         self._writer.close()
 

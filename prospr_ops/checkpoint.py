@@ -18,6 +18,7 @@ import tensorflow as tf
 from prospr_ops import storage
 from prospr_ops._build import build_info
 from prospr_ops.objective import Batch, Objective
+from prospr_ops.outputs import replacing
 
 _FORMAT = "prospr_ops checkpoint"
 _VERSION = 1
@@ -228,11 +229,8 @@ class Checkpoint:
             "estimators": dict(estimators),
         }
         arrays = ((f"state/{number}", values.numpy()) for number, values in enumerate(state))
-        try:
-            storage.write_archive(self._unfinished, header, arrays)
-            self._unfinished.replace(self._path)
-        finally:
-            self._unfinished.unlink(missing_ok=True)
+        with replacing(self._path, self._unfinished) as unfinished:
+            storage.write_archive(unfinished, header, arrays)
         end = time.monotonic()
         self._due = end + (end - start) * (1 / _SHARE - 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sys
 import warnings
@@ -21,7 +20,7 @@ from rich.table import Table
 from prospr_ops import comparison, exporting, models, pruning, reporting, shrinking
 from prospr_ops._build import build_info
 from prospr_ops.demo import demo
-from prospr_ops.outputs import check_output, replacing
+from prospr_ops.outputs import check_output, replacing, write_json
 from prospr_ops.result import PruneResult
 from prospr_ops.samples import Samples, load_data
 from prospr_ops.settings import check_integer, check_real
@@ -303,8 +302,7 @@ def _record(result: PruneResult, model: str, samples: Samples | None, file: Path
         "seconds": result.seconds,
         "build_info": build_info(),
     }
-    with replacing(file) as unfinished:
-        unfinished.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(file, record)
 
 
 def _check_ending(file: Path, *endings: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from prospr_ops._build import build_info
 from prospr_ops.data import Dataset, mnist
 from prospr_ops.figures import accuracy_figure
 from prospr_ops.models import lenet_300_100
-from prospr_ops.outputs import check_output, replacing
+from prospr_ops.outputs import check_output, replacing, write_json
 from prospr_ops.prunable import prunable_weights
 from prospr_ops.pruning import prune
 from prospr_ops.selection import Masks
@@ -153,8 +152,7 @@ def demo(
         "runs": [asdict(run) for run in runs],
         "build_info": build_info(),
     }
-    with replacing(record_file) as unfinished:
-        unfinished.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(record_file, record)
     title = f"LeNet-300-100 on {len(data.x_train):,} digits of MNIST, pruned before training"
     try:
         figure = _figure(runs, networks, title)

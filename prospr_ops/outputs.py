@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -29,7 +31,7 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
     """Has a file or folder written under another name, which becomes `path` once it is complete.
 
     Whatever happens before, be it a full disk or the end of the process, `path` is as it was. A file
@@ -37,11 +39,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: Of the file or folder; one that exists is replaced.
+        unfinished: The other name, beside `path`; by default one of this process's own.
 
     Yields:
-        What to write to: a new name beside `path` with the same ending.
+        What to write to: a new name beside `path`, by default with the same ending.
     """
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    unfinished = unfinished or path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield unfinished
         if unfinished.is_dir():
@@ -54,6 +57,12 @@ def replacing(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record as `replacing` does."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _replace_folder(new: Path, path: Path) -> None:

@@ -232,9 +232,10 @@ def score(
         Logarithm of each weight's score, float32 (float64 for float64 weights), by variable path;
         larger is more important, −inf is least. Give it to `select`. The scores of "grasp" are
         signed, and are given as they are: larger is more important. Those of "synflow" are the
-        whole model's; only `prune`, which knows the sparsity, goes on from there. With structure="channel", float64
-        vectors with an element for each group of channels, under the path of the first kernel that
-        makes it; the masks that `select` makes of them are for `channel_masks`.
+        whole model's; only `prune`, which knows the sparsity, goes on from there. With
+        structure="channel", float64 vectors with an element for each group of channels, under the
+        path of the first kernel that makes it; the masks that `select` makes of them are for
+        `channel_masks`.
 
     Raises:
         TypeError: As for `prune`.

@@ -76,7 +76,7 @@ class PackedMasks(Mapping[str, np.ndarray]):
 
 
 def write_archive(path: Path, header: Mapping[str, Any], arrays: Iterable[tuple[str, Any]]) -> None:
-    """Writes an .npz file that `open_archive` opens, and has it reach the disk.
+    """Writes an .npz file that `open_archive` opens.
 
     Args:
         path: Of the file.
@@ -87,13 +87,10 @@ def write_archive(path: Path, header: Mapping[str, Any], arrays: Iterable[tuple[
         OSError: It cannot be written, or not to its end.
     """
     members = itertools.chain([("header", np.array(json.dumps(header)))], arrays)
-    with path.open("wb") as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, values in members:
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, values in members:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)
 
 
 @contextmanager

@@ -285,7 +285,7 @@ def main() -> None:
                 random_call(name, random.Random(f"{seed} {name} {number}"))
             except CLEAN:
                 outcomes[name]["refused"] += 1
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001 - any other is what this looks for
                 outcomes[name][f"unclean, number {number}: {error!r}"] += 1
             else:
                 outcomes[name]["accepted"] += 1

@@ -20,6 +20,16 @@ from prospr_ops import cli, commands, data, models
 
 PRUNE = ["prune", "lenet_300_100", "--data", "mnist", "--sparsity", "0.9", "--steps", "1"]
 
+# What is written, and the command that does.
+WRITING = [
+    ("a.keras", "prune model.keras --sparsity 0.5 --method magnitude"),
+    ("a.npz", "prune model.keras --sparsity 0.5 --method magnitude"),
+    ("a.json", "prune model.keras --sparsity 0.5 --method magnitude"),
+    ("a.keras", "train model.keras --data data.npz --epochs 1"),
+    ("a.keras", "shrink model.keras"),
+    ("a.keras", "export model.keras"),
+]
+
 
 @pytest.fixture(autouse=True)
 def _embedded_sample(monkeypatch):
@@ -213,18 +223,7 @@ def test_an_end_that_does_not_tell_is_refused():
         commands._loss("categorical_crossentropy", model)
 
 
-@pytest.mark.parametrize(
-    ("out", "command"),
-    [
-        ("a.keras", "prune model.keras --sparsity 0.5 --method magnitude"),
-        ("a.npz", "prune model.keras --sparsity 0.5 --method magnitude"),
-        ("a.json", "prune model.keras --sparsity 0.5 --method magnitude"),
-        ("a.keras", "train model.keras --data data.npz --epochs 1"),
-        ("a.keras", "shrink model.keras"),
-        ("a.keras", "export model.keras"),
-        ("a.tflite", "export model.keras"),
-    ],
-)
+@pytest.mark.parametrize(("out", "command"), [*WRITING, ("a.tflite", "export model.keras")])
 def test_nothing_is_overwritten_but_by_force(out, command, files, capfd):
     (files / out).write_text("precious")
     before = contents(files)
@@ -248,17 +247,7 @@ def full_disk(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(
-    ("out", "command"),
-    [
-        ("a.keras", "prune model.keras --sparsity 0.5 --method magnitude"),
-        ("a.npz", "prune model.keras --sparsity 0.5 --method magnitude"),
-        ("a.json", "prune model.keras --sparsity 0.5 --method magnitude"),
-        ("a.keras", "train model.keras --data data.npz --epochs 1"),
-        ("a.keras", "shrink model.keras"),
-        ("a.keras", "export model.keras"),
-    ],
-)
+@pytest.mark.parametrize(("out", "command"), WRITING)
 def test_a_full_disk_leaves_what_was_there(out, command, files, capfd):
     (files / out).write_text("precious")
     before = contents(files)

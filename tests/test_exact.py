@@ -46,16 +46,6 @@ MORE = {
 }
 
 
-@pytest.fixture
-def float64():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-
-
 def _assert_equals_the_unrolled_tape(
     model: keras.Model,
     data: Any,

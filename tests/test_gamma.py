@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from finite_arrays import arrays
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -16,16 +17,6 @@ INSTRUCTION_SETS = _native.build_info()["instruction_sets"]
 DTYPES = (np.float32, np.float64)
 # Relative; float64's twin, tf.math.log1p, is itself only good to a few units in the last place.
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-14}
-
-
-def arrays(dtype: type, bound: float) -> st.SearchStrategy[np.ndarray]:
-    width = 8 * np.dtype(dtype).itemsize
-    limit = float(np.float32(bound))
-    return npst.arrays(
-        dtype,
-        npst.array_shapes(max_dims=3, max_side=40),
-        elements=st.floats(-limit, limit, width=width, allow_subnormal=True),
-    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

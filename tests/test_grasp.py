@@ -19,16 +19,6 @@ BY_NAME = {problem.name: problem for problem in PROBLEMS}
 DETERMINISTIC = [problem for problem in PROBLEMS if problem.name != "subclassed_dropout"]
 
 
-@pytest.fixture
-def float64():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-
-
 def test_by_hand():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
     model.layers[0].kernel.assign([[2.0], [-1.0]])

@@ -23,16 +23,6 @@ NAMES = [problem.name for problem in GRAPHS]
 OPTIONS = {"steps": 3, "learning_rate": 0.3, "batch_size": 16, "seed": 5, "verbose": 0}
 
 
-@pytest.fixture
-def float64():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
-
-
 def _with_biases(model: keras.Model) -> keras.Model:
     """No bias is zero, so that all members count."""
     random = np.random.default_rng(2)

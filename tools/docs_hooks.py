@@ -30,7 +30,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 def _names() -> Iterator[str]:
     """Functions and classes of `prospr_ops`, then of each of its public modules."""
     # Here and not above: every command of MkDocs reads this file, and TensorFlow takes seconds.
-    import prospr_ops  # noqa: PLC0415
+    import prospr_ops  # noqa: PLC0415 - loads TensorFlow
 
     values = [getattr(prospr_ops, name) for name in prospr_ops.__all__]
     for module in [prospr_ops, *(value for value in values if isinstance(value, ModuleType))]:
@@ -47,8 +47,8 @@ def _names() -> Iterator[str]:
 
 def _ops() -> Iterator[str]:
     """A section for every op of the library."""
-    from prospr_ops import ops  # noqa: PLC0415
-    from prospr_ops.ops._library import library  # noqa: PLC0415
+    from prospr_ops import ops  # noqa: PLC0415 - loads TensorFlow
+    from prospr_ops.ops._library import library  # noqa: PLC0415 - loads TensorFlow
 
     names = [name.removeprefix("Prospr_") for name in dir(library) if name.startswith("Prospr_")]
     for name in names:

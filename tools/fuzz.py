@@ -26,8 +26,8 @@ MASKS = re.findall(r"^def fuzz_(\w+)", (FUZZ / "masks.py").read_text(), re.MULTI
 
 def _fuzz(target: str, arguments: list[str]) -> None:
     """In a process of its own: hands the target to libFuzzer, which does not return."""
-    import atheris  # noqa: PLC0415
-    from atheris import core_with_libfuzzer  # noqa: PLC0415
+    import atheris  # noqa: PLC0415 - an optional dependency
+    from atheris import core_with_libfuzzer  # noqa: PLC0415 - an optional dependency
 
     if target in KERNELS:
         library = ctypes.PyDLL(str(BUILD / "fuzzer" / "libfuzzed_kernels.so"))
@@ -42,8 +42,8 @@ def _fuzz(target: str, arguments: list[str]) -> None:
     else:
         sys.path.insert(0, str(FUZZ))
         with atheris.instrument_imports(include=["json", "zipfile"]):
-            import masks  # noqa: PLC0415
-        import numpy as np  # noqa: PLC0415
+            import masks  # noqa: PLC0415 - instrumented as it is imported
+        import numpy as np  # noqa: PLC0415 - for these targets alone
 
         # What is imported already, or by a loader of its own, is not seen by the above.
         atheris.instrument_func(masks.MaskConstraint.from_config.__func__)

@@ -133,7 +133,7 @@ def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
 
 
 def _finished(path: Path, cells: Sequence[Cell], samples: int) -> dict[Cell, dict[str, Any]]:
-    """The journal's records of these cells, trained on so many samples: a part of MNIST is another set."""
+    """The journal's records of these cells, of so many training samples: a part is another set."""
     records = {
         _key(record): record
         for record in journal.read(path)

@@ -14,6 +14,16 @@ INSTRUCTION_SETS = _native.build_info()["instruction_sets"]
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 
 
+def computed(compute, shape, dtype):
+    """What each instruction set computes: the same bits with any number of threads."""
+    for instruction_set in INSTRUCTION_SETS:
+        found = [np.zeros(shape, dtype) for _ in range(3)]
+        for threads, result in enumerate(found, 1):
+            compute(result, threads, instruction_set)
+        assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+        yield found[0]
+
+
 @st.composite
 def convolutions(draw):
     axes = draw(st.integers(1, 3))
@@ -48,14 +58,12 @@ def test_convolution(dtype, conv):
     patches = patches_of(inputs, conv["kernel"], *options[:3])
     flat_factors = factors.reshape(*factors.shape[:2], -1, factors.shape[-1])
     shape = (*conv["kernel"], conv["inputs"] // conv["groups"], conv["outputs"])
-    for instruction_set in INSTRUCTION_SETS:
-        results = []
-        for threads in (1, 2, 3):
-            result = np.zeros(shape, dtype)
-            _native.conv_curvature(inputs, factors, result, *options, threads, instruction_set)
-            results.append(result)
-        assert_close(results[0], patches, flat_factors, conv["groups"], TOLERANCE[dtype])
-        assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+    def compute(result, *how):
+        _native.conv_curvature(inputs, factors, result, *options, *how)
+
+    for result in computed(compute, shape, dtype):
+        assert_close(result, patches, flat_factors, conv["groups"], TOLERANCE[dtype])
 
 
 def pooled_arrays_of(conv, dtype):
@@ -120,14 +128,12 @@ def test_dense(*, dtype, samples, middle, sizes, columns, seed):
     factors = rng.standard_normal((columns, samples, *middle, sizes[1])).astype(dtype)
     patches = inputs.reshape(samples, -1, 1, sizes[0])
     flat_factors = factors.reshape(columns, samples, -1, sizes[1])
-    for instruction_set in INSTRUCTION_SETS:
-        results = []
-        for threads in (1, 2, 3):
-            result = np.zeros(sizes, dtype)
-            _native.dense_curvature(inputs, factors, result, threads, instruction_set)
-            results.append(result)
-        assert_close(results[0], patches, flat_factors, 1, TOLERANCE[dtype])
-        assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+    def compute(result, *how):
+        _native.dense_curvature(inputs, factors, result, *how)
+
+    for result in computed(compute, sizes, dtype):
+        assert_close(result, patches, flat_factors, 1, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -146,11 +152,9 @@ def test_embedding(*, dtype, index, samples, middle, sizes, columns, seed):
     factors = rng.standard_normal((columns, samples, *middle, sizes[1])).astype(dtype)
     patches = np.eye(sizes[0])[indices.reshape(samples, -1, 1)]
     flat_factors = factors.reshape(columns, samples, -1, sizes[1])
-    for instruction_set in INSTRUCTION_SETS:
-        results = []
-        for threads in (1, 2, 3):
-            result = np.zeros(sizes, dtype)
-            _native.embedding_curvature(indices, factors, result, threads, instruction_set)
-            results.append(result)
-        assert_close(results[0], patches, flat_factors, 1, TOLERANCE[dtype])
-        assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+    def compute(result, *how):
+        _native.embedding_curvature(indices, factors, result, *how)
+
+    for result in computed(compute, sizes, dtype):
+        assert_close(result, patches, flat_factors, 1, TOLERANCE[dtype])

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from finite_arrays import arrays
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -14,16 +15,6 @@ from prospr_ops import _native
 
 INSTRUCTION_SETS = _native.build_info()["instruction_sets"]
 DTYPES = (np.float32, np.float64)
-
-
-def arrays(dtype: type, bound: float) -> st.SearchStrategy[np.ndarray]:
-    width = 8 * np.dtype(dtype).itemsize
-    limit = float(np.float32(bound))
-    return npst.arrays(
-        dtype,
-        npst.array_shapes(max_dims=3, max_side=40),
-        elements=st.floats(-limit, limit, width=width, allow_subnormal=True),
-    )
 
 
 def exact_log_abs_gamma(curvature: np.ndarray, rate: float) -> np.ndarray:
