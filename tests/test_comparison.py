@@ -3,12 +3,11 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -157,20 +156,36 @@ def test_compare_resumes(tmp_path):
     assert path.read_bytes() == before
 
 
+def _runs(process: str) -> bool:
+    """Whether a process is there and not a zombie, whose parent has not looked at it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
 def test_killed_run_loses_nothing_finished(tmp_path):
     path = tmp_path / "journal.jsonl"
     arguments = ["compare", "--contenders", "random", "magnitude", "--sparsities", "0.5", "0.9",
                  "--seeds", "1", "--epochs", "1", "--workers", "1", "--out", str(path)]  # fmt: skip
     code = f"from prospr_ops import cli; cli.main({arguments})"
     run = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__': {code}"],
-                           start_new_session=True, stdout=subprocess.DEVNULL)  # fmt: skip
+                           stdout=subprocess.DEVNULL)  # fmt: skip
     for _ in range(1200):
         if path.exists() and path.read_text().count("\n") >= 1:
             break
         assert run.poll() is None, "it ended without a single cell"
         time.sleep(0.1)
-    os.killpg(run.pid, signal.SIGKILL)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    run.kill()
     run.wait()
+    assert children
+    for _ in range(100):  # its workers end too, rather than write on
+        if not any(map(_runs, children)):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"{children} outlived the run")
     survived = journal.read(path)
     assert 1 <= len(survived) < 4
     records = comparison.compare(path, contenders=["random", "magnitude"], sparsities=[0.5, 0.9],
