@@ -1,0 +1,117 @@
+"""Tuning: which settings the accuracy study has, and why: errors on held-out training samples.
+
+The test set is not looked at. As in the study, each finished network is a line of `tuning.jsonl` at
+once, and a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from prospr_ops.comparison import Pruning, Training, compare, results
+from prospr_ops.tables import percent
+
+SEEDS = 2
+
+
+class Question(NamedTuple):
+    """What is tuned, with all else as it is in the study.
+
+    Attributes:
+        title: Of its table.
+        settings: Contender, how the scores are made, how the networks are trained.
+        sparsities: The columns.
+    """
+
+    title: str
+    settings: tuple[tuple[str, Pruning, Training], ...]
+    sparsities: tuple[float, ...]
+
+
+_SHORT = Training(epochs=8)
+
+QUESTIONS = (
+    Question(
+        "How the scores are made",
+        (
+            *(
+                ("exact:3", Pruning(learning_rate, batch_size), _SHORT)
+                for learning_rate, batch_size in (
+                    (0.03, 512), (0.1, 512), (0.3, 512), (0.1, 128), (0.1, 2048),
+                )
+            ),
+            ("exact:20", Pruning(0.1, 512), _SHORT),
+            ("exact:100", Pruning(0.03, 512), _SHORT),
+            ("exact:100", Pruning(0.1, 512), _SHORT),
+            ("first_order:3", Pruning(0.1, 512), _SHORT),
+            ("diagonal:100", Pruning(0.1, 512), _SHORT),
+            *(("snip", Pruning(batch_size=batch_size), _SHORT) for batch_size in (128, 512, 2048)),
+        ),
+        (0.98, 0.995),
+    ),
+    Question(
+        "How the networks are trained",
+        tuple(
+            ("exact:3", Pruning(), Training(learning_rate=learning_rate, weight_decay=weight_decay))
+            for learning_rate, weight_decay in (
+                (0.03, 1e-4), (0.03, 5e-4), (0.1, 0.0), (0.1, 1e-4), (0.1, 5e-4), (0.1, 1e-3),
+                (0.1, 2e-3), (0.2, 1e-4), (0.2, 5e-4), (0.2, 1e-3),
+            )
+        ),
+        (0.95, 0.98),
+    ),
+)  # fmt: skip
+
+
+def run(out: Path, *, full: bool = True) -> list[object]:
+    """Runs what the journal in `out` lacks; a table for each question.
+
+    Returns:
+        Nothing for the summary, which is of speed.
+    """
+    del full  # there is no short form of it
+    console = Console()
+    for question in QUESTIONS:
+        table = Table(
+            title=f"{question.title}: validation error in %, mean of {SEEDS} seeds",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        for heading in ("", "α", "batch", "trained\nat rate", "weight\ndecay", "epochs"):
+            table.add_column(heading, no_wrap=True)
+        for sparsity in question.sparsities:
+            table.add_column(percent(sparsity), justify="right", no_wrap=True)
+        for contender, pruning, training in question.settings:
+            records = compare(
+                out / "tuning.jsonl",
+                contenders=[contender],
+                sparsities=question.sparsities,
+                seeds=SEEDS,
+                pruning=pruning,
+                training=training,
+                validation=True,
+                console=console,
+            )
+            table.add_row(*_row(records, training))
+        console.print(table)
+    return []
+
+
+def _row(records: list[dict[str, Any]], training: Training) -> list[str]:
+    first = records[0]
+    ((label, errors),) = results.errors(records).items()
+    return [
+        label,
+        "" if first["learning_rate"] is None else f"{first['learning_rate']:g}",
+        str(first["batch_size"]),
+        f"{training.learning_rate:g}",
+        f"{training.weight_decay:g}",
+        str(training.epochs),
+        *(f"{error.mean:.2f}" for error in errors.values()),
+    ]
