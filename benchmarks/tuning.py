@@ -24,11 +24,13 @@ class Question(NamedTuple):
 
     Attributes:
         title: Of its table.
+        model: A LeNet.
         settings: Contender, how the scores are made, how the networks are trained.
-        sparsities: The columns.
+        sparsities: The columns; 0 for the dense network.
     """
 
     title: str
+    model: str
     settings: tuple[tuple[str, Pruning, Training], ...]
     sparsities: tuple[float, ...]
 
@@ -38,6 +40,7 @@ _SHORT = Training(epochs=8)
 QUESTIONS = (
     Question(
         "How the scores are made",
+        "lenet_300_100",
         (
             *(
                 ("exact:3", Pruning(learning_rate, batch_size), _SHORT)
@@ -56,6 +59,7 @@ QUESTIONS = (
     ),
     Question(
         "How the networks are trained",
+        "lenet_300_100",
         tuple(
             ("exact:3", Pruning(), Training(learning_rate=learning_rate, weight_decay=weight_decay))
             for learning_rate, weight_decay in (
@@ -64,6 +68,15 @@ QUESTIONS = (
             )
         ),
         (0.95, 0.98),
+    ),
+    Question(
+        "How the networks are trained",
+        "lenet5_caffe",
+        tuple(
+            ("exact:3", Pruning(), Training(epochs=3, learning_rate=learning_rate))
+            for learning_rate in (0.03, 0.05)
+        ),
+        (0.0, 0.98),
     ),
 )  # fmt: skip
 
@@ -78,7 +91,7 @@ def run(out: Path, *, full: bool = True) -> list[object]:
     console = Console()
     for question in QUESTIONS:
         table = Table(
-            title=f"{question.title}: validation error in %, mean of {SEEDS} seeds",
+            title=f"{question.title} ({question.model}): validation error in %, mean of {SEEDS} seeds",
             box=box.SIMPLE_HEAD,
             show_edge=False,
             padding=(0, 1, 0, 0),
@@ -90,8 +103,9 @@ def run(out: Path, *, full: bool = True) -> list[object]:
         for contender, pruning, training in question.settings:
             records = compare(
                 out / "tuning.jsonl",
-                contenders=[contender],
-                sparsities=question.sparsities,
+                model=question.model,
+                contenders=["dense", contender] if 0 in question.sparsities else [contender],
+                sparsities=[sparsity for sparsity in question.sparsities if sparsity],
                 seeds=SEEDS,
                 pruning=pruning,
                 training=training,
@@ -104,14 +118,14 @@ def run(out: Path, *, full: bool = True) -> list[object]:
 
 
 def _row(records: list[dict[str, Any]], training: Training) -> list[str]:
-    first = records[0]
-    ((label, errors),) = results.errors(records).items()
+    errors = results.errors(records)
+    pruned = records[-1]
     return [
-        label,
-        "" if first["learning_rate"] is None else f"{first['learning_rate']:g}",
-        str(first["batch_size"]),
+        results.contender_label(pruned),
+        "" if pruned["learning_rate"] is None else f"{pruned['learning_rate']:g}",
+        str(pruned["batch_size"]),
         f"{training.learning_rate:g}",
         f"{training.weight_decay:g}",
         str(training.epochs),
-        *(f"{error.mean:.2f}" for error in errors.values()),
+        *(f"{error.mean:.2f}" for row in errors.values() for error in row.values()),
     ]
