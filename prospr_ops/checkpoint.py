@@ -8,6 +8,8 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,24 @@ _FORMAT = "prospr_ops checkpoint"
 _VERSION = 1
 # The next state is written when the last one's writing is this small a share of the time since.
 _SHARE = 0.05
+# Checkpoints of runs that have reached their end, where somebody holds on to them.
+_held: ContextVar[list[Checkpoint] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Holds on to the checkpoints of runs that end within: deleted after it, and only if it succeeds.
+
+    For what is not safe with the end of a run, as its result is not before it has been written.
+    """
+    checkpoints: list[Checkpoint] = []
+    token = _held.set(checkpoints)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+    for checkpoint in checkpoints:
+        checkpoint.remove()
 
 
 def checkpoint_path(path: str | os.PathLike[str] | None, seed: int | None) -> Path | None:
@@ -235,7 +255,13 @@ class Checkpoint:
         self._due = end + (end - start) * (1 / _SHARE - 1)
 
     def remove(self) -> None:
-        """Deletes the file: the run has reached its end. Warns if that cannot be done."""
+        """Deletes the file: the run has reached its end. Warns if that cannot be done.
+
+        Within `held`, at its end.
+        """
+        if (checkpoints := _held.get()) is not None:
+            checkpoints.append(self)
+            return
         try:
             self._path.unlink(missing_ok=True)
             self._unfinished.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from prospr_ops import comparison, exporting, models, pruning, reporting, shrinking
+from prospr_ops import checkpoint, comparison, exporting, models, pruning, reporting, shrinking
 from prospr_ops._build import build_info
 from prospr_ops.demo import demo
 from prospr_ops.outputs import check_output, replacing, write_json
@@ -76,17 +76,18 @@ def prune(
     keras.utils.set_random_seed(seed)
     network = _open(model, loss=loss)
     samples = None if data is None else _read(data, network, seed, options)
-    with _unreadable_images_named(samples):
-        result = pruning.prune(network, samples and samples.train, seed=seed, **options)
-    for file in out:
-        if file.suffix == ".keras":
-            _save(network, file)
-            continue
-        if file.suffix == ".npz":
-            result.save(file)
-        else:
-            _record(result, model, samples, file)
-        _say(f"Wrote {file}.")
+    with checkpoint.held():  # until all is written
+        with _unreadable_images_named(samples):
+            result = pruning.prune(network, samples and samples.train, seed=seed, **options)
+        for file in out:
+            if file.suffix == ".keras":
+                _save(network, file)
+                continue
+            if file.suffix == ".npz":
+                result.save(file)
+            else:
+                _record(result, model, samples, file)
+            _say(f"Wrote {file}.")
 
 
 def train(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras.src.models import Functional
 
 from prospr_ops.masking import without_masks
@@ -136,6 +137,9 @@ def _write(plain: keras.Model, path: Path, format: str) -> None:
     with warnings.catch_warnings():
         # Keras looks for np.object, which tf2onnx still uses.
         warnings.simplefilter("ignore", FutureWarning)
-        plain.export(
-            path, format="tf_saved_model" if format == "saved_model" else format, verbose=False
-        )
+        try:
+            plain.export(
+                path, format="tf_saved_model" if format == "saved_model" else format, verbose=False
+            )
+        except tf.errors.OpError as error:  # TensorFlow writes to a full disk, or where it must not
+            raise OSError(error.message) from error

@@ -21,6 +21,7 @@ def check_output(path: Path, *, force: bool) -> None:
     Raises:
         FileExistsError: It exists, and may not be replaced.
         FileNotFoundError: The folder to write it to does not exist.
+        PermissionError: Nothing may be written to that folder.
     """
     if path.exists() and not force:
         msg = f"{path} exists; add --force to overwrite it"
@@ -28,6 +29,10 @@ def check_output(path: Path, *, force: bool) -> None:
     if not path.absolute().parent.is_dir():
         msg = f"there is no folder {path.parent} to write {path.name} to"
         raise FileNotFoundError(msg)
+    folder = path if path.is_dir() else path.absolute().parent
+    if not os.access(folder, os.W_OK, effective_ids=True):
+        msg = f"there is no permission to write to {folder}"
+        raise PermissionError(msg)
 
 
 @contextlib.contextmanager

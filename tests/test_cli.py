@@ -28,6 +28,7 @@ WRITING = [
     ("a.keras", "train model.keras --data data.npz --epochs 1"),
     ("a.keras", "shrink model.keras"),
     ("a.keras", "export model.keras"),
+    ("a.tflite", "export model.keras"),
 ]
 
 
@@ -223,7 +224,7 @@ def test_an_end_that_does_not_tell_is_refused():
         commands._loss("categorical_crossentropy", model)
 
 
-@pytest.mark.parametrize(("out", "command"), [*WRITING, ("a.tflite", "export model.keras")])
+@pytest.mark.parametrize(("out", "command"), WRITING)
 def test_nothing_is_overwritten_but_by_force(out, command, files, capfd):
     (files / out).write_text("precious")
     before = contents(files)
@@ -254,6 +255,31 @@ def test_a_full_disk_leaves_what_was_there(out, command, files, capfd):
     with full_disk(900):
         assert "File too large" in failure(capfd, *command.split(), "--out", out, "--force")
     assert contents(files) == before
+
+
+def test_a_checkpoint_outlives_a_full_disk(files, capfd, monkeypatch):
+    line = "prune model.keras --data data.npz --sparsity 0.5 --out a.keras --force"
+    run(line)
+    expected = kernels(files / "a.keras")
+    (files / "a.keras").write_text("precious")
+    before = contents(files)
+    save = commands._save
+
+    def save_to_a_full_disk(model, file):
+        with full_disk(900):
+            save(model, file)
+
+    line += " --checkpoint run.ckpt"
+    with monkeypatch.context() as disk:
+        disk.setattr(commands, "_save", save_to_a_full_disk)
+        assert "File too large" in failure(capfd, *line.split())
+    after = contents(files)
+    assert after.pop(str(files / "run.ckpt"))
+    assert after == before
+    run(line)
+    assert not (files / "run.ckpt").exists()
+    for found, kernel in zip(kernels(files / "a.keras"), expected, strict=True):
+        np.testing.assert_array_equal(found, kernel)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def test_a_killed_process_leaves_what_was_there(tmp_path):
     assert path.read_text() == "precious"
 
 
-def test_check_output(tmp_path):
+def test_check_output(tmp_path, monkeypatch):
     file = tmp_path / "model.keras"
     check_output(file, force=False)
     file.touch()
@@ -100,3 +101,7 @@ def test_check_output(tmp_path):
         check_output(file, force=False)
     with pytest.raises(FileNotFoundError, match=r"no folder .*absent to write model\.x to"):
         check_output(tmp_path / "absent" / "model.x", force=True)
+    # Root may write anywhere: tools/damage.py tries it as another user.
+    monkeypatch.setattr(os, "access", lambda folder, *_, **__: folder != tmp_path)
+    with pytest.raises(PermissionError, match=f"no permission to write to {tmp_path}"):
+        check_output(file, force=True)
