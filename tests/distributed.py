@@ -218,11 +218,12 @@ def differ(strategy: tf.distribute.Strategy) -> dict[str, Any]:
 
 
 def endless(strategy: tf.distribute.Strategy) -> dict[str, Any]:
-    """Prunes on and on: the error that ends it, and whether the model is as before.
+    """Prunes on and on: the error that ends it, when, and whether the model is as before.
 
-    The second worker stands still for a while after some batches, if PAUSE says for how long.
+    After some batches the worker PAUSED stands still for PAUSE seconds, if they are given.
     """
-    pause = float(os.environ.get("PAUSE", "0")) * (strategy.cluster_resolver.task_id == 1)
+    stands_still = os.environ.get("PAUSED") == str(strategy.cluster_resolver.task_id)
+    pause = float(os.environ["PAUSE"]) if stands_still else 0
 
     class Batches:
         def __iter__(self) -> Iterator[Any]:
@@ -239,9 +240,9 @@ def endless(strategy: tf.distribute.Strategy) -> dict[str, Any]:
     try:
         prune("dense snip", pruned, method="first_order", steps=10**6, data=Batches())
     except tf.errors.OpError as error:
-        name = type(error).__name__
+        name, at = type(error).__name__, time.monotonic()
     restored = map(np.array_equal, [variable.numpy() for variable in pruned.variables], before)
-    return {"error": name, "restored": list(restored)}
+    return {"error": name, "at": at, "restored": list(restored)}
 
 
 def main(out: str, replicas: str, *cases: str) -> None:

@@ -348,4 +348,4 @@ def test_runs_killed_again_and_again_end_with_the_same_masks():
 
 def test_ctrl_c_restores_the_model():
     found = _interrupted("interrupt", "4", "diagonal")
-    assert found["diagonal"]["interrupts"] >= 1
+    assert found["diagonal"]["KeyboardInterrupt"] >= 1

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import distributed
@@ -17,78 +9,28 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import workers
 from distributed import CASES
 
 from prospr_ops.distribution import Replicas
 
-SCRIPT = Path(distributed.__file__)
 # Where replicas normalise and draw for themselves, they do not.
 EQUAL = [case for case in CASES if not case.startswith(("batchnorm", "dropout"))]
 OWN = ["batchnorm exact", "dropout exact"]
 QUICK = ["dense diagonal 0.0", "conv diagonal 0.9", "dense exact 0.9", "conv first_order 0.0"]
 QUICK_MIRRORED = ["hutchinson", "regularised exact", "microbatch", "fewer samples than replicas"]
-# Seconds within which a lost worker is an error on the others: TensorFlow's heartbeat takes 10.
-LOST = 60
-
-
-def _start(out: Path, replicas: int, *cases: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", str(SCRIPT), str(out), str(replicas), *cases],
-        # No GPU, and one thread an op: the processes share a few cores.
-        env={
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "TF_NUM_INTRAOP_THREADS": "1",
-            **environment,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _finish(process: subprocess.Popen[str], seconds: float = 1800) -> None:
-    _, errors = process.communicate(timeout=seconds)
-    assert process.returncode == 0, errors[-4000:]
-
-
-@contextmanager
-def _workers(
-    folder: Path, count: int, *cases: str, **environment: str
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """As many processes on this machine, which write 0.npz, 1.npz, … to the folder."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("localhost", 0))
-        cluster = {"worker": [f"localhost:{bound.getsockname()[1]}" for bound in sockets]}
-    configurations = [
-        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-        for index in range(count)
-    ]
-    processes = [
-        _start(folder / f"{index}.npz", count, *cases, TF_CONFIG=configuration, **environment)
-        for index, configuration in enumerate(configurations)
-    ]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
 
 
 def _by_mirrored(folder: Path, replicas: int, *cases: str) -> dict[str, np.ndarray]:
-    process = _start(folder / "mirrored.npz", replicas, *cases)
-    _finish(process)
+    workers.finish(workers.start(folder / "mirrored.npz", replicas, *cases))
     return dict(np.load(folder / "mirrored.npz"))
 
 
 def _by_workers(folder: Path, count: int, *cases: str) -> dict[str, np.ndarray]:
     """What all of them found alike."""
-    with _workers(folder, count, *cases) as processes:
+    with workers.cluster(folder, count, *cases) as processes:
         for process in processes:
-            _finish(process)
+            workers.finish(process)
     first, *others = (dict(np.load(folder / f"{index}.npz")) for index in range(count))
     for other in others:
         for name, array in first.items():
@@ -186,39 +128,20 @@ def test_workers_that_differ_are_told(by_workers, what, told):
     assert str(by_workers[what]).startswith(told)
 
 
-def _assert_lost(folder: Path, processes: list[subprocess.Popen[str]], lost: int) -> None:
-    """The workers but one report an error in time, their models are restored, and they end."""
-    for index, process in enumerate(processes):
-        if index != lost:
-            _finish(process, LOST)
-            found = np.load(folder / f"{index}.npz")
-            assert found["error"] in ("UnavailableError", "DeadlineExceededError", "AbortedError")
-            assert found["restored"].all()
-
-
-def _lose(folder: Path, count: int, lost: int, fault: signal.Signals) -> None:
-    with _workers(folder, count, "endless") as processes:
-        for process in processes:
-            assert process.stdout.readline() == "running\n", process.communicate()[1][-4000:]
-        processes[lost].send_signal(fault)
-        _assert_lost(folder, processes, lost)
-
-
 def test_a_killed_worker_is_an_error_on_the_other(tmp_path):
-    _lose(tmp_path, 2, 1, signal.SIGKILL)
+    assert None not in workers.lose(tmp_path, 2, 1, "SIGKILL")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("fault", ["SIGKILL", "SIGSTOP"])
 @pytest.mark.parametrize(("count", "lost"), [(2, 0), (2, 1), (4, 0), (4, 2)])
 def test_a_lost_worker_is_an_error_on_the_others(tmp_path, count, lost, fault):
-    _lose(tmp_path, count, lost, fault)
+    assert None not in workers.lose(tmp_path, count, lost, fault)
 
 
 @pytest.mark.slow
 def test_a_worker_that_stands_still_is_an_error_after_the_strategys_timeout(tmp_path):
-    with _workers(tmp_path, 2, "endless", PAUSE="200") as processes:  # the timeout is a tenth
-        _assert_lost(tmp_path, processes, 1)
+    assert None not in workers.lose(tmp_path, 2, 1, "STALL")
 
 
 # --- one replica, in this process -------------------------------------------------------------------
