@@ -186,9 +186,14 @@ def _told(code: int, errors: str, *, same: bool) -> str:
 @contextlib.contextmanager
 def _inputs() -> Iterator[Path]:
     """A working folder with what the commands read."""
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        _make_inputs(Path(name))
-        yield Path(name)
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as name:
+        os.chdir(name)
+        try:
+            _make_inputs(Path(name))
+            yield Path(name)
+        finally:
+            os.chdir(before)
 
 
 def _make_inputs(folder: Path) -> None:
