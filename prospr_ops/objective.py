@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -28,31 +28,34 @@ class Batch(NamedTuple):
 
 
 _stock_moments = tf.nn.moments
-# Other threads must neither find the replacement nor take it away.
-_moments_lock = threading.RLock()
+# Other threads must neither find the replacements nor take them away.
+_replaced_lock = threading.RLock()
 
 
-def _moments(*args: Any, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+def moments(*args: Any, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """tf.nn.moments, which can be differentiated twice.
+
+    The original takes the variance about the mean as about a constant, a = mean: the first
+    derivative of E[(x − a)²] is right, as deviations from the mean sum to zero, and the second is
+    not. The variance is E[(x − a)²] − (mean − a)² for every a; the last term is zero, but for its
+    own second derivative.
+    """
     mean, about_mean = _stock_moments(*args, **options)
     return mean, about_mean - tf.square(mean - tf.stop_gradient(mean))
 
 
 @contextmanager
-def _twice_differentiable_moments() -> Iterator[None]:
-    """Replaces tf.nn.moments, which Keras's normalisation layers call, while the context is open.
-
-    It takes the variance about the mean as about a constant, a = mean: the first derivative of
-    E[(x − a)²] is right, as deviations from the mean sum to zero, and the second is not. The
-    variance is E[(x − a)²] − (mean − a)² for every a; the last term is zero, but for its own second
-    derivative.
-    """
-    with _moments_lock:
-        before = tf.nn.moments
-        tf.nn.moments = _moments
+def _replaced(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Replaces functions of tf.nn, which Keras's layers call, while the context is open."""
+    with _replaced_lock:
+        before = {name: getattr(tf.nn, name) for name in functions}
         try:
+            for name, function in functions.items():
+                setattr(tf.nn, name, function)
             yield
         finally:
-            tf.nn.moments = before
+            for name, function in before.items():
+                setattr(tf.nn, name, function)
 
 
 def _not_divided(loss: tf.Tensor) -> tf.Tensor:
@@ -114,9 +117,17 @@ class Objective:
             resolved = _FunctionLoss(resolved, dtype)
         return cls(model, resolved)
 
-    def __call__(self, batch: Batch) -> tf.Tensor:
-        """The scalar loss, which can be differentiated twice."""
-        with _twice_differentiable_moments():
+    def __call__(
+        self, batch: Batch, replacements: Mapping[str, Callable[..., Any]] | None = None
+    ) -> tf.Tensor:
+        """The scalar loss, which can be differentiated twice.
+
+        Args:
+            batch: The batch.
+            replacements: What the model's layers get to call in place of functions of tf.nn, by
+                name; None for nothing but moments whose second derivative is right.
+        """
+        with _replaced({"moments": moments} | dict(replacements or {})):
             prediction = self.model(batch.x, training=True)
         if self.loss is None:
             loss = self.model.compute_loss(*batch[:2], prediction, batch.sample_weight)

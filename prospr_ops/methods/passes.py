@@ -12,6 +12,7 @@ from prospr_ops.curvature.estimate import gradient, sum_dtype
 from prospr_ops.distribution import Replicas, replicas
 from prospr_ops.methods.problem import Problem
 from prospr_ops.microbatches import split
+from prospr_ops.normalisation import fast_calls
 from prospr_ops.objective import Batch
 from prospr_ops.tracing import traced
 
@@ -142,7 +143,7 @@ def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         del seed  # nothing here is random but the model
         with tf.GradientTape() as tape:
-            loss = problem.objective(batch)
+            loss = problem.objective(batch, fast_calls())
         return loss, gradient(tape, loss, variables)
 
     return evaluate
@@ -160,7 +161,7 @@ def hessian_products_by(
         # ResNet-20.
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
-                loss = problem.objective(batch)
+                loss = problem.objective(batch, fast_calls())
             gradients = gradient(inner, loss, variables)
         return loss, gradient(outer, gradients, variables, u)
 

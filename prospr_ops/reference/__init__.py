@@ -16,10 +16,13 @@ from prospr_ops.reference.curvature import (
 from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.reference.hessian import hessian, hessian_diagonal
 from prospr_ops.reference.meta_gradient import unrolled_meta_gradient
+from prospr_ops.reference.normalisation import channel_combinations, channel_products
 from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
 from prospr_ops.reference.selection import select
 
 __all__ = [
+    "channel_combinations",
+    "channel_products",
     "conv_curvature",
     "dense_curvature",
     "diagonal_scores",

@@ -1,0 +1,61 @@
+"""What batch normalisation and its derivatives are made of, each op in one pass over its tensors.
+
+They are for CPUs: there are no kernels for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from prospr_ops.ops._library import library, raises_value_error
+
+# As many as the kernels take, which keep the sums of a few channels in registers.
+MOST_TENSORS = 3
+
+
+@raises_value_error
+def channel_products(tensors: Sequence[Any]) -> tf.Tensor:
+    """Sums of the products of tensors with each other, for each channel.
+
+    Computes ``products[i, j, c] = sum over all axes but the last of tensors[i][..., c] *
+    tensors[j][..., c]``, the last i and j standing for a tensor of ones. So ``products[i, -1]`` are
+    sums, and ``products[-1, -1]`` is the number of rows. Computed in float64; the same bits for
+    every number of threads.
+
+    Args:
+        tensors: 1 to 3 tensors of one shape ``[..., C]`` with at least one element, all float32 or
+            all float64.
+
+    Returns:
+        The sums, ``[len(tensors) + 1, len(tensors) + 1, C]``, of float64.
+
+    Raises:
+        ValueError: There are no tensors or too many, or their shapes differ or have no elements.
+    """
+    return library.prospr_channel_products(tensors)
+
+
+@raises_value_error
+def channel_combinations(tensors: Sequence[Any], coefficients: Any) -> list[tf.Tensor]:
+    """Linear combinations of tensors, with coefficients for each channel.
+
+    Computes ``results[r][..., c] = sum over i of coefficients[r, i, c] * tensors[i][..., c]``, the
+    last i standing for a tensor of ones. The same bits for every number of threads.
+
+    Args:
+        tensors: 1 to 3 tensors of one shape ``[..., C]`` with at least one element, all float32 or
+            all float64.
+        coefficients: ``[R, len(tensors) + 1, C]``, R at least 1, of the tensors' dtype.
+
+    Returns:
+        R tensors in the shape of the tensors.
+
+    Raises:
+        ValueError: There are no tensors or too many, their shapes differ or have no elements, or the
+            coefficients do not fit them.
+    """
+    coefficients = tf.convert_to_tensor(coefficients)
+    return library.prospr_channel_combinations(tensors, coefficients, R=coefficients.shape[0])
