@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from prospr_ops.channelwise import Combination, channelwise
 from prospr_ops.objective import moments
+from prospr_ops.pooling import max_pool
 
 _stock_batch_normalization = tf.nn.batch_normalization
 
@@ -19,6 +20,7 @@ def fast_calls() -> dict[str, Callable[..., Any]]:
     return {
         "moments": normalisation.moments,
         "batch_normalization": normalisation.batch_normalization,
+        "max_pool": max_pool,
     }
 
 
