@@ -1,7 +1,7 @@
 """The meta-gradient: for how many gradients, and how much memory, as the steps grow?
 
 The unit is one plain gradient step, forward and backward, of the same model and batch, timed in the
-same process. "exact" goes back through the steps with one Hessian-vector product each; "unrolled"
+same process: TensorFlow's own, without what this package lets a model call instead. "exact" goes back through the steps with one Hessian-vector product each; "unrolled"
 is the path of the paper: one tape through all steps. diagonal and first_order compute something
 else, and are there for their price. Each figure comes from a process of its own. Times are those of
 passes that are already traced: of a run of M steps the passes of a kind are alike but for the first,
@@ -42,7 +42,7 @@ from benchmarks.harness import (
 from benchmarks.summary import Comparison
 from prospr_ops.batches import endless_batches
 from prospr_ops.methods import METHODS, Problem
-from prospr_ops.methods.passes import gradients_by, hessian_products_by
+from prospr_ops.methods.passes import hessian_products_by
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.prunable import prunable_weights
 from prospr_ops.settings import Settings
@@ -120,9 +120,15 @@ def _problem(network: str, steps: int) -> Problem:
 
 def _gradient_seconds(problem: Problem, batch: Batch, calls: int = 5) -> float:
     """The median of a few calls, the first apart."""
-    step = traced(gradients_by(problem, [*problem.prunable(), *problem.others()]))
-    seed = tf.constant([0, 0], tf.int64)
-    return median(_call_seconds(lambda: step(batch, seed), calls + 1)[1:])
+    variables = [*problem.prunable(), *problem.others()]
+
+    @traced
+    def plain(batch: Batch) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = problem.objective(batch)
+        return tape.gradient(loss, variables)
+
+    return median(_call_seconds(lambda: plain(batch), calls + 1)[1:])
 
 
 def _call_seconds(call: Callable[[], Any], calls: int) -> list[float]:

@@ -95,6 +95,17 @@ def select(
     threads: int = 1,
     instruction_set: str = "",
 ) -> list[npt.NDArray[Any]]: ...
+def channel_products(
+    tensors: list[npt.NDArray[_Float]],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[np.float64]: ...
+def channel_combinations(
+    tensors: list[npt.NDArray[_Float]],
+    coefficients: npt.NDArray[_Float],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> list[npt.NDArray[_Float]]: ...
 def triad(
     result: npt.NDArray[np.float32],
     a: npt.NDArray[np.float32],

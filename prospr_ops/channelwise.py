@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 import tensorflow as tf
 
 from prospr_ops import ops, reference
+from prospr_ops.ops.normalisation import MOST_TENSORS
 
 
 class Combination(NamedTuple):
@@ -47,7 +48,7 @@ def channelwise(
         The results in the tensors' shape and dtype, then the further ones.
     """
     count = len(tensors)
-    library = ops if count <= ops.MOST_TENSORS else reference
+    library = ops if count <= MOST_TENSORS else reference
 
     @tf.custom_gradient
     def mapped(*arguments: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., list[tf.Tensor]]]:

@@ -11,7 +11,7 @@ _stock_max_pool = tf.nn.max_pool
 
 
 def max_pool(
-    input: Any,  # noqa: A002 - tf.nn.max_pool's name for it
+    input: Any,
     ksize: Any,
     strides: Any,
     padding: Any,
@@ -56,6 +56,7 @@ def _is_tiled(x: Any, ksize: Any, strides: Any, padding: Any, data_format: str |
         and x.shape.rank == 4
         and data_format in (None, "NHWC")
         and padding == "VALID"
+        and isinstance(ksize, list | tuple)
         and len(ksize) == 2
-        and tuple(ksize) == tuple(strides)
+        and [*ksize] == [*strides]
     )

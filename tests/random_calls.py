@@ -167,6 +167,11 @@ def call_of(name: str, rng: random.Random) -> dict[str, Any]:
     if name == "select":
         scores = [tensor(rng, [rng.randrange(1, 9)], dtype) for _ in range(rng.randrange(1, 4))]
         return {"scores": scores, "keep": 1, "min_keep": 0, "packed": rng.random() < 0.5}
+    if name.startswith("channel"):
+        tensors = [tensor(rng, dims, dtype) for _ in range(rng.randrange(1, 4))]
+        coefficients = tensor(rng, [rng.randrange(1, 3), len(tensors) + 1, dims[-1]], dtype)
+        sums = name == "channel_products"
+        return {"tensors": tensors} | ({} if sums else {"coefficients": coefficients})
     if name.startswith("gamma"):
         states = {
             "gamma_update": ["log_gamma", "sign"],
@@ -230,6 +235,8 @@ def of_the_op(arguments: dict[str, Any]) -> dict[str, Any]:
             result["mask_type"] = tf.uint8 if value else tf.bool
         else:
             result["dilations" if name == "dilation_rate" else name] = value
+    if "coefficients" in result:
+        result["R"] = result["coefficients"].shape[0]
     return result
 
 

@@ -120,6 +120,7 @@ PYBIND11_MODULE(_native, module) {
   define_gamma(module);
   define_curvature(module);
   define_select(module);
+  define_normalisation(module);
 }
 
 }  // namespace prospr::bindings

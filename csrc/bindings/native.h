@@ -35,5 +35,6 @@ cpu::InstructionSet instruction_set_or_best(const std::string& name);
 void define_gamma(py::module_& module);
 void define_curvature(py::module_& module);
 void define_select(py::module_& module);
+void define_normalisation(py::module_& module);
 
 }  // namespace prospr::bindings

@@ -12,8 +12,8 @@ from prospr_ops.curvature.estimate import gradient, sum_dtype
 from prospr_ops.distribution import Replicas, replicas
 from prospr_ops.methods.problem import Problem
 from prospr_ops.microbatches import split
-from prospr_ops.normalisation import fast_calls
 from prospr_ops.objective import Batch
+from prospr_ops.replacements import fast_calls
 from prospr_ops.tracing import traced
 
 

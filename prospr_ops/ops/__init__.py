@@ -16,11 +16,10 @@ from prospr_ops.ops.curvature import (
     pooled_conv_input_gradient,
 )
 from prospr_ops.ops.gamma import gamma_momentum_step, gamma_step, gamma_update
-from prospr_ops.ops.normalisation import MOST_TENSORS, channel_combinations, channel_products
+from prospr_ops.ops.normalisation import channel_combinations, channel_products
 from prospr_ops.ops.select import select
 
 __all__ = [
-    "MOST_TENSORS",
     "channel_combinations",
     "channel_products",
     "conv_curvature",

@@ -35,6 +35,7 @@ def channel_products(tensors: Sequence[Any]) -> tf.Tensor:
     Raises:
         ValueError: There are no tensors or too many, or their shapes differ or have no elements.
     """
+    _check_count(tensors)
     return library.prospr_channel_products(tensors)
 
 
@@ -57,5 +58,15 @@ def channel_combinations(tensors: Sequence[Any], coefficients: Any) -> list[tf.T
         ValueError: There are no tensors or too many, their shapes differ or have no elements, or the
             coefficients do not fit them.
     """
+    _check_count(tensors)
     coefficients = tf.convert_to_tensor(coefficients)
+    if coefficients.shape.rank != 3 or not coefficients.shape[0]:
+        msg = f"coefficients has shape {coefficients.shape}; it must be [R, tensors + 1, channels]"
+        raise ValueError(msg)
     return library.prospr_channel_combinations(tensors, coefficients, R=coefficients.shape[0])
+
+
+def _check_count(tensors: Sequence[Any]) -> None:
+    if not 1 <= len(tensors) <= MOST_TENSORS:
+        msg = f"there must be 1 to {MOST_TENSORS} tensors, not {len(tensors)}"
+        raise ValueError(msg)

@@ -18,6 +18,6 @@ def channel_products(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def channel_combinations(tensors: Sequence[tf.Tensor], coefficients: tf.Tensor) -> list[tf.Tensor]:
     """Twin of `prospr_ops.ops.channel_combinations`: one product for each term, of any number."""
     return [
-        tf.add_n([c * tensor for c, tensor in zip(row, tensors, strict=False)]) + row[-1]
-        for row in coefficients
+        tf.add_n([c * tensor for c, tensor in zip(row[:-1], tensors, strict=True)]) + row[-1]
+        for row in map(tf.unstack, tf.unstack(coefficients))
     ]

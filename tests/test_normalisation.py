@@ -1,0 +1,156 @@
+"""Batch normalisation in few passes, against TensorFlow's; the kernels: native/."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from prospr_ops import ops, reference
+from prospr_ops.channelwise import Combination, channelwise
+from prospr_ops.objective import Batch, Objective
+from prospr_ops.replacements import fast_calls
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.float64, 1e-12)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1,), (4, 1), (6, 5, 19), (3, 40, 40, 33)])
+def test_ops_match_their_twins(shape, count, dtype, tolerance):
+    tensors = [tf.random.normal(shape, 2.0, dtype=dtype) for _ in range(count)]
+    products = ops.channel_products(tensors)
+    np.testing.assert_allclose(products, reference.channel_products(tensors), rtol=1e-12)
+    coefficients = tf.random.uniform([2, count + 1, shape[-1]], dtype=dtype)
+    found = ops.channel_combinations(tensors, coefficients)
+    twin = reference.channel_combinations(tensors, coefficients)
+    for values, expected in zip(found, twin, strict=True):
+        np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance, strict=True)
+
+
+@pytest.mark.parametrize(
+    "tensors", [[], [tf.ones(3)] * 4, [tf.ones([0, 3])], [tf.ones(3), tf.ones(4)], [tf.ones([])]]
+)
+def test_bad_tensors_are_refused(tensors):
+    coefficients = tf.ones([1, len(tensors) + 1, 3])
+    with pytest.raises(ValueError, match="tensors"):
+        ops.channel_products(tensors)
+    with pytest.raises(ValueError, match="tensors"):
+        ops.channel_combinations(tensors, coefficients)
+
+
+@pytest.mark.parametrize("shape", [[], [2, 3], [0, 2, 3], [1, 3, 3], [1, 2, 4]])
+def test_coefficients_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match="coefficients"):
+        ops.channel_combinations([tf.ones([5, 3])], tf.ones(shape))
+
+
+def test_nan_stays_in_its_channel():
+    x = tf.tensor_scatter_nd_update(tf.ones([9, 20]), [[4, 17]], [np.nan])
+    assert [*np.flatnonzero(np.isnan(ops.channel_products([x])).any((0, 1)))] == [17]
+    (found,) = ops.channel_combinations([x], tf.ones([1, 2, 20]))
+    assert [*np.argwhere(np.isnan(found))[0]] == [4, 17]
+
+
+def _normalised(x, scale, offset, calls):
+    mean, variance = calls["moments"](x, [0, 1])
+    return calls["batch_normalization"](x, mean, variance, offset, scale, 1e-3)
+
+
+def _by_hand(x, scale, offset, _calls):
+    centred = x - tf.reduce_mean(x, [0, 1])
+    variance = tf.reduce_mean(tf.square(centred), [0, 1])
+    y = centred * tf.math.rsqrt(variance + 1e-3) * (1.0 if scale is None else scale)
+    return y if offset is None else y + offset
+
+
+def _derivatives(normalised, arguments, order):
+    """Of a curved function of what is normalised, one inside the other."""
+    given = [argument for argument in arguments if argument is not None]
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        if order == 0:
+            values = [normalised(*arguments, fast_calls())]
+        else:
+            values = _derivatives(normalised, arguments, order - 1)
+        total = tf.add_n([tf.reduce_sum(tf.sin(value + 1.0)) for value in values])
+    return tape.gradient(total, given)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("without", [(), (1,), (2,), (1, 2)])
+def test_derivatives_of_three_orders_are_those_of_the_formula(order, without):
+    random = np.random.default_rng(0)
+    arguments = [tf.constant(random.normal(1.0, 2.0, shape)) for shape in ((7, 3, 5), 5, 5)]
+    arguments = [None if i in without else argument for i, argument in enumerate(arguments)]
+
+    found = tf.function(_derivatives)(_normalised, arguments, order)
+    expected = _derivatives(_by_hand, arguments, order)
+    for values, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(values, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
+
+
+def test_moments_can_be_differentiated_by_themselves():
+    x = tf.constant(np.random.default_rng(0).normal(3.0, 1.0, (6, 4)))
+
+    def hessian(moments):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                mean, variance = moments(x, [0])
+                total = tf.reduce_sum(tf.exp(mean) * variance**2)
+            gradient = inner.gradient(total, x)
+        return outer.jacobian(gradient, x, experimental_use_pfor=False)
+
+    def by_hand(x, axes):
+        mean = tf.reduce_mean(x, axes)
+        return mean, tf.reduce_mean(tf.square(x - mean), axes)
+
+    np.testing.assert_allclose(hessian(fast_calls()["moments"]), hessian(by_hand), rtol=1e-9)
+
+
+def test_a_map_of_more_tensors_than_the_ops_take_is_that_of_the_twins():
+    x = [tf.constant([[1.0 + i], [2.0]], tf.float64) for i in range(4)]
+
+    def mean_of_products(products, _):
+        return Combination(tf.ones([1, 5, 1], tf.float64) * products[0, 3] / products[4, 4], [])
+
+    (found,) = channelwise(mean_of_products, x, [])
+    np.testing.assert_allclose(found, [[(1 * 4 + 4) / 2 * 11], [(1 * 4 + 4) / 2 * 9]])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"center": False, "scale": False}, {"axis": 1}, {"renorm": True}]
+)
+@pytest.mark.usefixtures("float64")
+def test_a_layer_gives_the_same_loss_gradients_and_moving_averages(options):
+    def build():
+        normalisation = layers.BatchNormalization(**options)
+        flat = layers.Flatten(), layers.Dense(3)
+        return keras.Sequential([keras.Input((4, 4, 2)), layers.Conv2D(3, 2), normalisation, *flat])
+
+    models = build(), build()
+    models[1].set_weights(models[0].get_weights())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+    random = np.random.default_rng(0)
+    batch = Batch(tf.constant(random.normal(1.0, 2.0, (6, 4, 4, 2))), tf.constant([0, 1, 2] * 2))
+
+    def run(model, calls):
+        variables = [variable.value for variable in model.trainable_variables]
+        with tf.GradientTape() as tape:
+            value = Objective.of(model, loss)(batch, calls)
+        return [value, *tape.gradient(value, variables), *model.non_trainable_variables]
+
+    found = tf.function(run, autograph=False)(models[0], fast_calls())
+    for values, expected in zip(found, run(models[1], None), strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_functions_of_tensorflow_are_put_back():
+    before = tf.nn.moments, tf.nn.batch_normalization, tf.nn.max_pool
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2)])
+    objective = Objective.of(model, "mse")
+    with pytest.raises(ValueError, match="shape"):
+        objective(Batch(tf.ones([1, 3]), tf.ones([1, 2])), fast_calls())
+    assert before == (tf.nn.moments, tf.nn.batch_normalization, tf.nn.max_pool)
