@@ -259,11 +259,10 @@ def random_call(name: str, rng: random.Random) -> None:
     if compiled:
         arguments = of_the_op(arguments)
         function = getattr(library, f"prospr_{name}")
-    for argument in rng.sample(
-        list(arguments), min(rng.choice([0, 1, 1, 1, 2, 3]), len(arguments))
-    ):
-        # What TensorFlow itself does not survive: a tensor in the place of an attribute, which it
-        # takes for a list of -1 elements, and attributes beyond 64 bits.
+    # What TensorFlow itself does not survive: any number of outputs, and below, a tensor in the place
+    # of an attribute, which it takes for a list of -1 elements, and attributes beyond 64 bits.
+    names = [name for name in arguments if name != "R"]
+    for argument in rng.sample(names, min(rng.choice([0, 1, 1, 1, 2, 3]), len(names))):
         attribute = compiled and not tf.is_tensor(arguments[argument])
         if attribute or rng.random() < 0.6:
             arguments[argument] = like(rng, arguments[argument])

@@ -49,7 +49,7 @@ def channel_combinations(tensors: Sequence[Any], coefficients: Any) -> list[tf.T
     Args:
         tensors: 1 to 3 tensors of one shape ``[..., C]`` with at least one element, all float32 or
             all float64.
-        coefficients: ``[R, len(tensors) + 1, C]``, R at least 1, of the tensors' dtype.
+        coefficients: ``[R, len(tensors) + 1, C]``, R from 1 to 3, of the tensors' dtype.
 
     Returns:
         R tensors in the shape of the tensors.
@@ -60,10 +60,14 @@ def channel_combinations(tensors: Sequence[Any], coefficients: Any) -> list[tf.T
     """
     _check_count(tensors)
     coefficients = tf.convert_to_tensor(coefficients)
-    if coefficients.shape.rank != 3 or not coefficients.shape[0]:
-        msg = f"coefficients has shape {coefficients.shape}; it must be [R, tensors + 1, channels]"
+    results = coefficients.shape[0] if coefficients.shape.rank == 3 else None
+    if results not in range(1, MOST_TENSORS + 1):
+        msg = (
+            f"coefficients has shape {coefficients.shape}; it must be [R, tensors + 1, channels] with "
+            f"an R from 1 to {MOST_TENSORS}"
+        )
         raise ValueError(msg)
-    return library.prospr_channel_combinations(tensors, coefficients, R=coefficients.shape[0])
+    return library.prospr_channel_combinations(tensors, coefficients, R=results)
 
 
 def _check_count(tensors: Sequence[Any]) -> None:
