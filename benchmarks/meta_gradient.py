@@ -9,7 +9,7 @@ which is traced, and is replaced by the median of the others; batches are drawn 
 process with model and data alone. Exact and unrolled must agree.
 
 Another table has the Hessian-vector product alone, on the same batch, both ways round: reverse over
-reverse, which is what "exact" does, and forward over reverse.
+reverse, which is what "exact" does, and forward over reverse through TensorFlow's own operations.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def run(out: Path, *, full: bool = True) -> list[Comparison]:
 
 
 def _comparisons(rows: list[dict[str, Any]], products: dict[str, Products]) -> list[Comparison]:
-    """With the unrolled tape and with the floor of 3 M + 1; the products both ways round.
+    """With the unrolled tape and with the goal of 3 M + 1; the products both ways round.
 
     In gradients, timed in the same process, for the sides ran in processes of their own.
     """
@@ -285,7 +285,7 @@ def _comparisons(rows: list[dict[str, Any]], products: dict[str, Products]) -> l
     for (network, side, steps), ours in by_case.items():
         if side != OURS:
             continue
-        sides = [("3 M + 1, the floor", 3 * steps + 1.0, "–")]
+        sides = [("3 M + 1, the goal", 3 * steps + 1.0, "–")]
         unrolled = by_case.get((network, "unrolled", steps))
         if unrolled is not None:
             agrees = f"yes, {ours['difference_from_unrolled']:.0e}"
@@ -333,7 +333,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title="Scores after M steps of gradient descent",
         caption=f"float32, {threads} threads. Gradients: the run over one plain gradient of the same "
-        "model and batch;\nthe floor of exact is 3 M + 1. Memory: the peak over model and data, each "
+        "model and batch;\nthe goal of exact is 3 M + 1. Memory: the peak over model and data, each "
         "in a process of its own.",
     )
     for heading in ("network", "side"):
