@@ -145,12 +145,7 @@ def table(
             shown.add_row(f"[bold]{row.benchmark}[/bold]")
         here = (row.benchmark, row.case)
         shown.add_row(
-            row.case if here != last else "",
-            _value(row.ours, row.unit),
-            row.alternative,
-            _value(row.theirs, row.unit),
-            _ratio(row.ratio),
-            row.agrees,
+            *_cells(row, here != last),
             *([] if reference is None else ["new" if before is None else _ratio(before)]),
             end_section=following is None or following.benchmark != row.benchmark,
         )
@@ -158,6 +153,29 @@ def table(
     if reference is None:
         return Group(shown)
     return Group(shown, *(Text(line) for line in changes(rows, environment, reference)))
+
+
+def _cells(row: Comparison, case: bool) -> list[str]:
+    """A row of a table; with its case, or without where the last row had the same."""
+    ours, theirs = _value(row.ours, row.unit), _value(row.theirs, row.unit)
+    shown_case = row.case if case else ""
+    return [shown_case, ours, row.alternative, theirs, _ratio(row.ratio), row.agrees]
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """A record's rows as tables of Markdown, one for each benchmark."""
+    lines = []
+    last = ("", "")
+    for values in record["rows"]:
+        row = Comparison(**{name: values[name] for name in Comparison._fields})
+        if row.benchmark != last[0]:
+            lines += ["", f"**{row.benchmark}**, {record['minutes'][row.benchmark]:.1f} minutes", "",
+                      "| case | ours | alternative | theirs | ratio | agrees? |",
+                      "| --- | ---: | --- | ---: | ---: | --- |"]  # fmt: skip
+        here = (row.benchmark, row.case)
+        lines.append(f"| {' | '.join(_cells(row, here != last))} |")
+        last = here
+    return "\n".join(lines)
 
 
 def changes(

@@ -1,27 +1,31 @@
-"""Hooks of MkDocs, which write the two references from what is installed.
+"""Hooks of MkDocs, which write what is known elsewhere: two references, and a run of the benchmarks.
 
 The Python reference lists every public name, for mkdocstrings to fill in. The op reference is what
-each op was registered with (`.Doc`), and the types that TensorFlow has for its arguments.
+each op was registered with (`.Doc`), and the types that TensorFlow has for its arguments. The run is
+that of `docs/benchmarks/reference.json`.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 MARKER = "<!-- reference -->"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Puts a reference in the place of the marker of a page."""
-    references = {"api.md": _names, "ops.md": _ops}
+    references = {"api.md": _names, "ops.md": _ops, "benchmarks.md": _benchmarks}
     if page.file.src_uri not in references:
         return markdown
     return markdown.replace(MARKER, "\n".join(references[page.file.src_uri]()))
@@ -58,3 +62,17 @@ def _ops() -> Iterator[str]:
         yield f"## {name}\n"
         yield f"`Prospr>{name}`; from Python [`po.ops.{function}`][{home}.{function}].\n"
         yield f"```text\n{contract}\n```\n"
+
+
+def _benchmarks() -> Iterator[str]:
+    """Where and when the reference run was, and its tables."""
+    sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
+    from benchmarks import summary  # noqa: PLC0415 - found by the line above
+
+    record = json.loads((ROOT / "docs" / "benchmarks" / "reference.json").read_text())
+    environment = record["environment"]
+    yield (
+        f"{environment['date'][:10]}, {environment['processor']}, {environment['threads']} threads, "
+        f"TensorFlow {environment['tensorflow']}, {sum(record['minutes'].values()):.1f} minutes in all."
+    )
+    yield summary.markdown(record)
