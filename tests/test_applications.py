@@ -74,7 +74,7 @@ def _check(model: keras.Model, x: np.ndarray, method: str) -> po.PruneResult:
         assert not np.isnan(scores).any()
         assert not np.isposinf(scores).any()
     scored = np.concatenate([scores.ravel() for scores in result.scores.values()])
-    assert np.isfinite(scored).mean() > 0.5
+    assert np.isfinite(scored).sum() >= result.kept
     for variable in model.variables:
         mask = result.masks.get(variable.path, True)
         np.testing.assert_array_equal(
