@@ -46,7 +46,7 @@ from benchmarks.harness import (
 from benchmarks.summary import Comparison
 from prospr_ops.batches import endless_batches
 from prospr_ops.methods import METHODS, Problem
-from prospr_ops.methods.passes import hessian_products_by
+from prospr_ops.methods.passes import gradients_by, hessian_products_by
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.prunable import prunable_weights
 from prospr_ops.settings import Settings
@@ -218,7 +218,9 @@ def _products(network: str) -> Products:
         tf.random.stateless_normal(variable.shape, [1, number])
         for number, variable in enumerate(variables)
     ]
-    reverse = traced(hessian_products_by(problem, variables, lambda: vectors))
+    reverse = traced(
+        hessian_products_by(gradients_by(problem, variables), variables, lambda: vectors)
+    )
 
     @traced
     def forward() -> list[tf.Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -40,7 +41,8 @@ def channelwise(
     any order reads all tensors once to sum products and once to combine them.
 
     Args:
-        rule: Says how, differentiably.
+        rule: Says how, differentiably; hashable, and the same object for maps of the same kind, which
+            then share its graph.
         tensors: k tensors [..., C] of one shape, float32 or float64.
         parameters: Each float64 [C].
 
@@ -53,7 +55,7 @@ def channelwise(
     @tf.custom_gradient
     def mapped(*arguments: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., list[tf.Tensor]]]:
         x, own = arguments[:count], arguments[count:]
-        combination = rule(library.channel_products(x), own)
+        combination = _traced(rule)(library.channel_products(x), own)
         coefficients = tf.cast(combination.coefficients, x[0].dtype)
         results = library.channel_combinations(x, coefficients) if coefficients.shape[0] else []
 
@@ -67,6 +69,20 @@ def channelwise(
     return mapped(*tensors, *parameters)
 
 
+@lru_cache(maxsize=256)
+def _traced(rule: Rule) -> Callable[..., Any]:
+    """A function that calls the rule, traced once for maps of any number of channels.
+
+    A rule is dozens of operations on a few numbers, its derivatives hundreds. Not written out in the
+    graph for every layer, they are optimised once: most of the time to the first step is that.
+    """
+    attributes = {"_noinline": True}
+    return tf.function(
+        rule, autograph=False, reduce_retracing=True, experimental_attributes=attributes
+    )
+
+
+@lru_cache(maxsize=256)
 def _transposed(rule: Rule, results: int, count: int, parameters: int) -> Rule:
     """The rule of the vector-Jacobian product.
 

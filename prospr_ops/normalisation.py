@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
 
-from prospr_ops.channelwise import Combination, channelwise
+from prospr_ops.channelwise import Combination, Rule, channelwise
 from prospr_ops.objective import moments
 
 _stock_batch_normalization = tf.nn.batch_normalization
@@ -36,11 +38,7 @@ class BatchNormalisation:
         if keepdims or not _is_by_channel(x, axes):
             return moments(x, axes, shift=shift, keepdims=keepdims, name=name)
 
-        def rule(products: tf.Tensor, _: Any) -> Combination:
-            nothing = tf.zeros([0, *products.shape[1:]], products.dtype)
-            return Combination(nothing, _mean_and_variance(products))
-
-        mean, variance = (tf.cast(values, x.dtype) for values in channelwise(rule, [x], []))
+        mean, variance = (tf.cast(values, x.dtype) for values in channelwise(_moments, [x], []))
         self._last = x, mean, variance
         return mean, variance
 
@@ -64,15 +62,10 @@ class BatchNormalisation:
         ):
             return _stock_batch_normalization(*given, offset, scale, variance_epsilon, name)
 
-        def rule(products: tf.Tensor, parameters: Any) -> Combination:
-            scale, offset = parameters
-            mean, variance = _mean_and_variance(products)
-            factor = tf.math.rsqrt(variance + variance_epsilon) * scale
-            return Combination(tf.stack([factor, offset - mean * factor])[None], [])
-
         scale = tf.ones(x.shape[-1], tf.float64) if scale is None else scale
         offset = tf.zeros(x.shape[-1], tf.float64) if offset is None else offset
-        return channelwise(rule, [x], [tf.cast(p, tf.float64) for p in (scale, offset)])[0]
+        parameters = [tf.cast(parameter, tf.float64) for parameter in (scale, offset)]
+        return channelwise(_normalised(variance_epsilon), [x], parameters)[0]
 
 
 def _is_by_channel(x: Any, axes: Any) -> bool:
@@ -85,6 +78,24 @@ def _is_by_channel(x: Any, axes: Any) -> bool:
         and isinstance(axes, list | tuple)
         and sorted(axis % x.shape.rank for axis in axes) == list(range(x.shape.rank - 1))
     )
+
+
+def _moments(products: tf.Tensor, _: Any) -> Combination:
+    """The rule of mean and variance, which combines nothing."""
+    return Combination(products[:0], _mean_and_variance(products))
+
+
+@lru_cache
+def _normalised(epsilon: float) -> Rule:
+    """The rule of batch normalisation."""
+
+    def rule(products: tf.Tensor, parameters: Sequence[tf.Tensor]) -> Combination:
+        scale, offset = parameters
+        mean, variance = _mean_and_variance(products)
+        factor = tf.math.rsqrt(variance + epsilon) * scale
+        return Combination(tf.stack([factor, offset - mean * factor])[None], [])
+
+    return rule
 
 
 def _mean_and_variance(products: tf.Tensor) -> list[tf.Tensor]:

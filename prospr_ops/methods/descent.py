@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
-from prospr_ops.methods.passes import all_finite, batch_pass, gradients_by, resumable, run_pass
+from prospr_ops.methods.passes import Evaluate, all_finite, batch_pass, resumable, run_pass
 from prospr_ops.methods.problem import LogScores, Problem
 from prospr_ops.objective import Batch
 from prospr_ops.settings import Settings
@@ -41,43 +41,41 @@ def gradient_descent(
     return descend_with_momentum, velocities
 
 
-def descend(problem: Problem) -> None:
+def descend(problem: Problem, gradients: Evaluate) -> None:
     """Runs the steps of gradient descent on all trainable variables, one batch each."""
     variables = [*problem.prunable(), *problem.others()]
     update, velocities = gradient_descent(variables, problem.settings)
 
-    def apply(gradients: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
-        update(gradients)
-        return all_finite(gradients[: len(problem.weights)]), ()
+    def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
+        update(by_variable)
+        return all_finite(by_variable[: len(problem.weights)]), ()
 
-    step = batch_pass(gradients_by(problem, variables), apply, problem.settings.microbatch)
+    step = batch_pass(gradients, apply, problem.settings.microbatch)
     state = [*problem.model_state(), *velocities]
     for number in resumable(problem, range(problem.settings.steps), state):
         run_pass(problem, step, number, next(problem.batches))
 
 
-def gradient_on(
-    problem: Problem, variables: Sequence[tf.Variable], batch: Batch
-) -> list[tf.Tensor]:
+def gradient_on(problem: Problem, gradients: Evaluate, batch: Batch) -> list[tf.Tensor]:
     """The gradient on a new batch at the weights as they are now; prunable variables first."""
 
-    def apply(gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        return all_finite(gradients[: len(problem.weights)]), gradients
+    def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return all_finite(by_variable[: len(problem.weights)]), by_variable
 
-    last = batch_pass(gradients_by(problem, variables), apply, problem.settings.microbatch)
+    last = batch_pass(gradients, apply, problem.settings.microbatch)
     return run_pass(problem, last, len(problem.losses), batch)
 
 
-def final_gradient(problem: Problem, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
+def final_gradient(problem: Problem, gradients: Evaluate) -> list[tf.Tensor]:
     """`gradient_on` the next batch."""
-    return gradient_on(problem, variables, next(problem.batches))
+    return gradient_on(problem, gradients, next(problem.batches))
 
 
-def log_final_gradient(problem: Problem) -> LogScores:
+def log_final_gradient(problem: Problem, gradients: Evaluate) -> LogScores:
     """log|∇L(w)| of the next batch at the weights as they are now, by variable path."""
-    gradients = final_gradient(problem, problem.prunable())[::-1]
+    by_weight = final_gradient(problem, gradients)[: len(problem.weights)][::-1]
     # Each goes when its logarithm is there.
-    return {path: log_factor(problem, path, gradients.pop()) for path in problem.weights}
+    return {path: log_factor(problem, path, by_weight.pop()) for path in problem.weights}
 
 
 def log_magnitude(tensor: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ from prospr_ops.methods.descent import (
     log_final_gradient,
     weights_now,
 )
-from prospr_ops.methods.passes import batch_pass, resumable, run_pass
+from prospr_ops.methods.passes import batch_pass, gradients_by, resumable, run_pass
 from prospr_ops.methods.problem import LogScores, Problem
 from prospr_ops.objective import Batch
 
@@ -79,7 +79,7 @@ def diagonal(problem: Problem) -> LogScores:
     state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
     for number in resumable(problem, range(settings.steps), state):
         run_pass(problem, step, number, next(problem.batches))
-    final = log_final_gradient(problem)
+    final = log_final_gradient(problem, gradients_by(problem, weights))
     scores = {}
     for path, accumulator in zip(problem.weights, accumulators, strict=True):
         log_derivative, signed = accumulator.factor()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
@@ -13,7 +15,6 @@ from prospr_ops.methods.descent import (
 )
 from prospr_ops.methods.passes import (
     Apply,
-    Evaluate,
     all_finite,
     batch_pass,
     gradients_by,
@@ -46,11 +47,12 @@ def exact(problem: Problem) -> LogScores:
 
     update, _ = gradient_descent(variables, settings)
 
-    def take_step(gradients: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
-        update(gradients)
-        return all_finite(gradients[: len(problem.weights)]), ()
+    def take_step(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
+        update(by_variable)
+        return all_finite(by_variable[: len(problem.weights)]), ()
 
-    step = batch_pass(gradients_by(problem, variables), take_step, settings.microbatch)
+    gradients = gradients_by(problem, variables)
+    step = batch_pass(gradients, take_step, settings.microbatch)
     trajectory = []
     for number in range(settings.steps):
         batch = next(problem.batches)
@@ -59,7 +61,7 @@ def exact(problem: Problem) -> LogScores:
         run_pass(problem, step, number, batch)
 
     adjoint = [
-        tf.Variable(tf.cast(g, sum_dtype(g.dtype))) for g in final_gradient(problem, variables)
+        tf.Variable(tf.cast(g, sum_dtype(g.dtype))) for g in final_gradient(problem, gradients)
     ]
     by_velocity = (
         [tf.Variable(tf.zeros_like(by_weight)) for by_weight in adjoint]
@@ -67,8 +69,9 @@ def exact(problem: Problem) -> LogScores:
         else []
     )
     log_scale = tf.Variable(0.0, dtype=tf.float64)
+    vector, apply_product = _adjoint_step(problem, adjoint, by_velocity, log_scale)
     step_back = batch_pass(
-        *_adjoint_step(problem, variables, adjoint, by_velocity, log_scale), settings.microbatch
+        hessian_products_by(gradients, variables, vector), apply_product, settings.microbatch
     )
     backwards = range(settings.steps)[::-1]
     for number in resumable(problem, backwards, [*adjoint, *by_velocity, log_scale]):
@@ -87,15 +90,14 @@ def exact(problem: Problem) -> LogScores:
 
 def _adjoint_step(
     problem: Problem,
-    variables: list[tf.Variable],
     adjoint: list[tf.Variable],
     by_velocity: list[tf.Variable],
     log_scale: tf.Variable,
-) -> tuple[Evaluate, Apply]:
-    """Takes the derivatives λ and ν back over one step.
+) -> tuple[Callable[[], list[tf.Tensor]], Apply]:
+    """The vector u of one step, and what takes λ and ν back over it, given Hu.
 
-    They are `adjoint` · exp(`log_scale`), by `variables`, and `by_velocity` · exp(`log_scale`), which
-    is empty without momentum.
+    They are `adjoint` · exp(`log_scale`) and `by_velocity` · exp(`log_scale`), which is empty without
+    momentum.
 
     λ and ν are divided by a power of two after each step, which is exact: however many steps there
     are, nothing overflows or vanishes.
@@ -124,7 +126,7 @@ def _adjoint_step(
         log_scale.assign_add(tf.math.log(scale))
         return all_finite(products[: len(problem.weights)]), ()
 
-    return hessian_products_by(problem, variables, by_gradient), apply
+    return by_gradient, apply
 
 
 def _power_of_two(tensors: list[tf.Tensor]) -> tf.Tensor:

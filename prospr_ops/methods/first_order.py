@@ -9,6 +9,7 @@ from prospr_ops.methods.descent import (
     log_weights,
     weights_now,
 )
+from prospr_ops.methods.passes import gradients_by
 from prospr_ops.methods.problem import LogScores, Problem
 
 
@@ -18,8 +19,9 @@ def first_order(problem: Problem) -> LogScores:
     (Alizadeh et al., arXiv 2202.08132, section on first-order approximation.)
     """
     initial = weights_now(problem)
-    descend(problem)
-    final = log_final_gradient(problem)
+    gradients = gradients_by(problem, [*problem.prunable(), *problem.others()])
+    descend(problem, gradients)
+    final = log_final_gradient(problem, gradients)
     return {
         path: final.pop(path) + log_factor(problem, path, weight)
         for path, weight in initial.items()
@@ -32,5 +34,5 @@ def snip(problem: Problem) -> LogScores:
     (Lee, Ajanthan and Torr, "SNIP", arXiv 1810.02340, equation 6, without the normalisation, which
     changes no ranking.)
     """
-    gradients, initial = log_final_gradient(problem), log_weights(problem)
-    return {path: gradients[path] + initial[path] for path in initial}
+    gradients = log_final_gradient(problem, gradients_by(problem, problem.prunable()))
+    return {path: gradients[path] + values for path, values in log_weights(problem).items()}

@@ -6,7 +6,13 @@ import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
 from prospr_ops.methods.descent import gradient_on
-from prospr_ops.methods.passes import all_finite, batch_pass, hessian_products_by, run_pass
+from prospr_ops.methods.passes import (
+    all_finite,
+    batch_pass,
+    gradients_by,
+    hessian_products_by,
+    run_pass,
+)
 from prospr_ops.methods.problem import Problem, SignedScores
 
 
@@ -24,7 +30,8 @@ def grasp(problem: Problem) -> SignedScores:
     state = [variable.value for variable in problem.objective.model.non_trainable_variables]
     values = [tf.identity(variable) for variable in state]
     batch = next(problem.batches)
-    gradients = gradient_on(problem, variables, batch)
+    gradients = gradients_by(problem, variables)
+    vector = gradient_on(problem, gradients, batch)
     # The second pass over the batch sees the same masks of dropout.
     for variable, value in zip(state, values, strict=True):
         variable.assign(value)
@@ -34,7 +41,7 @@ def grasp(problem: Problem) -> SignedScores:
         return all_finite(products), products
 
     product = batch_pass(
-        hessian_products_by(problem, variables, lambda: gradients),
+        hessian_products_by(gradients, variables, lambda: vector),
         apply,
         problem.settings.microbatch,
     )

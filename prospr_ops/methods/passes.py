@@ -138,7 +138,10 @@ def _shared_pass(
 
 
 def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate:
-    """The loss and its gradients."""
+    """The loss and its gradients.
+
+    Passes that are given the same one share its graph: it is traced once.
+    """
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         del seed  # nothing here is random but the model
@@ -146,24 +149,27 @@ def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate
             loss = problem.objective(batch, fast_calls())
         return loss, gradient(tape, loss, variables)
 
-    return evaluate
+    # Each replica has variables of its own, which a function traced on another would not take.
+    return evaluate if replicas() else traced(evaluate)
 
 
 def hessian_products_by(
-    problem: Problem, variables: Sequence[tf.Variable], vectors: Callable[[], Sequence[tf.Tensor]]
+    gradients: Evaluate,
+    variables: Sequence[tf.Variable],
+    vectors: Callable[[], Sequence[tf.Tensor]],
 ) -> Evaluate:
-    """The loss and Hu, for the vector u that `vectors` gives, one tensor for each variable."""
+    """The loss and Hu, for the vector u that `vectors` gives, one tensor for each variable.
+
+    `gradients` is `gradients_by` these variables.
+    """
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        del seed  # nothing here is random but the model
         u = [tf.cast(part, v.dtype) for part, v in zip(vectors(), variables, strict=True)]
         # Reverse over reverse: forward over reverse took 1.1 to 1.4 times as long on the LeNets and
         # ResNet-20.
-        with tf.GradientTape() as outer:
-            with tf.GradientTape() as inner:
-                loss = problem.objective(batch, fast_calls())
-            gradients = gradient(inner, loss, variables)
-        return loss, gradient(outer, gradients, variables, u)
+        with tf.GradientTape() as tape:
+            loss, by_variable = gradients(batch, seed)
+        return loss, gradient(tape, by_variable, variables, u)
 
     return evaluate
 
