@@ -1,7 +1,8 @@
 """The meta-gradient: for how many gradients, and how much memory, as the steps grow?
 
 The unit is one plain gradient step, forward and backward, of the same model and batch, timed in the
-same process: TensorFlow's own, without what this package lets a model call instead. "exact" goes
+same process right after each pass: TensorFlow's own, without what this package lets a model call
+instead. "exact" goes
 back through the steps with one Hessian-vector product each; "unrolled" is the path of the paper: one
 tape through all steps. diagonal and first_order compute something else, and are there for their
 price. Each figure comes from a process of its own. Times are those of passes that are already
@@ -127,9 +128,9 @@ def _problem(
     )
 
 
-def _gradient_seconds(problem: Problem, batch: Batch, calls: int = 5) -> float:
-    """The median of a few calls, the first apart."""
-    variables = [*problem.prunable(), *problem.others()]
+def _plain_gradient(problem: Problem) -> Callable[[], Any]:
+    """A call that computes one, and is traced."""
+    variables, batch = [*problem.prunable(), *problem.others()], next(problem.batches)
 
     @traced
     def plain(batch: Batch) -> list[tf.Tensor]:
@@ -137,51 +138,58 @@ def _gradient_seconds(problem: Problem, batch: Batch, calls: int = 5) -> float:
             loss = problem.objective(batch)
         return tape.gradient(loss, variables)
 
-    return median(_call_seconds(lambda: plain(batch), calls + 1)[1:])
+    plain(batch)
+    return lambda: plain(batch)
 
 
-def _call_seconds(call: Callable[[], Any], calls: int) -> list[float]:
-    seconds = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+def _call_seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _measure(network: str, side: str, steps: int) -> Measured:
     problem = _problem(network, steps)
-    batch = next(problem.batches)
     forget_peak_memory()
     before = peak_megabytes()
-    gradient_before = _gradient_seconds(problem, batch)
     measure = _unrolled if side == "unrolled" else partial(_method, side)
-    seconds, total = measure(problem, gradient_before)
-    megabytes = peak_megabytes() - before
-    unit = (gradient_before + _gradient_seconds(problem, batch)) / 2
-    return Measured(seconds, total - seconds, seconds / unit, megabytes)
+    seconds, tracing, gradients = measure(problem, _plain_gradient(problem))
+    return Measured(seconds, tracing, gradients, peak_megabytes() - before)
 
 
-def _method(method: str, problem: Problem, gradient_seconds: float) -> tuple[float, float]:
-    """Seconds without and with tracing of one of the package's methods."""
-    ends = [time.perf_counter()]
-    timed = Problem(**{**vars(problem), "advance": lambda: ends.append(time.perf_counter())})
-    METHODS[method].scores(timed)
+def _method(
+    method: str, problem: Problem, plain_gradient: Callable[[], Any]
+) -> tuple[float, float, float]:
+    """The first three of `Measured`, of one of the package's methods."""
+    passes, units = [], []
+    began = time.perf_counter()
+
+    def advance() -> None:
+        nonlocal began
+        passes.append(time.perf_counter() - began)
+        units.append(_call_seconds(plain_gradient))
+        began = time.perf_counter()
+
+    METHODS[method].scores(Problem(**{**vars(problem), "advance": advance}))
+    total = sum(passes) + time.perf_counter() - began
     steps = problem.settings.steps
-    passes = np.diff(ends)
-    forward, backward = passes[:steps], passes[steps + 1 :]
-    seconds = gradient_seconds + sum(
-        steps * median(list(kind[1:])) for kind in (forward, backward) if kind.size
-    )
-    return seconds, time.perf_counter() - ends[0]
+    # On the way there and on the way back; the last gradient, between them, is a plain one.
+    kinds = [kind for kind in (slice(1, steps), slice(steps + 2, None)) if passes[kind]]
+    seconds = median(units) + sum(steps * median(passes[kind]) for kind in kinds)
+    ratios = [a / b for a, b in zip(passes, units, strict=True)]
+    gradients = 1 + sum(steps * median(ratios[kind]) for kind in kinds)
+    return seconds, total - seconds, gradients
 
 
-def _unrolled(problem: Problem, gradient_seconds: float) -> tuple[float, float]:
-    del gradient_seconds
+def _unrolled(problem: Problem, plain_gradient: Callable[[], Any]) -> tuple[float, float, float]:
     batches = [next(problem.batches) for _ in range(problem.settings.steps + 1)]
     meta_gradient = traced(partial(_unrolled_meta_gradient, problem))
-    first, *others = _call_seconds(lambda: meta_gradient(batches), 4)
-    return median(others), first
+    first, *calls = [
+        (_call_seconds(lambda: meta_gradient(batches)), _call_seconds(plain_gradient))
+        for _ in range(4)
+    ]
+    seconds = median([call for call, _ in calls])
+    return seconds, first[0] - seconds, median([call / unit for call, unit in calls])
 
 
 def _unrolled_meta_gradient(problem: Problem, batches: list[Batch]) -> list[tf.Tensor]:
