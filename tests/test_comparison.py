@@ -196,6 +196,16 @@ def test_killed_run_loses_nothing_finished(tmp_path):
     assert len(journal.read(path)) == 4
 
 
+def test_a_prospect_that_diverges_is_named_when_the_others_are_finished(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(ValueError, match=r"^first_order:3, seed 0: .*The other networks are in"):
+        comparison.compare(
+            path, contenders=["shuffled:first_order", "random"], sparsities=[0.5], seeds=1,
+            pruning=Pruning(learning_rate=1e30), training=TINY, workers=1, console=console(),
+        )  # fmt: skip
+    assert [record["method"] for record in journal.read(path)] == ["random"]
+
+
 @pytest.mark.parametrize(
     ("text", "contender"),
     [

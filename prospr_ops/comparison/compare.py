@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def compare(
     Raises:
         OSError: The journal cannot be read or written, or the data cannot be read.
         TypeError: An option is of the wrong type.
-        ValueError: An option is out of range, or the file is not a journal.
+        ValueError: An option is out of range, the file is not a journal, or the prospect of a
+            contender diverged; that one is named when the others are finished.
     """
     path = Path(path)
     choose("model", model, MODELS)
@@ -111,6 +113,7 @@ def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
         for _, job in groupby(cells, lambda c: (c.seed, c.contender.method, c.contender.steps))
     ]
     already = len(journal.read(path))
+    failures: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     context = multiprocessing.get_context("spawn")
     with (
@@ -119,17 +122,25 @@ def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
     ):
         task = progress.add_task("networks", total=len(cells))
         with quiet_stderr():  # as the processes start; what goes wrong in one, its future says
-            futures = [pool.submit(worker.run, job, path) for job in jobs]
+            futures = {pool.submit(worker.run, job, path): job[0] for job in jobs}
         try:
             pending = set(futures)
             while pending:
                 finished, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
                 progress.update(task, completed=len(journal.read(path)) - already)
                 for future in finished:
-                    future.result()
+                    try:
+                        future.result()
+                    except ValueError as error:  # of the scores, which the job's cells share
+                        cell = futures[future]
+                        contender = replace(cell.contender, control="")
+                        failures.append(f"{contender}, seed {cell.seed}: {error}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if failures:
+        msg = f"{'; '.join(failures)}. The other networks are in {path}"
+        raise ValueError(msg)
 
 
 def _finished(path: Path, cells: Sequence[Cell], samples: int) -> dict[Cell, dict[str, Any]]:
