@@ -106,4 +106,8 @@ def _mean_and_variance(products: tf.Tensor) -> list[tf.Tensor]:
     """
     square, total, rows = products[0, 0], products[0, 1], products[1, 1]
     mean = total / rows
-    return [mean, square / rows - tf.square(mean)]
+    variance = square / rows - tf.square(mean)
+    # Of a constant channel the difference is rounding, which may be below zero by more than epsilon is
+    # above. It is lifted to zero by what counts as a constant: tf.maximum would take away the second
+    # derivative too, which is not zero there.
+    return [mean, variance + tf.stop_gradient(tf.nn.relu(-variance))]

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from prospr_ops import ops, reference
+from prospr_ops import objective, ops, reference
 from prospr_ops.channelwise import Combination, channelwise
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.replacements import fast_calls
@@ -88,6 +88,57 @@ def test_derivatives_of_three_orders_are_those_of_the_formula(order, without):
     expected = _derivatives(_by_hand, arguments, order)
     for values, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(values, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
+
+
+# The mean of squares less the square of the mean is below zero for some, depending on dtype and rows.
+MODERATE = [0.0, 0.3, -0.1, 33.3, 1000.1]
+CONSTANTS = [*MODERATE, 123456.7, -7.7e5, 1.1e7, 1.7e7]
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-3])
+@pytest.mark.parametrize("rows", [7, 100, 5110])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 2e-3), (tf.float64, 2e-4)])
+def test_constant_channels_have_finite_derivatives(dtype, tolerance, rows, epsilon):
+    random = np.random.default_rng(0)
+    x = np.tile(CONSTANTS, (rows, 1))
+    tensors = [tf.constant(values, dtype) for values in (x, *random.normal(size=(2, *x.shape)))]
+
+    def derivatives(calls, x, weights, vector):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                mean, variance = calls["moments"](x, [0])
+                y = calls["batch_normalization"](x, mean, variance, None, None, epsilon)
+                loss = tf.reduce_sum(weights * tf.sin(y + 1.0))
+            gradient = inner.gradient(loss, x)
+        return y, gradient, outer.gradient(gradient, x, vector), variance
+
+    found = derivatives(fast_calls(), *tensors)
+    assert all(np.isfinite(values).all() for values in found)
+    assert np.min(found[-1]) >= 0.0
+    if epsilon == 1e-12:
+        return  # so far below rounding that derivatives are noise, of TensorFlow's own too
+    stock = {"moments": objective.moments, "batch_normalization": tf.nn.batch_normalization}
+    wanted = derivatives(stock, *(tf.cast(values, tf.float64) for values in tensors))
+    for values, expected in zip(found, wanted, strict=True):
+        near = tolerance * max(1.0, np.abs(expected).max())
+        few = slice(len(MODERATE))
+        np.testing.assert_allclose(values[..., few], expected[..., few], rtol=0, atol=near)
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+def test_the_variance_of_a_constant_channel_has_its_second_derivative(constant):
+    x = tf.fill([7, 1], tf.constant(constant, tf.float64))
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            _, variance = fast_calls()["moments"](x, [0])
+        gradient = inner.gradient(variance, x)
+    hessian = outer.jacobian(gradient, x, experimental_use_pfor=False)
+    expected = 2 / 7 * (np.eye(7) - 1 / 7)
+    np.testing.assert_allclose(np.reshape(hessian, [7, 7]), expected, rtol=1e-12)
 
 
 def test_moments_can_be_differentiated_by_themselves():
