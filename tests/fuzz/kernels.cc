@@ -14,6 +14,7 @@
 
 #include "cpu/curvature.h"
 #include "cpu/gamma.h"
+#include "cpu/normalisation.h"
 #include "cpu/select.h"
 
 namespace {
@@ -333,6 +334,38 @@ void run_select(Bytes& bytes, const std::vector<std::int64_t>& sizes, std::int64
             });
 }
 
+template <typename T>
+void run_normalisation(Bytes& bytes, std::int64_t rows, std::int64_t channels) {
+  const std::int64_t size = rows * channels;
+  const std::int64_t count = 1 + bytes.choice(cpu::kMostTensors);
+  std::vector<std::vector<T>> tensors;
+  std::vector<const T*> x;
+  for (std::int64_t i = 0; i < count; ++i) {
+    tensors.push_back(values<T>(static_cast<double>(size), bytes.byte()));
+    x.push_back(tensors.back().data());
+  }
+  if (bytes.choice(2) == 0) {
+    run_twice(bytes, std::vector<double>((count + 1) * (count + 1) * channels),
+              [&](double* result, auto instruction_set, const auto& parallel_for) {
+                cpu::run(cpu::ChannelProducts<T>{rows, channels, x, result}, instruction_set,
+                         parallel_for);
+              });
+    return;
+  }
+  const std::int64_t results = 1 + bytes.choice(6);
+  const std::vector<T> coefficients =
+      values<T>(static_cast<double>(results * (count + 1) * channels), bytes.byte());
+  // Each result ends where the next one begins, but for the last.
+  run_twice(bytes, std::vector<T>(results * size),
+            [&](T* result, auto instruction_set, const auto& parallel_for) {
+              cpu::ChannelCombinations<T> combinations{rows, channels, x, coefficients.data(), {}};
+              for (std::int64_t i = 0; i < results; ++i) {
+                combinations.results.push_back(result + i * size);
+              }
+              cpu::run(combinations, instruction_set, parallel_for);
+            });
+}
+
 }  // namespace
 
 #define TARGET(name)                                                                          \
@@ -445,5 +478,20 @@ TARGET(select) {
   const auto run = {run_select<float>, run_select<double>, run_select<core::Half>,
                     run_select<core::BFloat16>};
   run.begin()[bytes.choice(4)](bytes, sizes, keep, min_keep);
+  return 0;
+}
+
+TARGET(normalisation) {
+  Bytes bytes(data, size);
+  const std::int64_t rows = bytes.number();
+  const std::int64_t channels = bytes.number();
+  // So many are several of the blocks that products are summed in.
+  constexpr double kSeveralBlocks = 1 << 17;
+  if (rows < 1 || channels < 1 || elements_of({rows, channels}) > kSeveralBlocks) return 0;
+  if (bytes.choice(2) == 0) {
+    run_normalisation<float>(bytes, rows, channels);
+  } else {
+    run_normalisation<double>(bytes, rows, channels);
+  }
   return 0;
 }
