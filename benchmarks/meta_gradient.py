@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -360,28 +360,55 @@ def _table(rows: list[dict[str, Any]], differences: dict[str, float]) -> Table:
         "model and batch;\nthe goal of exact is 3 M + 1. Memory: the peak over model and data, each "
         "in a process of its own. Difference: of exact from unrolled, in float64.",
     )
-    for heading in ("network", "side"):
+    for heading in _HEADINGS[:2]:
         table.add_column(heading, no_wrap=True)
-    for heading in ("M", "seconds", "gradients", "+ MB", "tracing", "difference"):
+    for heading in _HEADINGS[2:]:
         table.add_column(heading, justify="right", no_wrap=True)
+    for cells in _cells(rows, differences, "[bold]{}[/bold]"):
+        if cells[0]:
+            table.add_section()
+        table.add_row(*cells)
+    return table
+
+
+_HEADINGS = ("network, batch", "side", "M", "seconds", "gradients", "+ MB", "tracing", "difference")
+
+
+def _cells(
+    rows: list[dict[str, Any]], differences: dict[str, float], emphasis: str
+) -> Iterator[list[str]]:
+    """The table's rows; what is as in the row above is left out."""
     last = ("", "")
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
+    for row in rows:
         label = LABELS[row["side"]]
         here = (row["network"], row["side"])
         first = row["network"] != last[0]
-        table.add_row(
+        yield [
             f"{row['network']}, {row['batch']}" if first else "",
-            "" if here == last else f"[bold]{label}[/bold]" if row["side"] == OURS else label,
+            "" if here == last else emphasis.format(label) if row["side"] == OURS else label,
             str(row["steps"]),
             f"{row['seconds']:,.3f}",
             f"{row['gradients']:,.1f}",
             f"{row['megabytes']:,.0f}",
             f"{row['tracing']:.1f} s",
             f"{differences[row['network']]:.0e}" if first else "",
-            end_section=following is None or following["network"] != row["network"],
-        )
+        ]
         last = here
-    return table
+
+
+def markdown(record: dict[str, Any]) -> Iterator[str]:
+    """The tables of meta_gradient.json in Markdown."""
+    yield f"| {' | '.join(_HEADINGS)} |\n| --- | --- |{' ---: |' * 6}"
+    for cells in _cells(record["rows"], record["differences"], "**{}**"):
+        yield f"| {' | '.join(cells)} |"
+    yield "\n| network, batch | Hu, reverse over reverse | forward over reverse | ratio |"
+    yield "| --- | ---: | ---: | ---: |"
+    for network, product in record["products"].items():
+        reverse, forward = product["reverse"], product["forward"]
+        yield (
+            f"| {network}, {NETWORKS[network].batch} | {1e3 * reverse:,.1f} ms | {1e3 * forward:,.1f} ms "
+            f"| {forward / reverse:.2f} |"
+        )
 
 
 def _products_table(products: dict[str, Products]) -> Table:

@@ -147,6 +147,26 @@ def test_no_steps_is_snip():
         np.testing.assert_allclose(exact[path], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["exact", "first_order", "grasp"])
+def test_the_passes_of_a_method_share_one_trace_of_the_model(method, monkeypatch):
+    """Tracing a deep network takes longer than a few steps of it."""
+    traces = []
+    plain_call = Objective.__call__
+
+    def counting_call(self, *arguments):
+        traces.extend([arguments] * tf.inside_function())
+        return plain_call(self, *arguments)
+
+    monkeypatch.setattr(Objective, "__call__", counting_call)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(5, activation="tanh"), layers.Dense(3)]
+    )
+    x = np.random.default_rng(0).normal(size=(32, 4))
+    po.score(model, (x, np.arange(32) % 3), method=method, loss=LOGITS, batch_size=16, verbose=0)
+    assert len(traces) == 1
+
+
 @pytest.mark.parametrize("factor", [-2.0, -0.5])
 def test_a_thousand_steps_neither_overflow_nor_vanish(factor):
     """One weight, at the minimum of every batch but the last: ∂w_M/∂w_0 = (1 − α h)^M."""

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from prospr_ops import objective, ops, reference
+from prospr_ops import channelwise as channelwise_module
+from prospr_ops import normalisation, objective, ops, reference
 from prospr_ops.channelwise import Combination, channelwise
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.replacements import fast_calls
@@ -159,6 +160,19 @@ def test_moments_can_be_differentiated_by_themselves():
         return mean, tf.reduce_mean(tf.square(x - mean), axes)
 
     np.testing.assert_allclose(hessian(fast_calls()["moments"]), hessian(by_hand), rtol=1e-9)
+
+
+def test_layers_share_the_graph_of_a_rule():
+    rule = channelwise_module._traced(normalisation._normalised(1e-3))
+
+    def traces(channels):
+        x = tf.ones([5, 2, channels])
+        tf.function(_normalised)(x, tf.ones(channels), None, fast_calls())
+        return rule.experimental_get_tracing_count()
+
+    traces(3)
+    known = traces(4)  # that the number of channels varies
+    assert [traces(channels) for channels in (5, 6, 70)] == [known] * 3
 
 
 def test_a_map_of_more_tensors_than_the_ops_take_is_that_of_the_twins():

@@ -1,8 +1,8 @@
-"""Hooks of MkDocs, which write what is known elsewhere: two references, and a run of the benchmarks.
+"""Hooks of MkDocs, which write what is known elsewhere: two references, and runs of the benchmarks.
 
 The Python reference lists every public name, for mkdocstrings to fill in. The op reference is what
-each op was registered with (`.Doc`), and the types that TensorFlow has for its arguments. The run is
-that of `docs/benchmarks/reference.json`.
+each op was registered with (`.Doc`), and the types that TensorFlow has for its arguments. The runs are
+in `docs/benchmarks`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 MARKER = "<!-- reference -->"
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Puts a reference in the place of the marker of a page."""
-    references = {"api.md": _names, "ops.md": _ops, "benchmarks.md": _benchmarks}
+    references = {
+        "api.md": _names,
+        "ops.md": _ops,
+        "benchmarks.md": _benchmarks,
+        "meta_gradient.md": _meta_gradient,
+    }
     if page.file.src_uri not in references:
         return markdown
     return markdown.replace(MARKER, "\n".join(references[page.file.src_uri]()))
@@ -66,13 +72,29 @@ def _ops() -> Iterator[str]:
 
 def _benchmarks() -> Iterator[str]:
     """Where and when the reference run was, and its tables."""
-    sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
-    from benchmarks import summary  # noqa: PLC0415 - found by the line above
+    from benchmarks import summary  # noqa: PLC0415 - loads TensorFlow
 
-    record = json.loads((ROOT / "docs" / "benchmarks" / "reference.json").read_text())
-    environment = record["environment"]
-    yield (
-        f"{environment['date'][:10]}, {environment['processor']}, {environment['threads']} threads, "
-        f"TensorFlow {environment['tensorflow']}, {sum(record['minutes'].values()):.1f} minutes in all."
-    )
+    record = _record("reference.json")
+    yield f"{_where(record)}, {sum(record['minutes'].values()):.1f} minutes in all."
     yield summary.markdown(record)
+
+
+def _meta_gradient() -> Iterator[str]:
+    """Where and when this benchmark was run in full, and its tables."""
+    from benchmarks import meta_gradient  # noqa: PLC0415 - loads TensorFlow
+
+    record = _record("meta_gradient.json")
+    yield f"{_where(record)}:\n"
+    yield from meta_gradient.markdown(record)
+
+
+def _record(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "docs" / "benchmarks" / name).read_text())
+
+
+def _where(record: dict[str, Any]) -> str:
+    environment = record["environment"]
+    return (
+        f"{environment['date'][:10]}, {environment['processor']}, {environment['threads']} threads, "
+        f"TensorFlow {environment['tensorflow']}"
+    )
