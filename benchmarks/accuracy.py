@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from prospr_ops.comparison import Training, compare, results
+from prospr_ops.comparison import Pruning, Training, compare, results
 
 
 class Study(NamedTuple):
@@ -24,6 +24,7 @@ class Study(NamedTuple):
         sparsities: Its columns.
         seeds: How many.
         training: How its networks are trained.
+        pruning: How the scores are made.
     """
 
     model: str
@@ -31,10 +32,11 @@ class Study(NamedTuple):
     sparsities: tuple[float, ...]
     seeds: int
     training: Training
+    pruning: Pruning = Pruning()
 
 
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
-# At SNIP's learning rate of 0.1 some dense ones diverge (`python -m benchmarks tuning`).
+# As `python -m benchmarks tuning` found; at SNIP's learning rate of 0.1 some dense ones diverge.
 _CONVOLUTIONAL = Training(epochs=6, learning_rate=0.03)
 
 # The rows that a claim hangs on have five seeds. What is in two grids is run once.
@@ -48,10 +50,14 @@ STUDIES = (
     # How far from SNIP's own numbers is a matter of training.
     Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=3,
           training=Training(epochs=100)),
-    Study("lenet5_caffe", ("dense", "exact:3", "snip", "random"), (0.95, 0.98, 0.99, 0.995),
-          seeds=2, training=_CONVOLUTIONAL),
+    Study("lenet5_caffe", ("dense", "exact:3", "snip"), (0.95, 0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL),
     Study("lenet5_caffe", ("shuffled:exact:3", "reinit:exact:3"), (0.98, 0.99), seeds=2,
           training=_CONVOLUTIONAL),
+    Study("lenet5_caffe", ("random",), (0.95, 0.98, 0.99, 0.995), seeds=2,
+          training=_CONVOLUTIONAL),
+    Study("lenet5_caffe", ("exact:3",), (0.95, 0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL, pruning=Pruning(learning_rate=0.3)),
     Study(
         "lenet_300_100",
         ("exact:20", "exact:100", "diagonal:3", "diagonal:100", "diagonal:300", "grasp", "synflow",
@@ -71,20 +77,24 @@ def run(out: Path, *, full: bool = True) -> list[object]:
     console = Console()
     records: dict[str, list[dict[str, object]]] = {}
     for study in STUDIES:
-        records.setdefault(f"{study.model}_{study.training.epochs}_epochs", []).extend(
+        alike = (
+            f"{study.model}_{study.training.epochs}_epochs_alpha_{study.pruning.learning_rate:g}"
+        )
+        records.setdefault(alike, []).extend(
             compare(
                 out / "accuracy.jsonl",
                 model=study.model,
                 contenders=study.contenders,
                 sparsities=study.sparsities,
                 seeds=study.seeds,
+                pruning=study.pruning,
                 training=study.training,
                 console=console,
             )
         )
-    for name, alike in records.items():
-        console.print(results.comparison_table(alike))
-        figure = out / f"accuracy_{name}.png"
-        results.comparison_figure(alike).savefig(figure, dpi=150)
+    for alike, grid in records.items():
+        console.print(results.comparison_table(grid))
+        figure = out / f"accuracy_{alike}.png"
+        results.comparison_figure(grid).savefig(figure, dpi=150)
         console.print(f"[dim]{figure}[/dim]")
     return []

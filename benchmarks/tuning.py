@@ -78,6 +78,19 @@ QUESTIONS = (
         ),
         (0.0, 0.98),
     ),
+    Question(
+        "How the scores are made",
+        "lenet5_caffe",
+        tuple(
+            (contender, Pruning(learning_rate, batch_size), Training(epochs=4, learning_rate=0.03))
+            for contender, learning_rate, batch_size in (
+                ("exact:3", 0.01, 512), ("exact:3", 0.03, 512), ("exact:3", 0.1, 512),
+                ("exact:3", 0.3, 512), ("exact:3", 1.0, 512), ("exact:3", 0.1, 2048),
+                ("exact:20", 0.03, 512), ("snip", 0.1, 512), ("snip", 0.1, 2048),
+            )
+        ),
+        (0.98, 0.995),
+    ),
 )  # fmt: skip
 
 
