@@ -106,6 +106,27 @@ def channel_combinations(
     threads: int = 1,
     instruction_set: str = "",
 ) -> list[npt.NDArray[_Float]]: ...
+def max_pool(
+    image: npt.NDArray[_Float],
+    window: tuple[int, int],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> tuple[npt.NDArray[_Float], npt.NDArray[np.uint8]]: ...
+def max_unpool(
+    values: npt.NDArray[_Float],
+    positions: npt.NDArray[np.uint8],
+    window: tuple[int, int],
+    size: tuple[int, int],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
+def gather_pooled(
+    image: npt.NDArray[_Float],
+    positions: npt.NDArray[np.uint8],
+    window: tuple[int, int],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
 def triad(
     result: npt.NDArray[np.float32],
     a: npt.NDArray[np.float32],

@@ -25,7 +25,8 @@ import tensorflow as tf
 from prospr_ops import ops
 from prospr_ops.ops._library import library
 
-CLEAN = (tf.errors.OpError, TypeError, ValueError)
+# The last is what TensorFlow makes of a number that no dtype holds.
+CLEAN = (tf.errors.OpError, TypeError, ValueError, OverflowError)
 # Megabytes beyond what the process has at its start: absurd sizes are to be refused, not granted.
 MEMORY = 4000
 
@@ -172,6 +173,24 @@ def call_of(name: str, rng: random.Random) -> dict[str, Any]:
         coefficients = tensor(rng, [rng.randrange(1, 3), len(tensors) + 1, dims[-1]], dtype)
         sums = name == "channel_products"
         return {"tensors": tensors} | ({} if sums else {"coefficients": coefficients})
+    if "pool" in name and "conv" not in name:
+        window, size = ([rng.randrange(1, 4) for _ in "hw"] for _ in range(2))
+        size = [a + b for a, b in zip(window, size, strict=True)]
+        ends = [rng.randrange(1, 4), rng.randrange(1, 9)]
+        pooled = [ends[0], *(a // b for a, b in zip(size, window, strict=True)), ends[1]]
+        positions = tf.cast(tensor(rng, pooled, "int8"), tf.uint8)
+        return {"window": window} | {
+            "max_pool": {"image": tensor(rng, [ends[0], *size, ends[1]], dtype)},
+            "gather_pooled": {
+                "image": tensor(rng, [ends[0], *size, ends[1]], dtype),
+                "positions": positions,
+            },
+            "max_unpool": {
+                "values": tensor(rng, pooled, dtype),
+                "positions": positions,
+                "size": size,
+            },
+        }[name]
     if name.startswith("gamma"):
         states = {
             "gamma_update": ["log_gamma", "sign"],

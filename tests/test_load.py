@@ -24,8 +24,14 @@ def test_build_info():
     assert info["cuda"] is bool(info["cuda_architectures"]) is bool(info["cuda_compiler"])
 
 
-# Where there is a GPU, batch normalisation is TensorFlow's own.
-CPU_ONLY = {"Prospr_ChannelProducts", "Prospr_ChannelCombinations"}
+# Where there is a GPU, batch normalisation and max-pooling are TensorFlow's own.
+CPU_ONLY = {
+    "Prospr_ChannelCombinations",
+    "Prospr_ChannelProducts",
+    "Prospr_GatherPooled",
+    "Prospr_MaxPool",
+    "Prospr_MaxUnpool",
+}
 
 
 def test_every_op_has_a_kernel_for_every_device_it_was_built_for():

@@ -1,4 +1,4 @@
-"""Max-pooling that is differentiated faster, against TensorFlow's."""
+"""Max-pooling that is differentiated faster, against TensorFlow's; the kernels: native/."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from prospr_ops import ops, reference
 from prospr_ops.pooling import max_pool
 
 # Whole numbers: ties in most windows.
@@ -15,6 +16,86 @@ IMAGES = {
     "no ties": RANDOM.normal(size=(3, 6, 6, 5)),
     "odd size": RANDOM.integers(-1, 2, (2, 7, 5, 3)).astype(float),
 }
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+@pytest.mark.parametrize("window", [(2, 2), (3, 2), (1, 1)])
+@pytest.mark.parametrize("name", IMAGES)
+def test_ops_match_their_twins(name, window, dtype):
+    image = tf.cast(IMAGES[name], dtype)
+    maxima, positions = ops.max_pool(image, window)
+    for values, expected in zip(
+        (maxima, positions), reference.max_pool(image, window), strict=True
+    ):
+        np.testing.assert_array_equal(values, expected, strict=True)
+    arguments = (positions, window, image.shape[1:3])
+    unpooled = ops.max_unpool(maxima, *arguments)
+    np.testing.assert_array_equal(unpooled, reference.max_unpool(maxima, *arguments), strict=True)
+    gathered = ops.gather_pooled(image, positions, window)
+    twin = reference.gather_pooled(image, positions, window)
+    np.testing.assert_array_equal(gathered, twin, strict=True)
+
+
+def test_no_samples_are_no_windows():
+    maxima, positions = ops.max_pool(tf.zeros([0, 4, 4, 3]), [2, 2])
+    assert maxima.shape == positions.shape == [0, 2, 2, 3]
+    assert ops.max_unpool(maxima, positions, [2, 2], [4, 4]).shape == [0, 4, 4, 3]
+
+
+POSITIONS = tf.zeros([3, 2, 2, 5], tf.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ops.max_pool(tf.ones([4, 4, 3]), [2, 2]), "rank 4|four axes|channels"),
+        (
+            lambda: ops.max_pool(tf.ones([1, 4, 4, 3]), [2, 2, 2]),
+            "window is .* 32-bit whole number",
+        ),
+        (lambda: ops.max_pool(tf.ones([1, 4, 4, 3]), [0, 2]), "window is .* 32-bit whole number"),
+        (lambda: ops.max_pool(tf.ones([1, 4, 4, 3]), [5, 2]), "5 x 2 does not fit"),
+        (lambda: ops.max_pool(tf.ones([1, 40, 40, 3]), [16, 17]), "1 to 256 elements"),
+        (
+            lambda: ops.gather_pooled(tf.ones([3, 6, 4, 5]), POSITIONS, [2, 2]),
+            "positions must be of",
+        ),
+        (lambda: ops.max_unpool(tf.ones([3, 2, 2]), POSITIONS, [2, 2], [4, 4]), "four axes"),
+        (
+            lambda: ops.max_unpool(tf.ones([3, 2, 2, 5]), POSITIONS, [2, 2], [4, 6]),
+            "values must be of shape",
+        ),
+        (
+            lambda: ops.max_unpool(tf.ones([3, 2, 2, 5]), POSITIONS[1:], [2, 2], [4, 4]),
+            "positions must be of shape",
+        ),
+        (
+            lambda: ops.max_unpool(tf.ones([3, 2, 2, 5]), POSITIONS, [2, 2], [4, -1]),
+            "size is .*; it must be a positive",
+        ),
+        (
+            lambda: ops.max_unpool(
+                tf.ones([3, 2, 2, 5]), POSITIONS, [2, 2], [2**31 - 1, 2**31 - 1]
+            ),
+            "Encountered overflow",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_shapes_are_inferred():
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 7, 5])])
+    def shapes(image):
+        maxima, positions = ops.max_pool(image, [2, 3])
+        assert maxima.shape.as_list() == positions.shape.as_list() == [None, None, 2, 5]
+        assert ops.gather_pooled(image, positions, [2, 3]).shape.as_list() == [None, None, 2, 5]
+        return ops.max_unpool(maxima, positions, [2, 3], [9, 7])
+
+    assert shapes.get_concrete_function().structured_outputs.shape.as_list() == [None, 9, 7, 5]
+    assert shapes(tf.ones([2, 9, 7, 5])).shape == [2, 9, 7, 5]
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.float16, tf.bfloat16])
@@ -65,6 +146,8 @@ def test_the_third_derivative_is_that_of_tensorflow():
 
 
 def test_other_pooling_is_left_alone():
+    large = tf.reshape(tf.range(17.0 * 17), [1, 17, 17, 1])
+    assert max_pool(large, [17, 17], [17, 17], "VALID") == 17 * 17 - 1
     x = tf.ones([1, 4, 4, 4, 2])
     assert max_pool(x, [2, 2, 2], [2, 2, 2], "VALID", "NDHWC").shape == [1, 2, 2, 2, 2]
     assert max_pool(x[0], 2, 2, "VALID").shape == [4, 2, 2, 2]

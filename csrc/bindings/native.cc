@@ -121,6 +121,7 @@ PYBIND11_MODULE(_native, module) {
   define_curvature(module);
   define_select(module);
   define_normalisation(module);
+  define_pooling(module);
 }
 
 }  // namespace prospr::bindings

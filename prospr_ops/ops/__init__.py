@@ -17,6 +17,7 @@ from prospr_ops.ops.curvature import (
 )
 from prospr_ops.ops.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.ops.normalisation import channel_combinations, channel_products
+from prospr_ops.ops.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.ops.select import select
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
+    "gather_pooled",
+    "max_pool",
+    "max_unpool",
     "pooled_conv_curvature",
     "pooled_conv_input_gradient",
     "select",

@@ -52,5 +52,8 @@ def raises_value_error(op: Callable[_P, _R]) -> Callable[_P, _R]:
         except (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError) as error:
             msg = f"{op.__name__}: {error.message}"
             raise ValueError(msg) from error
+        except OverflowError as error:  # of a number in the place of a tensor
+            msg = f"{op.__name__}: {error}"
+            raise ValueError(msg) from error
 
     return wrapper

@@ -8,13 +8,12 @@ pixels) are summed before the square, so no tensor of products is ever stored.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
+from prospr_ops.ops._arguments import per_axis
 from prospr_ops.ops._library import library, raises_value_error
 
 _SUM_DTYPES = {
@@ -236,7 +235,7 @@ def pooled_conv_input_gradient(
         kernel,
         factors,
         _derivative(derivative, factors),
-        input_size=_per_axis("input_size", input_size, axes),
+        input_size=per_axis("input_size", input_size, axes),
         **options,
     )
 
@@ -350,9 +349,9 @@ def _convolution_options(
         msg = f"groups is {groups}; it must divide the channels and the outputs"
         raise ValueError(msg)
     return {
-        "kernel_size": _per_axis("kernel_size", kernel_size, axes),
-        "strides": _per_axis("strides", strides, axes),
-        "dilations": _per_axis("dilation_rate", dilation_rate, axes),
+        "kernel_size": per_axis("kernel_size", kernel_size, axes),
+        "strides": per_axis("strides", strides, axes),
+        "dilations": per_axis("dilation_rate", dilation_rate, axes),
         "padding": padding.upper(),
         "groups": groups,
     }
@@ -380,16 +379,3 @@ def _accumulator(accumulator: Any, shape: list[Any], dtype: tf.DType) -> tf.Tens
         msg = f"accumulator has shape {accumulator.shape}; it must be {wanted}"
         raise ValueError(msg)
     return accumulator
-
-
-def _per_axis(name: str, value: int | Sequence[int], axes: int) -> list[int]:
-    """One positive number for each spatial axis."""
-    given: Any = value if np.ndim(value) else [value] * axes
-    try:
-        values = [operator.index(number) for number in given]
-    except (AttributeError, TypeError):  # the former of a tensor that is no integer
-        values = []
-    if len(values) != axes or not all(1 <= number < 2**31 for number in values):
-        msg = f"{name} is {value}; it must be a positive 32-bit whole number, or {axes} of them"
-        raise ValueError(msg)
-    return values

@@ -17,6 +17,7 @@ from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_up
 from prospr_ops.reference.hessian import hessian, hessian_diagonal
 from prospr_ops.reference.meta_gradient import unrolled_meta_gradient
 from prospr_ops.reference.normalisation import channel_combinations, channel_products
+from prospr_ops.reference.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
 from prospr_ops.reference.selection import select
 
@@ -30,9 +31,12 @@ __all__ = [
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
+    "gather_pooled",
     "grasp_scores",
     "hessian",
     "hessian_diagonal",
+    "max_pool",
+    "max_unpool",
     "pooled_conv_curvature",
     "pooled_conv_input_gradient",
     "select",

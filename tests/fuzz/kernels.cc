@@ -15,6 +15,7 @@
 #include "cpu/curvature.h"
 #include "cpu/gamma.h"
 #include "cpu/normalisation.h"
+#include "cpu/pooling.h"
 #include "cpu/select.h"
 
 namespace {
@@ -366,6 +367,43 @@ void run_normalisation(Bytes& bytes, std::int64_t rows, std::int64_t channels) {
             });
 }
 
+template <typename T>
+void run_pooling(Bytes& bytes, const cpu::Windows& windows) {
+  const std::int64_t size = windows.samples * windows.height * windows.width * windows.channels;
+  const std::int64_t pooled =
+      windows.samples * windows.rows() * windows.columns() * windows.channels;
+  const std::vector<T> image = values<T>(static_cast<double>(size), bytes.byte());
+  const std::vector<T> value = values<T>(static_cast<double>(pooled), bytes.byte());
+  // Many of these are not in the window.
+  const std::vector<std::uint8_t> positions =
+      values<std::uint8_t>(static_cast<double>(pooled), bytes.byte());
+  switch (bytes.choice(3)) {
+    case 0:
+      // The positions begin where the maxima end.
+      run_twice(bytes, std::vector<std::uint8_t>(pooled * (sizeof(T) + 1)),
+                [&](std::uint8_t* result, auto instruction_set, const auto& parallel_for) {
+                  cpu::run(windows,
+                           cpu::MaxPool<T>{image.data(), reinterpret_cast<T*>(result),
+                                           result + pooled * sizeof(T)},
+                           instruction_set, parallel_for);
+                });
+      return;
+    case 1:
+      run_twice(bytes, values<T>(static_cast<double>(size), bytes.byte()),
+                [&](T* result, auto instruction_set, const auto& parallel_for) {
+                  cpu::run(windows, cpu::MaxUnpool<T>{value.data(), positions.data(), result},
+                           instruction_set, parallel_for);
+                });
+      return;
+    default:
+      run_twice(bytes, std::vector<T>(pooled),
+                [&](T* result, auto instruction_set, const auto& parallel_for) {
+                  cpu::run(windows, cpu::GatherPooled<T>{image.data(), positions.data(), result},
+                           instruction_set, parallel_for);
+                });
+  }
+}
+
 }  // namespace
 
 #define TARGET(name)                                                                          \
@@ -492,6 +530,21 @@ TARGET(normalisation) {
     run_normalisation<float>(bytes, rows, channels);
   } else {
     run_normalisation<double>(bytes, rows, channels);
+  }
+  return 0;
+}
+
+TARGET(pooling) {
+  Bytes bytes(data, size);
+  const cpu::Shape image = bytes.numbers(4);
+  const cpu::Windows windows{image[0], image[1],       image[2],
+                             image[3], bytes.number(), bytes.number()};
+  if (!cpu::check(windows).empty()) return 0;
+  if (image[0] < 0 || image[3] < 0 || !small({image})) return 0;
+  if (bytes.choice(2) == 0) {
+    run_pooling<float>(bytes, windows);
+  } else {
+    run_pooling<double>(bytes, windows);
   }
   return 0;
 }

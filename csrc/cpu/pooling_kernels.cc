@@ -1,0 +1,152 @@
+#include "cpu/pooling_kernels.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/vector.h"
+
+namespace prospr::cpu::PROSPR_ISA {
+namespace {
+
+// Some channels side by side: their values, and a position for each, as wide as a value and as
+// bytes.
+template <typename T, int kLanes>
+struct Channels {
+  using Wide = std::conditional_t<sizeof(T) == sizeof(std::int32_t), std::int32_t, std::int64_t>;
+  typedef T Values __attribute__((vector_size(kLanes * sizeof(T))));
+  typedef Wide Positions __attribute__((vector_size(kLanes * sizeof(T))));
+  typedef std::uint8_t Bytes __attribute__((vector_size(kLanes)));
+};
+
+template <typename Lanes, typename From>
+PROSPR_HD Lanes read(const From* from) {
+  Lanes lanes;
+  __builtin_memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+template <typename Lanes, typename To>
+PROSPR_HD void write(To* to, Lanes lanes) {
+  __builtin_memcpy(to, &lanes, sizeof lanes);
+}
+
+// Calls one(offset, position) for each element of a window: how far it is from the first one.
+template <typename One>
+PROSPR_HD void for_window(const Windows& windows, One one) {
+  int position = 0;
+  for (std::int64_t i = 0; i < windows.window_height; ++i) {
+    for (std::int64_t j = 0; j < windows.window_width; ++j, ++position) {
+      one((i * windows.width + j) * windows.channels, position);
+    }
+  }
+}
+
+// One window, some of its channels: `image` is the offset of their first element there, `window`
+// that of what is said of the window.
+template <int kLanes, typename T>
+PROSPR_HD void pool(const Windows& windows, const MaxPool<T>& map, std::int64_t image,
+                    std::int64_t window) {
+  using Lanes = Channels<T, kLanes>;
+  auto maximum = read<typename Lanes::Values>(map.image + image);
+  typename Lanes::Positions at = {};
+  for_window(windows, [&](std::int64_t offset, int position) {
+    const auto value = read<typename Lanes::Values>(map.image + image + offset);
+    const typename Lanes::Positions larger = (value > maximum) | (value != value);
+    maximum = larger ? value : maximum;
+    at = larger ? at * 0 + position : at;
+  });
+  write(map.maxima + window, maximum);
+  write(map.positions + window, __builtin_convertvector(at, typename Lanes::Bytes));
+}
+
+template <int kLanes, typename T>
+PROSPR_HD void pool(const Windows& windows, const MaxUnpool<T>& map, std::int64_t image,
+                    std::int64_t window) {
+  using Lanes = Channels<T, kLanes>;
+  const auto value = read<typename Lanes::Values>(map.values + window);
+  const auto at = __builtin_convertvector(read<typename Lanes::Bytes>(map.positions + window),
+                                          typename Lanes::Positions);
+  for_window(windows, [&](std::int64_t offset, int position) {
+    write(map.image + image + offset, at == position ? value : typename Lanes::Values{});
+  });
+}
+
+template <int kLanes, typename T>
+PROSPR_HD void pool(const Windows& windows, const GatherPooled<T>& map, std::int64_t image,
+                    std::int64_t window) {
+  using Lanes = Channels<T, kLanes>;
+  typename Lanes::Values value = {};
+  const auto at = __builtin_convertvector(read<typename Lanes::Bytes>(map.positions + window),
+                                          typename Lanes::Positions);
+  for_window(windows, [&](std::int64_t offset, int position) {
+    const auto element = read<typename Lanes::Values>(map.image + image + offset);
+    value = at == position ? element : value;
+  });
+  write(map.values + window, value);
+}
+
+// Zeros, in the last row of windows of a sample and below it, where no window writes.
+template <typename T>
+PROSPR_HD void clear_rest(const Windows& windows, const MaxUnpool<T>& map, std::int64_t row) {
+  const std::int64_t covered = windows.columns() * windows.window_width;
+  const std::int64_t first = (row / windows.rows()) * windows.height;
+  const std::int64_t top = (row % windows.rows()) * windows.window_height;
+  const bool last = row % windows.rows() == windows.rows() - 1;
+  for (std::int64_t i = top; i < (last ? windows.height : top + windows.window_height); ++i) {
+    T* const line = map.image + (first + i) * windows.width * windows.channels;
+    const bool below = i >= windows.rows() * windows.window_height;
+    std::fill(line + (below ? 0 : covered * windows.channels),
+              line + windows.width * windows.channels, T{0});
+  }
+}
+
+template <typename Map>
+PROSPR_HD void clear_rest(const Windows&, const Map&, std::int64_t) {}
+
+template <int kLanes, typename Map>
+void pool_rows(const Windows& windows, const Map& map, std::int64_t begin, std::int64_t end) {
+  const std::int64_t channels = windows.channels;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const std::int64_t top =
+        (row / windows.rows()) * windows.height + (row % windows.rows()) * windows.window_height;
+    for (std::int64_t column = 0; column < windows.columns(); ++column) {
+      const std::int64_t image = (top * windows.width + column * windows.window_width) * channels;
+      const std::int64_t window = (row * windows.columns() + column) * channels;
+      // The last vector ends with the last channel, and does some of them a second time.
+      for (std::int64_t next = 0; next < channels; next += kLanes) {
+        const std::int64_t c = std::min(next, channels - kLanes);
+        pool<kLanes>(windows, map, image + c, window + c);
+      }
+    }
+    clear_rest(windows, map, row);
+  }
+}
+
+template <template <typename> class Map, typename T>
+void pool_rows_by_vectors(const Windows& windows, const Map<T>& map, std::int64_t begin,
+                          std::int64_t end) {
+  constexpr std::int64_t kFew = 16 / sizeof(T);
+  if (windows.channels >= kVectorLanes<T>) {
+    pool_rows<kVectorLanes<T>>(windows, map, begin, end);
+  } else if (windows.channels >= kFew) {
+    pool_rows<kFew>(windows, map, begin, end);
+  } else {
+    pool_rows<1>(windows, map, begin, end);
+  }
+}
+
+}  // namespace
+
+template <typename Map>
+PoolingKernel<Map> pooling_kernel() {
+  return pool_rows_by_vectors;
+}
+
+template PoolingKernel<MaxPool<float>> pooling_kernel<MaxPool<float>>();
+template PoolingKernel<MaxPool<double>> pooling_kernel<MaxPool<double>>();
+template PoolingKernel<MaxUnpool<float>> pooling_kernel<MaxUnpool<float>>();
+template PoolingKernel<MaxUnpool<double>> pooling_kernel<MaxUnpool<double>>();
+template PoolingKernel<GatherPooled<float>> pooling_kernel<GatherPooled<float>>();
+template PoolingKernel<GatherPooled<double>> pooling_kernel<GatherPooled<double>>();
+
+}  // namespace prospr::cpu::PROSPR_ISA

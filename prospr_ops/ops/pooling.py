@@ -1,0 +1,84 @@
+"""Max-pooling by windows that do not overlap, and the two maps that its derivatives are made of.
+
+They are for CPUs: there are no kernels for a GPU. A window's *position* is the number of an element
+within it, row by row. The windows tile an image from the upper left; rows and columns that do not fill
+a window belong to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from prospr_ops.ops._arguments import per_axis
+from prospr_ops.ops._library import library, raises_value_error
+
+
+@raises_value_error
+def max_pool(image: Any, window: int | Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The largest element of each window of an image, and where it is.
+
+    Of equal elements the first is taken; a NaN is larger than any number. The same bits for every
+    number of threads.
+
+    Args:
+        image: ``[N, H, W, C]``, float32 or float64, no smaller than a window.
+        window: Its height h and width w, or one number for both; of 1 to 256 elements.
+
+    Returns:
+        The maxima, ``[N, H // h, W // w, C]``, and their positions in that shape, uint8.
+
+    Raises:
+        ValueError: The image is not of four axes, or the window too large or not of positive
+            32-bit whole numbers.
+    """
+    return tuple(library.prospr_max_pool(image, window=per_axis("window", window, 2)))
+
+
+@raises_value_error
+def max_unpool(
+    values: Any, positions: Any, window: int | Sequence[int], size: int | Sequence[int]
+) -> tf.Tensor:
+    """An image of zeros, but for the value of each window at its position: the gradient of `max_pool`.
+
+    The same bits for every number of threads.
+
+    Args:
+        values: ``[N, H // h, W // w, C]``, float32 or float64.
+        positions: In the shape of the values, uint8. One that is not in the window is nowhere.
+        window: Its height h and width w, or one number for both; of 1 to 256 elements.
+        size: H and W, or one number for both; no smaller than the window.
+
+    Returns:
+        The image, ``[N, H, W, C]``.
+
+    Raises:
+        ValueError: The shapes do not fit together, or the window is too large or not of
+            positive 32-bit whole numbers.
+    """
+    return library.prospr_max_unpool(
+        values, positions, window=per_axis("window", window, 2), size=per_axis("size", size, 2)
+    )
+
+
+@raises_value_error
+def gather_pooled(image: Any, positions: Any, window: int | Sequence[int]) -> tf.Tensor:
+    """The element of an image at the position of each window: the gradient of `max_unpool`.
+
+    The same bits for every number of threads.
+
+    Args:
+        image: ``[N, H, W, C]``, float32 or float64, no smaller than a window.
+        positions: ``[N, H // h, W // w, C]``, uint8. One that is not in the window gives zero.
+        window: Its height h and width w, or one number for both; of 1 to 256 elements.
+
+    Returns:
+        The values, in the shape of the positions.
+
+    Raises:
+        ValueError: The shapes do not fit together, or the window is too large or not of
+            positive 32-bit whole numbers.
+    """
+    return library.prospr_gather_pooled(image, positions, window=per_axis("window", window, 2))
