@@ -17,13 +17,10 @@ DENSE = "dense"
 CONTROLS = {"shuffled": "shuffled", "reinit": "new weights"}
 
 
-# How a network was trained as far as its record, of an earlier version, does not say.
-DEFAULTS = {f"training_{field.name}": field.default for field in fields(Training)}
-
 # The names in `Cell.identity`.
 IDENTITY = (
     "model", "dataset", "method", "steps", "learning_rate", "batch_size", "sparsity", "seed",
-    *DEFAULTS, "validation",
+    *(f"training_{field.name}" for field in fields(Training)), "validation",
 )  # fmt: skip
 
 

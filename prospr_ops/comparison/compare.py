@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prospr_ops.comparison import journal, worker
-from prospr_ops.comparison.cells import DEFAULTS, DENSE, IDENTITY, Cell, Contender, Pruning, grid
+from prospr_ops.comparison.cells import DENSE, IDENTITY, Cell, Contender, Pruning, grid
 from prospr_ops.comparison.training import Training
 from prospr_ops.settings import check_integer, check_real, choose
 from prospr_ops.terminal import quiet_stderr
@@ -154,4 +154,4 @@ def _finished(path: Path, cells: Sequence[Cell], samples: int) -> dict[Cell, dic
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(record.get(name, DEFAULTS.get(name)) for name in IDENTITY)
+    return tuple(record.get(name) for name in IDENTITY)

@@ -21,7 +21,6 @@ class Training:
 
     Attributes:
         epochs: Passes over the training set, each in an order of its own.
-        warmup_epochs: The first of them, at a tenth of the learning rate.
         batch_size: Samples a step; what does not fill a batch waits for the next epoch.
         learning_rate: Of the first half.
         momentum: As Keras defines it, in [0, 1).
@@ -29,7 +28,6 @@ class Training:
     """
 
     epochs: int = 20
-    warmup_epochs: int = 0
     batch_size: int = 100
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -38,7 +36,6 @@ class Training:
     def __post_init__(self) -> None:
         """Checks the ranges."""
         check_integer("epochs", self.epochs, at_least=1)
-        check_integer("warmup_epochs", self.warmup_epochs, at_least=0)
         check_integer("batch_size", self.batch_size, at_least=1)
         check_real("learning_rate", self.learning_rate)
         check_real("momentum", self.momentum, below=1.0)
@@ -92,15 +89,9 @@ def train(
 
     random = np.random.default_rng(seed)
     for number in range(training.epochs):
-        optimizer.learning_rate = training.learning_rate * 0.1 ** _drops(number, training)
+        drops = (2 * number >= training.epochs) + (4 * number >= 3 * training.epochs)
+        optimizer.learning_rate = training.learning_rate * 0.1**drops
         epoch(inputs, labels, tf.constant(random.permutation(len(x)), tf.int32))
-
-
-def _drops(epoch: int, training: Training) -> int:
-    """By how many powers of ten the learning rate is lowered in an epoch."""
-    if epoch < training.warmup_epochs:
-        return 1
-    return (2 * epoch >= training.epochs) + (4 * epoch >= 3 * training.epochs)
 
 
 def error_percent(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
