@@ -79,6 +79,15 @@ QUESTIONS = (
         (0.0, 0.98),
     ),
     Question(
+        "How the networks are trained",
+        "lenet5_caffe",
+        tuple(
+            ("exact:3", Pruning(), Training(epochs=4, learning_rate=learning_rate))
+            for learning_rate in (0.03, 0.05, 0.1, 0.2)
+        ),
+        (0.98, 0.99),
+    ),
+    Question(
         "How the scores are made",
         "lenet5_caffe",
         tuple(
