@@ -73,7 +73,13 @@ def final_gradient(problem: Problem, gradients: Evaluate) -> list[tf.Tensor]:
 
 def log_final_gradient(problem: Problem, gradients: Evaluate) -> LogScores:
     """log|∇L(w)| of the next batch at the weights as they are now, by variable path."""
-    by_weight = final_gradient(problem, gradients)[: len(problem.weights)][::-1]
+
+    # The others' are neither computed, in a traced pass, nor reduced over replicas.
+    def of_weights(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        loss, by_variable = gradients(batch, seed)
+        return loss, by_variable[: len(problem.weights)]
+
+    by_weight = final_gradient(problem, of_weights)[::-1]
     # Each goes when its logarithm is there.
     return {path: log_factor(problem, path, by_weight.pop()) for path in problem.weights}
 
