@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
 
+import prospr_ops as po
 from prospr_ops import channelwise as channelwise_module
 from prospr_ops import normalisation, objective, ops, reference
 from prospr_ops.channelwise import Combination, channelwise
@@ -173,6 +176,57 @@ def test_layers_share_the_graph_of_a_rule():
     traces(3)
     known = traces(4)  # that the number of channels varies
     assert [traces(channels) for channels in (5, 6, 70)] == [known] * 3
+
+
+def _scores():
+    keras.utils.set_random_seed(0)
+    normalisation, last = layers.BatchNormalization(), layers.Dense(3)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4), normalisation, last])
+    random = np.random.default_rng(0)
+    data = random.normal(size=(16, 6)).astype("float32"), np.arange(16) % 3
+    options = {"method": "exact", "steps": 1, "batch_size": 8, "seed": 1, "verbose": 0}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return [*po.score(model, data, loss=loss, **options).values()]
+
+
+def _interrupted_at(point, patch):
+    """Ctrl-C while rules are traced: so manieth of where one begins and where it has its coefficients."""
+    points = itertools.count(1)
+
+    def interrupted(function):
+        def called(*arguments):
+            if next(points) == point:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        return called
+
+    for module, name in (
+        (normalisation, "_mean_and_variance"),
+        (normalisation, "Combination"),
+        (channelwise_module, "Combination"),
+    ):
+        patch.setattr(module, name, interrupted(getattr(module, name)))
+
+
+def test_rules_outlive_ctrl_c_while_they_are_traced_and_clear_session():
+    channelwise_module._traced.cache_clear()
+    expected = _scores()
+    channelwise_module._traced.cache_clear()
+    # A rule that is traced stays so: each time one more of its points is passed, or of the next one's.
+    for point in itertools.count(1):
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                _interrupted_at(point, patch)
+                found = _scores()
+            break
+        except KeyboardInterrupt:
+            continue
+    assert point > 4  # two rules and the derivatives of one, of two orders: each was interrupted
+    keras.backend.clear_session()
+    for values, again, wanted in zip(found, _scores(), expected, strict=True):
+        np.testing.assert_array_equal(values, wanted)
+        np.testing.assert_array_equal(again, wanted)
 
 
 def test_a_map_of_more_tensors_than_the_ops_take_is_that_of_the_twins():
