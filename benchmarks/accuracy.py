@@ -50,8 +50,8 @@ STUDIES = (
     # How far from SNIP's own numbers is a matter of training.
     Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=3,
           training=Training(epochs=100)),
-    Study("lenet5_caffe", ("dense", "exact:3", "snip"), (0.98, 0.99), seeds=5,
-          training=Training(epochs=34, learning_rate=0.03)),
+    Study("lenet5_caffe", ("exact:3", "snip"), (0.98, 0.99), seeds=3,
+          training=Training(epochs=34, clip_norm=2.0)),
     Study("lenet5_caffe", ("dense", "exact:3", "snip"), (0.95, 0.98, 0.99, 0.995), seeds=5,
           training=_CONVOLUTIONAL),
     Study("lenet5_caffe", ("shuffled:exact:3", "reinit:exact:3"), (0.98, 0.99), seeds=2,

@@ -44,10 +44,13 @@ def weights_of(model):
     return np.concatenate([w.ravel() for w in model.get_weights()])
 
 
-def test_training_is_that_of_fit(digits):
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_training_is_that_of_fit(digits, clip_norm):
     """Momentum, weight decay, the drops of the learning rate and the masks included."""
     x, y = digits
-    training = Training(epochs=4, batch_size=100, learning_rate=0.05, weight_decay=1e-2)
+    training = Training(
+        epochs=4, batch_size=100, learning_rate=0.05, weight_decay=1e-2, clip_norm=clip_norm
+    )
     ours, keras_own = po.models.lenet5(), po.models.lenet5()
     keras_own.set_weights(ours.get_weights())
     masks = po.select(po.score(ours, (x, y), method="magnitude", verbose=0), 0.5)
@@ -60,7 +63,7 @@ def test_training_is_that_of_fit(digits):
         entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         return entropy + 0.5e-2 * squares
 
-    optimizer = keras.optimizers.SGD(0.05, 0.9)
+    optimizer = keras.optimizers.SGD(0.05, 0.9, global_clipnorm=clip_norm)
     keras_own.compile(optimizer, decayed_loss)
     random = np.random.default_rng(3)
     for rate in (0.05, 0.05, 0.005, 0.0005):

@@ -25,6 +25,8 @@ class Training:
         learning_rate: Of the first half.
         momentum: As Keras defines it, in [0, 1).
         weight_decay: Times each trainable variable, added to its gradient.
+        clip_norm: The longest that all gradients together, weight decay included, may be; longer ones
+            are shortened to it. None for no limit.
     """
 
     epochs: int = 20
@@ -32,6 +34,7 @@ class Training:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -40,6 +43,8 @@ class Training:
         check_real("learning_rate", self.learning_rate)
         check_real("momentum", self.momentum, below=1.0)
         check_real("weight_decay", self.weight_decay)
+        if self.clip_norm is not None:
+            check_real("clip_norm", self.clip_norm)
 
 
 def train(
@@ -66,7 +71,9 @@ def train(
         msg = f"{len(x)} samples do not fill a batch of {training.batch_size}"
         raise ValueError(msg)
     inputs, labels = tf.constant(x), tf.constant(y, tf.int32)
-    optimizer = keras.optimizers.SGD(training.learning_rate, training.momentum)
+    optimizer = keras.optimizers.SGD(
+        training.learning_rate, training.momentum, global_clipnorm=training.clip_norm
+    )
     objective = Objective.of(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     variables = model.trainable_variables
     optimizer.build(variables)
