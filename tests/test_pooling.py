@@ -36,10 +36,13 @@ def test_ops_match_their_twins(name, window, dtype):
     np.testing.assert_array_equal(gathered, twin, strict=True)
 
 
-def test_no_samples_are_no_windows():
-    maxima, positions = ops.max_pool(tf.zeros([0, 4, 4, 3]), [2, 2])
-    assert maxima.shape == positions.shape == [0, 2, 2, 3]
-    assert ops.max_unpool(maxima, positions, [2, 2], [4, 4]).shape == [0, 4, 4, 3]
+@pytest.mark.parametrize(("samples", "channels"), [(0, 3), (2**40, 0)])
+def test_nothing_is_pooled_at_once(samples, channels):
+    maxima, positions = ops.max_pool(tf.zeros([samples, 4, 4, channels]), [2, 2])
+    assert maxima.shape == positions.shape == [samples, 2, 2, channels]
+    image = ops.max_unpool(maxima, positions, [2, 2], [4, 4])
+    assert image.shape == [samples, 4, 4, channels]
+    assert ops.gather_pooled(image, positions, [2, 2]).shape == maxima.shape
 
 
 POSITIONS = tf.zeros([3, 2, 2, 5], tf.uint8)

@@ -34,8 +34,10 @@ void run(const Windows& windows, const Map& map, InstructionSet instruction_set,
   const PoolingKernel<Map> kernel =
       choose(instruction_set, baseline::pooling_kernel<Map>, avx2::pooling_kernel<Map>,
              avx512::pooling_kernel<Map>)();
-  const auto elements =
-      static_cast<double>(windows.window_height * windows.width * windows.channels);
+  if (windows.channels == 0) return;  // however many rows
+  const double elements = static_cast<double>(windows.window_height) *
+                          static_cast<double>(windows.width) *
+                          static_cast<double>(windows.channels);
   parallel_for(windows.samples * windows.rows(), elements / kSpeed,
                [&](std::int64_t begin, std::int64_t end) { kernel(windows, map, begin, end); });
 }

@@ -85,7 +85,8 @@ PROSPR_HD void pool(const Windows& windows, const GatherPooled<T>& map, std::int
   write(map.values + window, value);
 }
 
-// Zeros, in the last row of windows of a sample and below it, where no window writes.
+// Zeros where no window writes: to the right of a row of windows, and below the last one of a
+// sample.
 template <typename T>
 PROSPR_HD void clear_rest(const Windows& windows, const MaxUnpool<T>& map, std::int64_t row) {
   const std::int64_t covered = windows.columns() * windows.window_width;
