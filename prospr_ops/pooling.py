@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -22,35 +21,15 @@ def max_pool(
     data_format: str | None = None,
     name: str | None = None,
 ) -> tf.Tensor:
-    """tf.nn.max_pool; what its windows do not tile, or is not on images, is as it was.
+    """tf.nn.max_pool; by the compiled op where its windows tile images of a known size.
 
     The gradient is P g: it puts the gradient of each window where its maximum is. The gradient of
     that is Pᵀ v, which takes an element from each window, and so on: P is known by the maxima's
     positions, a byte a window, and neither the input nor the output is needed again.
     """
-    if not _is_tiled(input, ksize, strides, padding, data_format):
-        return _stock_max_pool(input, ksize, strides, padding, data_format, name)
-    return _tiled_max_pool(input, [*ksize])
-
-
-def _tiled_max_pool(image: tf.Tensor, window: Sequence[int]) -> tf.Tensor:
-    size = image.shape[1:3]
-
-    @tf.custom_gradient
-    def pool(image: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        maxima, positions = ops.max_pool(image, window)
-
-        @tf.custom_gradient
-        def unpool(values: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-            return ops.max_unpool(values, positions, window, size), gather
-
-        @tf.custom_gradient
-        def gather(image: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-            return ops.gather_pooled(image, positions, window), unpool
-
-        return maxima, unpool
-
-    return pool(image)
+    if _is_tiled(input, ksize, strides, padding, data_format):
+        return ops.max_pool(input, ksize)[0]
+    return _stock_max_pool(input, ksize, strides, padding, data_format, name)
 
 
 def _is_tiled(x: Any, ksize: Any, strides: Any, padding: Any, data_format: str | None) -> bool:
@@ -61,6 +40,7 @@ def _is_tiled(x: Any, ksize: Any, strides: Any, padding: Any, data_format: str |
         and data_format in (None, "NHWC")
         and padding == "VALID"
         and isinstance(ksize, list | tuple)
+        and isinstance(strides, list | tuple)
         and len(ksize) == 2
         and [*ksize] == [*strides]
         and math.prod(ksize) <= _MOST_ELEMENTS

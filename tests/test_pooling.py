@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from prospr_ops import ops, reference
+from prospr_ops.objective import Batch, Objective
 from prospr_ops.pooling import max_pool
+from prospr_ops.replacements import fast_calls
 
 # Whole numbers: ties in most windows.
 RANDOM = np.random.default_rng(0)
@@ -37,7 +40,7 @@ def test_ops_match_their_twins(name, window, dtype):
 
 
 @pytest.mark.parametrize(("samples", "channels"), [(0, 3), (2**40, 0)])
-def test_nothing_is_pooled_at_once(samples, channels):
+def test_what_is_empty_takes_no_time(samples, channels):
     maxima, positions = ops.max_pool(tf.zeros([samples, 4, 4, channels]), [2, 2])
     assert maxima.shape == positions.shape == [samples, 2, 2, channels]
     image = ops.max_unpool(maxima, positions, [2, 2], [4, 4])
@@ -135,8 +138,10 @@ def test_two_derivatives_are_those_of_tensorflow(name, window, strides, padding,
         np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
-def test_the_third_derivative_is_that_of_tensorflow():
-    x = tf.constant(IMAGES["no ties"])
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("name", ["ties", "no ties"])
+def test_the_third_derivative_is_that_of_tensorflow(name, traced):
+    x = tf.constant(IMAGES[name])
 
     def derivative(pool, order):
         with tf.GradientTape() as tape:
@@ -145,12 +150,61 @@ def test_the_third_derivative_is_that_of_tensorflow():
             total = tf.reduce_sum(tf.sin(3.0 * value))
         return tape.gradient(total, x)
 
-    np.testing.assert_allclose(derivative(max_pool, 2), derivative(tf.nn.max_pool, 2), rtol=1e-9)
+    call = tf.function(derivative) if traced else derivative
+    np.testing.assert_allclose(call(max_pool, 2), derivative(tf.nn.max_pool, 2), rtol=1e-9)
+
+
+def _within_a_function(x):
+    return tf.function(lambda x: max_pool(x, [2, 2], [2, 2], "VALID"))(x)
+
+
+def _for_each_image(x):
+    return tf.vectorized_map(lambda one: max_pool(one[tf.newaxis], 2 * [2], 2 * [2], "VALID"), x)
+
+
+def _in_a_loop(x):
+    return tf.map_fn(lambda one: max_pool(one[tf.newaxis], [2, 2], [2, 2], "VALID"), x)
+
+
+@pytest.mark.parametrize("pool", [_within_a_function, _for_each_image, _in_a_loop])
+def test_two_derivatives_inside_other_graphs(pool):
+    x = tf.constant(IMAGES["no ties"])
+
+    @tf.function
+    def derivative(pool):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                value = tf.reduce_sum(tf.sin(pool(x)))
+            squares = tf.reduce_sum(tf.square(inner.gradient(value, x)))
+        return outer.gradient(squares, x)
+
+    expected = derivative(lambda x: tf.nn.max_pool(x, 2, 2, "VALID"))
+    np.testing.assert_allclose(derivative(pool), expected, rtol=1e-9)
+
+
+def test_a_model_takes_it():
+    model = keras.Sequential([keras.Input([6, 6, 1]), keras.layers.MaxPooling2D()])
+    objective = Objective.of(model, "mse")
+
+    @tf.function
+    def gradient(x, y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = objective(Batch(x, y), fast_calls())
+        return tape.gradient(loss, x)
+
+    graph = gradient.get_concrete_function(tf.ones([2, 6, 6, 1]), tf.ones([2, 3, 3, 1])).graph
+    operations = {operation.type for operation in graph.get_operations()}
+    assert operations >= {"Prospr>MaxPool", "Prospr>MaxUnpool"}
+    assert not operations & {"MaxPool", "MaxPoolGrad"}
 
 
 def test_other_pooling_is_left_alone():
     large = tf.reshape(tf.range(17.0 * 17), [1, 17, 17, 1])
     assert max_pool(large, [17, 17], [17, 17], "VALID") == 17 * 17 - 1
+    assert max_pool(large, [2, 2], 2, "VALID").shape == [1, 8, 8, 1]
     x = tf.ones([1, 4, 4, 4, 2])
     assert max_pool(x, [2, 2, 2], [2, 2, 2], "VALID", "NDHWC").shape == [1, 2, 2, 2, 2]
     assert max_pool(x[0], 2, 2, "VALID").shape == [4, 2, 2, 2]

@@ -31,8 +31,8 @@ struct Windows {
 // a window.
 std::string check(const Windows& windows);
 
-// The largest element of each window, a NaN if there is one, and its position; of equal ones the
-// first.
+// The largest element of each window and its position, of equal ones the first; a NaN if there is
+// one, of several the last.
 template <typename T>
 struct MaxPool {
   const T* image;

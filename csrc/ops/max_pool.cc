@@ -21,7 +21,7 @@ The largest element of each window of an image, and where in the window it is.
 
 The windows do not overlap and tile the image from the upper left; rows and columns that do not fill
 a window belong to none. Of equal elements the first is taken, row by row; a NaN is larger than any
-number. The result is the same bits for every number of threads.
+number, and of several the last is taken. The result is the same bits for every number of threads.
 
 image: [N, H, W, C], no smaller than a window.
 window: its height h and width w, of 1 to 256 elements.

@@ -183,10 +183,10 @@ def _gradients(
 
 def _derivative(operation: tf.Operation, sources: Sequence[tf.Tensor]) -> tf.Tensor:
     """That of an elementwise operation, or of a max-pooling: one at each window's maximum."""
-    if not _is_tiling(operation):
+    pool = fast_calls().get("max_pool")
+    if pool is None or not _is_tiling(operation):
         return _gradients(operation.outputs, sources)[0]
     # TensorFlow's own searches the windows anew, which takes longer than to pool once more.
-    pool = fast_calls().get("max_pool", tf.nn.max_pool)
     window = operation.get_attr("ksize")[1:3]
     return _gradients([pool(*sources, window, window, "VALID")], sources)[0]
 
@@ -195,9 +195,12 @@ def _is_tiling(operation: tf.Operation) -> bool:
     """Whether this is a max-pooling that has each pixel in one window."""
     if operation.type != "MaxPool" or operation.get_attr("data_format") != b"NHWC":
         return False
+    if operation.get_attr("padding") not in (b"VALID", b"SAME"):
+        return False
     window, strides = operation.get_attr("ksize"), operation.get_attr("strides")
     sizes = zip(operation.inputs[0].shape, operation.outputs[0].shape, window, strict=True)
-    return window == strides and all(size == pooled * edge for size, pooled, edge in sizes)
+    tiles = all(size == pooled * edge for size, pooled, edge in sizes)
+    return window == strides and window[0] == window[3] == 1 and tiles
 
 
 def _is_matrix_product(operation: tf.Operation, sources: Sequence[tf.Tensor]) -> bool:

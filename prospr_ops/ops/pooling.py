@@ -1,6 +1,7 @@
 """Max-pooling by windows that do not overlap, and the two maps that its derivatives are made of.
 
-They are for CPUs: there are no kernels for a GPU. A window's *position* is the number of an element
+All three can be differentiated, to any order, where the height and width of an image are known. They
+are for CPUs: there are no kernels for a GPU. A window's *position* is the number of an element
 within it, row by row. The windows tile an image from the upper left; rows and columns that do not fill
 a window belong to none.
 """
@@ -20,8 +21,8 @@ from prospr_ops.ops._library import library, raises_value_error
 def max_pool(image: Any, window: int | Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
     """The largest element of each window of an image, and where it is.
 
-    Of equal elements the first is taken; a NaN is larger than any number. The same bits for every
-    number of threads.
+    Of equal elements the first is taken; a NaN is larger than any number, and of several the last is
+    taken. The same bits for every number of threads.
 
     Args:
         image: ``[N, H, W, C]``, float32 or float64, no smaller than a window.
@@ -82,3 +83,19 @@ def gather_pooled(image: Any, positions: Any, window: int | Sequence[int]) -> tf
             positive 32-bit whole numbers.
     """
     return library.prospr_gather_pooled(image, positions, window=per_axis("window", window, 2))
+
+
+@tf.RegisterGradient("Prospr>MaxPool")
+def _unpool_gradient(op: tf.Operation, by_maxima: tf.Tensor, _by_positions: Any) -> tf.Tensor:
+    return max_unpool(by_maxima, op.outputs[1], op.get_attr("window"), op.inputs[0].shape[1:3])
+
+
+@tf.RegisterGradient("Prospr>MaxUnpool")
+def _gather_gradient(op: tf.Operation, by_image: tf.Tensor) -> tuple[tf.Tensor, None]:
+    return gather_pooled(by_image, op.inputs[1], op.get_attr("window")), None
+
+
+@tf.RegisterGradient("Prospr>GatherPooled")
+def _scatter_gradient(op: tf.Operation, by_values: tf.Tensor) -> tuple[tf.Tensor, None]:
+    size = op.inputs[0].shape[1:3]
+    return max_unpool(by_values, op.inputs[1], op.get_attr("window"), size), None

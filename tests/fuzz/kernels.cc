@@ -377,6 +377,7 @@ void run_pooling(Bytes& bytes, const cpu::Windows& windows) {
   // Many of these are not in the window.
   const std::vector<std::uint8_t> positions =
       values<std::uint8_t>(static_cast<double>(pooled), bytes.byte());
+  int runs = 0;
   switch (bytes.choice(3)) {
     case 0:
       // The positions begin where the maxima end.
@@ -389,8 +390,9 @@ void run_pooling(Bytes& bytes, const cpu::Windows& windows) {
                 });
       return;
     case 1:
-      run_twice(bytes, values<T>(static_cast<double>(size), bytes.byte()),
+      run_twice(bytes, std::vector<T>(size),
                 [&](T* result, auto instruction_set, const auto& parallel_for) {
+                  std::memset(result, ++runs, size * sizeof(T));  // all is to be written
                   cpu::run(windows, cpu::MaxUnpool<T>{value.data(), positions.data(), result},
                            instruction_set, parallel_for);
                 });
@@ -540,7 +542,7 @@ TARGET(pooling) {
   const cpu::Windows windows{image[0], image[1],       image[2],
                              image[3], bytes.number(), bytes.number()};
   if (!cpu::check(windows).empty()) return 0;
-  if (image[0] < 0 || image[3] < 0 || !small({image})) return 0;
+  if (image[0] < 0 || image[3] < 1 || !small({image})) return 0;
   if (bytes.choice(2) == 0) {
     run_pooling<float>(bytes, windows);
   } else {
