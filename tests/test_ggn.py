@@ -19,7 +19,7 @@ from ggn_problems import FALLBACKS, LOGITS, PROBLEMS
 
 import prospr_ops as po
 from prospr_ops.batches import endless_batches
-from prospr_ops.curvature import ESTIMATORS
+from prospr_ops.curvature import ESTIMATORS, backpropagation
 from prospr_ops.objective import Batch, Objective
 from prospr_ops.prunable import prunable_weights
 from prospr_ops.state import preserved
@@ -473,3 +473,20 @@ def test_result_says_which_estimator_each_weight_got():
         po.prune(ready.model, data, sparsity=0.5, curvature="ggn", loss=loss, verbose=0)
     for variable, old in zip(ready.model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, old)
+
+
+@pytest.mark.parametrize(
+    ("window", "padding", "tiles"),
+    [
+        ([1, 2, 2, 1], "VALID", True),
+        ([1, 2, 2, 1], "SAME", True),
+        ([1, 4, 1, 1], "VALID", True),
+        ([1, 3, 3, 1], "SAME", False),
+        ([1, 2, 2, 1], [[0, 0], [1, 0], [1, 0], [0, 0]], False),  # as many windows, shifted
+        ([1, 1, 1, 2], "VALID", False),
+    ],
+)
+def test_which_pooling_tiles(window, padding, tiles):
+    with tf.Graph().as_default():
+        pooled = tf.nn.max_pool2d(tf.ones([1, 4, 4, 2]), window, window, padding)
+        assert backpropagation._is_tiling(pooled.op) is tiles
