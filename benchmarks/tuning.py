@@ -82,8 +82,10 @@ QUESTIONS = (
         "How the networks are trained",
         "lenet5_caffe",
         tuple(
-            ("exact:3", Pruning(), Training(epochs=4, learning_rate=learning_rate))
-            for learning_rate in (0.03, 0.05, 0.1, 0.2)
+            ("exact:3", Pruning(), Training(4, learning_rate=learning_rate, clip_norm=clip_norm))
+            for learning_rate, clip_norm in (
+                (0.03, None), (0.05, None), (0.1, None), (0.2, None), (0.1, 5.0), (0.1, 2.0),
+            )
         ),
         (0.98, 0.99),
     ),
@@ -118,7 +120,7 @@ def run(out: Path, *, full: bool = True) -> list[object]:
             show_edge=False,
             padding=(0, 1, 0, 0),
         )
-        for heading in ("", "α", "batch", "trained\nat rate", "weight\ndecay", "epochs"):
+        for heading in ("", "α", "batch", "trained\nat rate", "weight\ndecay", "clip\nnorm", "epochs"):
             table.add_column(heading, no_wrap=True)
         for sparsity in question.sparsities:
             table.add_column(percent(sparsity), justify="right", no_wrap=True)
@@ -148,6 +150,7 @@ def _row(records: list[dict[str, Any]], training: Training) -> list[str]:
         str(pruned["batch_size"]),
         f"{training.learning_rate:g}",
         f"{training.weight_decay:g}",
+        "" if training.clip_norm is None else f"{training.clip_norm:g}",
         str(training.epochs),
         *(f"{error.mean:.2f}" for row in errors.values() for error in row.values()),
     ]

@@ -8,8 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from prospr_ops.objective import Batch, Objective
-from prospr_ops.replacements import fast_calls
 from prospr_ops.settings import check_integer, check_real
 
 
@@ -54,8 +52,7 @@ def train(
 
     The same as `model.fit` on the same batches, but an epoch is one call of a compiled function,
     which takes its batches from memory: on networks this small Python and the input pipeline would
-    cost as much as the training itself. Layers call what is in `prospr_ops.replacements`: the gradient
-    of TensorFlow's own max-pooling would be nearly half of LeNet-5-Caffe's training.
+    cost as much as the training itself.
 
     Args:
         model: Built, from inputs to logits. Its compiled loss and optimizer are not used.
@@ -75,7 +72,6 @@ def train(
     optimizer = keras.optimizers.SGD(
         training.learning_rate, training.momentum, global_clipnorm=training.clip_norm
     )
-    objective = Objective.of(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     variables = model.trainable_variables
     optimizer.build(variables)
 
@@ -85,8 +81,10 @@ def train(
         for step in tf.range(steps):
             batch = order[step * training.batch_size : (step + 1) * training.batch_size]
             with tf.GradientTape() as tape:
-                samples = Batch(tf.gather(inputs, batch), tf.gather(labels, batch))
-                loss = objective(samples, fast_calls())
+                logits = model(tf.gather(inputs, batch), training=True)
+                loss = tf.reduce_mean(
+                    tf.nn.sparse_softmax_cross_entropy_with_logits(tf.gather(labels, batch), logits)
+                )
             gradients = tape.gradient(loss, [variable.value for variable in variables])
             optimizer.apply(
                 [

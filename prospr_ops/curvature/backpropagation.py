@@ -8,7 +8,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from prospr_ops import ops
-from prospr_ops.replacements import fast_calls
 
 # Operations with one input whose derivative is another tensor of its shape.
 _ELEMENTWISE = "Elu Erf Exp LeakyRelu Relu Relu6 Selu Sigmoid Softplus Softsign Square Tanh"
@@ -102,7 +101,7 @@ class Backpropagation:
                 # No gradient goes through a comparison.
                 dependent.update(t.name for t in operation.outputs if t.dtype.is_floating)
         self._derivatives = {
-            operation.name: _derivative(operation, sources)
+            operation.name: _gradients(operation.outputs, sources)[0]
             for operation, sources in self._path
             if operation.type in _ELEMENTWISE.split() or _is_tiling(operation)
         }
@@ -179,16 +178,6 @@ def _gradients(
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
     return [tf.convert_to_tensor(values) for values in found]
-
-
-def _derivative(operation: tf.Operation, sources: Sequence[tf.Tensor]) -> tf.Tensor:
-    """That of an elementwise operation, or of a max-pooling: one at each window's maximum."""
-    pool = fast_calls().get("max_pool")
-    if pool is None or not _is_tiling(operation):
-        return _gradients(operation.outputs, sources)[0]
-    # TensorFlow's own searches the windows anew, which takes longer than to pool once more.
-    window = operation.get_attr("ksize")[1:3]
-    return _gradients([pool(*sources, window, window, "VALID")], sources)[0]
 
 
 def _is_tiling(operation: tf.Operation) -> bool:
