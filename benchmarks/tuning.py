@@ -120,15 +120,8 @@ def run(out: Path, *, full: bool = True) -> list[object]:
             show_edge=False,
             padding=(0, 1, 0, 0),
         )
-        for heading in (
-            "",
-            "α",
-            "batch",
-            "trained\nat rate",
-            "weight\ndecay",
-            "clip\nnorm",
-            "epochs",
-        ):
+        headings = ("", "α", "batch", "trained\nat rate", "weight\ndecay", "clip\nnorm", "epochs")
+        for heading in headings:
             table.add_column(heading, no_wrap=True)
         for sparsity in question.sparsities:
             table.add_column(percent(sparsity), justify="right", no_wrap=True)
