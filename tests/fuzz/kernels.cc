@@ -392,7 +392,7 @@ void run_pooling(Bytes& bytes, const cpu::Windows& windows) {
     case 1:
       run_twice(bytes, std::vector<T>(size),
                 [&](T* result, auto instruction_set, const auto& parallel_for) {
-                  std::memset(result, ++runs, size * sizeof(T));  // all is to be written
+                  std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
                   cpu::run(windows, cpu::MaxUnpool<T>{value.data(), positions.data(), result},
                            instruction_set, parallel_for);
                 });
