@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 # In the order in which they run: from one operation to whole methods.
-NAMES = ("gamma", "select", "shrink", "curvature", "meta_gradient", "agreement")
+NAMES = ("gamma", "select", "shrink", "sparse", "curvature", "meta_gradient", "agreement")
 # Take hours, or gigabytes, and compare no speed: run where named, and have no rows in the summary.
 STUDIES = ("accuracy", "tuning", "large_model")
 REFERENCE = Path("docs/benchmarks/reference.json")

@@ -127,6 +127,35 @@ def gather_pooled(
     threads: int = 1,
     instruction_set: str = "",
 ) -> npt.NDArray[_Float]: ...
+def sparse_conv(
+    image: npt.NDArray[_Float],
+    weights: npt.NDArray[_Float],
+    bias: npt.NDArray[_Float],
+    taps: npt.NDArray[np.int32],
+    splits: npt.NDArray[np.int32],
+    kernel_size: tuple[int, int],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
+def sparse_conv_input_gradient(
+    output_gradient: npt.NDArray[_Float],
+    weights: npt.NDArray[_Float],
+    taps: npt.NDArray[np.int32],
+    splits: npt.NDArray[np.int32],
+    kernel_size: tuple[int, int],
+    channels: int,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
+def sparse_conv_filter_gradient(
+    image: npt.NDArray[_Float],
+    output_gradient: npt.NDArray[_Float],
+    taps: npt.NDArray[np.int32],
+    splits: npt.NDArray[np.int32],
+    kernel_size: tuple[int, int],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> tuple[npt.NDArray[_Float], npt.NDArray[_Float]]: ...
 def triad(
     result: npt.NDArray[np.float32],
     a: npt.NDArray[np.float32],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import faulthandler
+import inspect
 import json
 import os
 import random
@@ -160,6 +161,28 @@ def convolution(rng: random.Random) -> tuple[dict[str, Any], dict[str, list[int]
     return options | {"dilation_rate": [1] * axes}, shapes
 
 
+def sparse_filters(name: str, rng: random.Random, dtype: str) -> dict[str, Any]:
+    """Arguments of an op of sparse convolution that fit."""
+    kernel, output = ([rng.randrange(1, 4) for _ in "hw"] for _ in range(2))
+    channels, filters, samples = rng.randrange(1, 4), rng.randrange(1, 4), rng.randrange(1, 40)
+    splits = np.cumsum([0, *(rng.randrange(4) for _ in range(filters))])
+    taps = [rng.randrange(kernel[0] * kernel[1] * channels) for _ in range(splits[-1])]
+    image = [*(a + b - 1 for a, b in zip(kernel, output, strict=True)), channels, samples]
+    fitting = {
+        "image": tensor(rng, image, dtype),
+        "output_gradient": tensor(rng, [*output, filters, samples], dtype),
+        "weights": tensor(rng, [len(taps)], dtype),
+        "bias": tensor(rng, [filters], dtype),
+        "taps": tf.constant(taps, tf.int32),
+        "splits": tf.constant(splits, tf.int32),
+        "kernel_size": kernel,
+        "channels": channels,
+    }
+    return {
+        argument: fitting[argument] for argument in inspect.signature(getattr(ops, name)).parameters
+    }
+
+
 def call_of(name: str, rng: random.Random) -> dict[str, Any]:
     """Arguments of the public function `name` that fit."""
     dtype = rng.choice(["float32", "float64"])
@@ -190,6 +213,8 @@ def call_of(name: str, rng: random.Random) -> dict[str, Any]:
                 "size": size,
             },
         }[name]
+    if name.startswith("sparse"):
+        return sparse_filters(name, rng, dtype)
     if name.startswith("gamma"):
         states = {
             "gamma_update": ["log_gamma", "sign"],
@@ -241,7 +266,7 @@ def of_the_op(arguments: dict[str, Any]) -> dict[str, Any]:
     dtype = dtype or getattr(arguments.get("curvature"), "dtype", None)
     result = {}
     for name, value in arguments.items():
-        if name in {"kernel_size", "vocabulary"}:
+        if name == "vocabulary" or (name == "kernel_size" and "taps" not in arguments):
             continue
         if isinstance(value, tf.Variable):
             result[name] = value.handle

@@ -17,6 +17,8 @@ from rich.console import Console
 import prospr_ops as po
 from prospr_ops import comparison, data
 from prospr_ops.comparison import Cell, Contender, Pruning, Training, journal, results, worker
+from prospr_ops.comparison.compare import MODELS
+from prospr_ops.comparison.sparse_network import SparseNetwork
 from prospr_ops.comparison.training import error_percent, train
 
 TINY = Training(epochs=1, batch_size=200)
@@ -38,6 +40,10 @@ def digits():
 
 def console():
     return Console(file=io.StringIO(), width=100)
+
+
+def logits(model, x):
+    return model.predict(x, verbose=0)
 
 
 def weights_of(model):
@@ -77,34 +83,75 @@ def test_training_is_that_of_fit(digits, clip_norm):
     assert np.count_nonzero(kernel) <= masks[path].sum()
 
 
-def test_unseen_inputs_have_no_part(digits):
+@pytest.mark.parametrize("name", MODELS)
+def test_a_sparse_network_is_trained_as_the_masked_one(name, digits):
     x, y = digits
-    samples = replace(data.mnist(data._MNIST_SAMPLE), x_train=x, y_train=y)
-    model = po.models.lenet_300_100()
+    masked = getattr(po.models, name)()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    masks = po.select(po.score(model, (x, y), method="snip", loss=loss, verbose=0), 0.99)
-    whole = keras.models.clone_model(model)
-    whole.set_weights(model.get_weights())
-    small, x_small, _ = worker.without_unseen_inputs(model, "lenet_300_100", masks, samples)
-    assert x_small.shape[1] < 600
-    po.apply_masks(whole, masks)
-    training = Training(epochs=2)
-    train(whole, x, y, training, seed=0)
-    train(small, x_small, y, training, seed=0)
-    np.testing.assert_allclose(
-        whole.predict(x, verbose=0), small.predict(x_small, verbose=0), atol=1e-4
+    scores = po.score(masked, (x, y), method="snip", loss=loss, batch_size=100, verbose=0)
+    masks = po.select(scores, 0.98)
+    sparse = SparseNetwork(masked, masks)
+    biases = [w for w in masked.trainable_variables if len(w.shape) == 1]
+    kept = sum(mask.sum() for mask in masks.values())
+    assert weights_of(sparse).size == kept + sum(w.shape[0] for w in biases)
+    po.apply_masks(masked, masks)
+    np.testing.assert_allclose(logits(sparse, x), logits(masked, x), atol=1e-5)
+    training = Training(epochs=2, learning_rate=0.02)
+    before = logits(masked, x)
+    for model in (sparse, masked):
+        train(model, x, y, training, seed=0)
+    assert np.abs(logits(masked, x) - before).max() > 0.1
+    np.testing.assert_allclose(logits(sparse, x), logits(masked, x), atol=1e-3)
+
+
+def test_a_sparse_network_without_a_bias_and_with_a_blind_layer(digits):
+    x, _ = digits
+    model = keras.Sequential(
+        [
+            keras.Input(x.shape[1:]),
+            keras.layers.Conv2D(4, (4, 3), padding="same", use_bias=False, activation="tanh"),
+            keras.layers.Conv2D(3, 3),
+            keras.layers.MaxPooling2D(3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
     )
+    kernels = [w for w in model.trainable_variables if len(w.shape) > 1]
+    masks = {w.path: np.zeros(w.shape, bool) for w in kernels}
+    masks[kernels[0].path][:, :, :, 1:] = masks[kernels[2].path][::2] = True
+    for blind in (True, False):
+        masks[kernels[1].path][1] = not blind
+        sparse = SparseNetwork(model, masks)
+        assert len(sparse.trainable_variables) == 5
+        whole = keras.models.clone_model(model)
+        whole.set_weights(model.get_weights())
+        po.apply_masks(
+            whole,
+            dict(
+                zip(
+                    [w.path for w in whole.weights if len(w.shape) > 1], masks.values(), strict=True
+                )
+            ),
+        )
+        assert (np.ptp(logits(whole, x), axis=0) == 0).all() == blind
+        np.testing.assert_allclose(logits(sparse, x), logits(whole, x), atol=1e-5)
 
 
-def test_blind_network(digits):
-    """A method may leave the first layer without any weight."""
-    x, y = digits
-    samples = replace(data.mnist(data._MNIST_SAMPLE), x_train=x, y_train=y, x_test=x, y_test=y)
-    model = po.models.lenet_300_100()
-    masks = {w.path: np.zeros(w.shape, bool) for w in model.trainable_variables if w.ndim == 2}
-    small, x_small, _ = worker.without_unseen_inputs(model, "lenet_300_100", masks, samples)
-    train(small, x_small, y, TINY, seed=0)
-    assert error_percent(small, x_small, y) > 70
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Conv2D(2, 3, strides=2),
+        keras.layers.Conv2D(2, 3, dilation_rate=2),
+        keras.layers.MaxPooling2D(2, padding="same"),
+        keras.layers.MaxPooling2D(2, strides=1),
+        keras.layers.BatchNormalization(),
+    ],
+)
+def test_layers_without_a_sparse_form_are_named(layer):
+    model = keras.Sequential([keras.Input([9, 9, 2]), layer])
+    masks = {w.path: np.ones(w.shape, bool) for w in model.trainable_variables}
+    with pytest.raises(ValueError, match=f"{layer.name}.* has no sparse form"):
+        SparseNetwork(model, masks)
 
 
 def test_controls():

@@ -24,13 +24,17 @@ def test_build_info():
     assert info["cuda"] is bool(info["cuda_architectures"]) is bool(info["cuda_compiler"])
 
 
-# Where there is a GPU, batch normalisation and max-pooling are TensorFlow's own.
+# Where there is a GPU, batch normalisation and max-pooling are TensorFlow's own; sparse training is for
+# CPUs.
 CPU_ONLY = {
     "Prospr_ChannelCombinations",
     "Prospr_ChannelProducts",
     "Prospr_GatherPooled",
     "Prospr_MaxPool",
     "Prospr_MaxUnpool",
+    "Prospr_SparseConv",
+    "Prospr_SparseConvFilterGradient",
+    "Prospr_SparseConvInputGradient",
 }
 
 

@@ -66,7 +66,7 @@ POSITIONS = tf.zeros([3, 2, 2, 5], tf.uint8)
             lambda: ops.gather_pooled(tf.ones([3, 6, 4, 5]), POSITIONS, [2, 2]),
             "positions must be of",
         ),
-        (lambda: ops.max_unpool(tf.ones([3, 2, 2]), POSITIONS, [2, 2], [4, 4]), "four axes"),
+        (lambda: ops.max_unpool(tf.ones([3, 2, 2]), POSITIONS, [2, 2], [4, 4]), "4 axes"),
         (
             lambda: ops.max_unpool(tf.ones([3, 2, 2, 5]), POSITIONS, [2, 2], [4, 6]),
             "values must be of shape",

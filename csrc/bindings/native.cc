@@ -122,6 +122,7 @@ PYBIND11_MODULE(_native, module) {
   define_select(module);
   define_normalisation(module);
   define_pooling(module);
+  define_sparse_conv(module);
 }
 
 }  // namespace prospr::bindings

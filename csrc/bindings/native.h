@@ -37,5 +37,6 @@ void define_curvature(py::module_& module);
 void define_select(py::module_& module);
 void define_normalisation(py::module_& module);
 void define_pooling(py::module_& module);
+void define_sparse_conv(py::module_& module);
 
 }  // namespace prospr::bindings

@@ -13,22 +13,10 @@ namespace {
 template <typename T, int kLanes>
 struct Channels {
   using Wide = std::conditional_t<sizeof(T) == sizeof(std::int32_t), std::int32_t, std::int64_t>;
-  typedef T Values __attribute__((vector_size(kLanes * sizeof(T))));
-  typedef Wide Positions __attribute__((vector_size(kLanes * sizeof(T))));
-  typedef std::uint8_t Bytes __attribute__((vector_size(kLanes)));
+  using Values = Lanes<T, kLanes>;
+  using Positions = Lanes<Wide, kLanes>;
+  using Bytes = Lanes<std::uint8_t, kLanes>;
 };
-
-template <typename Lanes, typename From>
-PROSPR_HD Lanes read(const From* from) {
-  Lanes lanes;
-  __builtin_memcpy(&lanes, from, sizeof lanes);
-  return lanes;
-}
-
-template <typename Lanes, typename To>
-PROSPR_HD void write(To* to, Lanes lanes) {
-  __builtin_memcpy(to, &lanes, sizeof lanes);
-}
 
 // Calls one(offset, position) for each element of a window: how far it is from the first one.
 template <typename One>
@@ -46,40 +34,40 @@ PROSPR_HD void for_window(const Windows& windows, One one) {
 template <int kLanes, typename T>
 PROSPR_HD void pool(const Windows& windows, const MaxPool<T>& map, std::int64_t image,
                     std::int64_t window) {
-  using Lanes = Channels<T, kLanes>;
-  auto maximum = read<typename Lanes::Values>(map.image + image);
-  typename Lanes::Positions at = {};
+  using Some = Channels<T, kLanes>;
+  auto maximum = read<typename Some::Values>(map.image + image);
+  typename Some::Positions at = {};
   for_window(windows, [&](std::int64_t offset, int position) {
-    const auto value = read<typename Lanes::Values>(map.image + image + offset);
-    const typename Lanes::Positions larger = (value > maximum) | (value != value);
+    const auto value = read<typename Some::Values>(map.image + image + offset);
+    const typename Some::Positions larger = (value > maximum) | (value != value);
     maximum = larger ? value : maximum;
     at = larger ? at * 0 + position : at;
   });
   write(map.maxima + window, maximum);
-  write(map.positions + window, __builtin_convertvector(at, typename Lanes::Bytes));
+  write(map.positions + window, __builtin_convertvector(at, typename Some::Bytes));
 }
 
 template <int kLanes, typename T>
 PROSPR_HD void pool(const Windows& windows, const MaxUnpool<T>& map, std::int64_t image,
                     std::int64_t window) {
-  using Lanes = Channels<T, kLanes>;
-  const auto value = read<typename Lanes::Values>(map.values + window);
-  const auto at = __builtin_convertvector(read<typename Lanes::Bytes>(map.positions + window),
-                                          typename Lanes::Positions);
+  using Some = Channels<T, kLanes>;
+  const auto value = read<typename Some::Values>(map.values + window);
+  const auto at = __builtin_convertvector(read<typename Some::Bytes>(map.positions + window),
+                                          typename Some::Positions);
   for_window(windows, [&](std::int64_t offset, int position) {
-    write(map.image + image + offset, at == position ? value : typename Lanes::Values{});
+    write(map.image + image + offset, at == position ? value : typename Some::Values{});
   });
 }
 
 template <int kLanes, typename T>
 PROSPR_HD void pool(const Windows& windows, const GatherPooled<T>& map, std::int64_t image,
                     std::int64_t window) {
-  using Lanes = Channels<T, kLanes>;
-  typename Lanes::Values value = {};
-  const auto at = __builtin_convertvector(read<typename Lanes::Bytes>(map.positions + window),
-                                          typename Lanes::Positions);
+  using Some = Channels<T, kLanes>;
+  typename Some::Values value = {};
+  const auto at = __builtin_convertvector(read<typename Some::Bytes>(map.positions + window),
+                                          typename Some::Positions);
   for_window(windows, [&](std::int64_t offset, int position) {
-    const auto element = read<typename Lanes::Values>(map.image + image + offset);
+    const auto element = read<typename Some::Values>(map.image + image + offset);
     value = at == position ? element : value;
   });
   write(map.values + window, value);

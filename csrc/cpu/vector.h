@@ -18,14 +18,29 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-template <typename Sum>
-struct VectorOf {
-  typedef Sum Type __attribute__((vector_size(kVectorBytes)));
+template <typename T, int kLanes>
+struct LanesOf {
+  typedef T Type __attribute__((vector_size(kLanes * sizeof(T))));
 };
-template <typename Sum>
-using Vector = typename VectorOf<Sum>::Type;
-template <typename Sum>
-constexpr std::int64_t kVectorLanes = kVectorBytes / sizeof(Sum);
+// So many elements side by side, of which an instruction set may have fewer or more in a vector.
+template <typename T, int kLanes>
+using Lanes = typename LanesOf<T, kLanes>::Type;
+template <typename T>
+constexpr std::int64_t kVectorLanes = kVectorBytes / sizeof(T);
+template <typename T>
+using Vector = Lanes<T, kVectorLanes<T>>;
+
+template <typename Lanes, typename From>
+PROSPR_HD Lanes read(const From* from) {
+  Lanes lanes;
+  __builtin_memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+template <typename Lanes, typename To>
+PROSPR_HD void write(To* to, Lanes lanes) {
+  __builtin_memcpy(to, &lanes, sizeof lanes);
+}
 
 template <typename Sum>
 PROSPR_HD Vector<Sum> load(const Sum* from) {

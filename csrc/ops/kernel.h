@@ -32,6 +32,11 @@ const typename KernelType<T>::Type* data_of(const tensorflow::Tensor& tensor) {
 // InvalidArgument if anything is wrong.
 absl::Status status_of(const std::string& wrong);
 
+absl::Status check_axes(const char* name, const tensorflow::Tensor& tensor, int axes);
+
+absl::Status check_shape(const char* name, const tensorflow::Tensor& tensor,
+                         const tensorflow::TensorShape& expected);
+
 // Runs a kernel; memory that its scratch does not get is an error of the op.
 template <typename Run>
 absl::Status run_kernel(Run&& run) {

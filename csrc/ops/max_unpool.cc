@@ -47,9 +47,7 @@ class MaxUnpoolOp : public tensorflow::OpKernel {
   void Compute(tensorflow::OpKernelContext* context) override {
     const tensorflow::Tensor& values = context->input(0);
     const tensorflow::Tensor& positions = context->input(1);
-    OP_REQUIRES(context, values.dims() == 4,
-                absl::InvalidArgumentError("values must be of four axes, not of shape " +
-                                           values.shape().DebugString()));
+    OP_REQUIRES_OK(context, check_axes("values", values, 4));
     tensorflow::TensorShape image;
     OP_REQUIRES_OK(context,
                    tensorflow::TensorShape::BuildTensorShape(

@@ -6,21 +6,13 @@
 #include <vector>
 
 #include "cpu/pooling.h"
+#include "ops/attributes.h"
 #include "ops/kernel.h"
 #include "ops/parallel_for.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
 namespace prospr::ops {
-
-// A height and a width, from an attribute of an op.
-template <typename Context>
-absl::Status read_pair(Context* context, const char* name, std::vector<std::int64_t>* pair) {
-  TF_RETURN_IF_ERROR(context->GetAttr(name, pair));
-  if (pair->size() == 2 && (*pair)[0] > 0 && (*pair)[1] > 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(std::string(name) +
-                                    " must be a height and a width, both at least 1");
-}
 
 // The shape of what is said of the windows of an image.
 inline absl::Status windows_shape(tensorflow::shape_inference::InferenceContext* context,
@@ -51,14 +43,6 @@ inline absl::Status read_windows(const tensorflow::TensorShape& image,
   TF_RETURN_IF_ERROR(status_of(cpu::check(*windows)));
   *shape = {windows->samples, windows->rows(), windows->columns(), windows->channels};
   return absl::OkStatus();
-}
-
-inline absl::Status check_shape(const char* name, const tensorflow::Tensor& tensor,
-                                const tensorflow::TensorShape& expected) {
-  if (tensor.shape() == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(std::string(name) + " must be of shape " +
-                                    expected.DebugString() + ", as there are windows, not " +
-                                    tensor.shape().DebugString());
 }
 
 template <typename Map>

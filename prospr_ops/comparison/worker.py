@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +19,9 @@ from prospr_ops import models
 from prospr_ops._build import build_info
 from prospr_ops.comparison import journal
 from prospr_ops.comparison.cells import DENSE, Cell
+from prospr_ops.comparison.sparse_network import SparseNetwork
 from prospr_ops.comparison.training import error_percent, train
 from prospr_ops.data import Dataset, mnist
-from prospr_ops.masking import apply_masks
 from prospr_ops.pruning import prune, score
 from prospr_ops.selection import Masks, Scores, select
 
@@ -60,12 +59,12 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     masks = _masks(cell)
     pruned = time.perf_counter()
     redrawn = _REDRAWN if cell.contender.control == "reinit" else 0
-    model, x_train, x_test = without_unseen_inputs(
-        _network(cell.model, cell.seed + redrawn, data), cell.model, masks, data
-    )
-    train(model, x_train, data.y_train, cell.training, seed=cell.seed)
+    model = _network(cell.model, cell.seed + redrawn, data)
+    if masks:
+        model = SparseNetwork(model, masks)
+    train(model, data.x_train, data.y_train, cell.training, seed=cell.seed)
     trained = time.perf_counter()
-    error = error_percent(model, x_test, data.y_test)
+    error = error_percent(model, data.x_test, data.y_test)
     return {
         **cell.identity(),
         "validation_error" if cell.validation else "test_error": error,
@@ -155,30 +154,3 @@ def _options(cell: Cell) -> tuple[keras.Model, tuple[np.ndarray, np.ndarray], di
     if cell.contender.steps is not None:
         options["steps"] = cell.contender.steps
     return _network(cell.model, cell.seed, data), (data.x_train, data.y_train), options
-
-
-def without_unseen_inputs(
-    model: keras.Model, name: str, masks: Mapping[str, np.ndarray], data: Dataset
-) -> tuple[keras.Model, np.ndarray, np.ndarray]:
-    """Applies the masks; a perceptron also loses the inputs from which they leave no weight.
-
-    An input without a weight has no part in the network or in its training, which at high sparsity
-    is half of the work. Returns the model, and the training and test inputs that it takes.
-    """
-    layers = model.layers
-    if not masks or not isinstance(layers[0], keras.layers.Flatten):
-        apply_masks(model, masks)
-        return model, data.x_train, data.x_test
-    (first, mask), *_ = masks.items()
-    seen = np.flatnonzero(mask.any(axis=1))
-    if not len(seen):
-        seen = np.arange(1)  # a network that sees nothing still has an input
-    small = getattr(models, name)((len(seen),), data.classes)
-    kernel, *others = model.get_weights()
-    small.set_weights([kernel[seen], *others])
-    apply_masks(small, {**masks, first: mask[seen]})
-    return (
-        small,
-        data.x_train.reshape(len(data.x_train), -1)[:, seen],
-        data.x_test.reshape(len(data.x_test), -1)[:, seen],
-    )

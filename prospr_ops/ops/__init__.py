@@ -19,6 +19,11 @@ from prospr_ops.ops.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.ops.normalisation import channel_combinations, channel_products
 from prospr_ops.ops.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.ops.select import select
+from prospr_ops.ops.sparse_conv import (
+    sparse_conv,
+    sparse_conv_filter_gradient,
+    sparse_conv_input_gradient,
+)
 
 __all__ = [
     "channel_combinations",
@@ -35,4 +40,7 @@ __all__ = [
     "pooled_conv_curvature",
     "pooled_conv_input_gradient",
     "select",
+    "sparse_conv",
+    "sparse_conv_filter_gradient",
+    "sparse_conv_input_gradient",
 ]

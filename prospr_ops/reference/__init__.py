@@ -20,6 +20,11 @@ from prospr_ops.reference.normalisation import channel_combinations, channel_pro
 from prospr_ops.reference.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
 from prospr_ops.reference.selection import select
+from prospr_ops.reference.sparse_conv import (
+    sparse_conv,
+    sparse_conv_filter_gradient,
+    sparse_conv_input_gradient,
+)
 
 __all__ = [
     "channel_combinations",
@@ -40,6 +45,9 @@ __all__ = [
     "pooled_conv_curvature",
     "pooled_conv_input_gradient",
     "select",
+    "sparse_conv",
+    "sparse_conv_filter_gradient",
+    "sparse_conv_input_gradient",
     "synflow_scores",
     "unrolled_meta_gradient",
 ]

@@ -17,6 +17,7 @@
 #include "cpu/normalisation.h"
 #include "cpu/pooling.h"
 #include "cpu/select.h"
+#include "cpu/sparse_conv.h"
 
 namespace {
 
@@ -406,6 +407,40 @@ void run_pooling(Bytes& bytes, const cpu::Windows& windows) {
   }
 }
 
+template <typename T>
+void run_sparse_conv(Bytes& bytes, const cpu::SparseConvShape& shape,
+                     const cpu::SparsePattern& pattern) {
+  const double size = elements_of({shape.height, shape.width, shape.channels, shape.samples});
+  const double outputs = elements_of({shape.rows(), shape.columns(), shape.filters, shape.samples});
+  const std::vector<T> image = values<T>(size, bytes.byte());
+  const std::vector<T> output = values<T>(outputs, bytes.byte());
+  const std::vector<T> weights = values<T>(static_cast<double>(shape.weights), bytes.byte());
+  const std::vector<T> bias = values<T>(static_cast<double>(shape.filters), bytes.byte());
+  const int kind = bytes.choice(3);
+  const auto results = static_cast<std::size_t>(kind == 0   ? outputs
+                                                : kind == 1 ? size
+                                                            : shape.weights + shape.filters);
+  int runs = 0;
+  run_twice(bytes, std::vector<T>(results),
+            [&](T* result, auto instruction_set, const auto& parallel_for) {
+              std::fill_n(result, results, static_cast<T>(++runs));  // all is to be written
+              if (kind == 0) {
+                cpu::run(shape, pattern,
+                         cpu::SparseConv<T>{image.data(), weights.data(), bias.data(), result},
+                         instruction_set, parallel_for);
+              } else if (kind == 1) {
+                cpu::run(shape, pattern,
+                         cpu::SparseConvInputGradient<T>{output.data(), weights.data(), result},
+                         instruction_set, parallel_for);
+              } else {
+                cpu::run(shape, pattern,
+                         cpu::SparseConvFilterGradient<T>{image.data(), output.data(), result,
+                                                          result + shape.weights},
+                         instruction_set, parallel_for);
+              }
+            });
+}
+
 }  // namespace
 
 #define TARGET(name)                                                                          \
@@ -547,6 +582,34 @@ TARGET(pooling) {
     run_pooling<float>(bytes, windows);
   } else {
     run_pooling<double>(bytes, windows);
+  }
+  return 0;
+}
+
+TARGET(sparse_conv) {
+  Bytes bytes(data, size);
+  const cpu::Shape image = bytes.numbers(4);
+  cpu::SparseConvShape shape{image[0],       image[1],       image[2],        image[3],
+                             bytes.number(), bytes.number(), bytes.choice(8), 0};
+  std::vector<std::int32_t> splits{static_cast<std::int32_t>(bytes.choice(16) == 0)};
+  for (std::int64_t f = 0; f < shape.filters; ++f) {
+    splits.push_back(splits.back() + bytes.choice(16) - (bytes.choice(64) == 0));
+  }
+  shape.weights = std::max(0, splits.back());
+  std::vector<std::int32_t> taps;
+  for (std::int64_t k = 0; k < shape.weights; ++k) {
+    taps.push_back(static_cast<std::int32_t>(bytes.choice(8) == 0 ? bytes.number() : k));
+  }
+  taps.shrink_to_fit();
+  splits.shrink_to_fit();
+  const cpu::SparsePattern pattern{taps.data(), splits.data()};
+  if (!cpu::check(shape, pattern).empty()) return 0;
+  if (image[2] < 0 || image[3] < 0) return 0;  // no tensor's
+  if (!small({image, {shape.rows(), shape.columns(), shape.filters, shape.samples}})) return 0;
+  if (bytes.choice(2) == 0) {
+    run_sparse_conv<float>(bytes, shape, pattern);
+  } else {
+    run_sparse_conv<double>(bytes, shape, pattern);
   }
   return 0;
 }

@@ -1,0 +1,96 @@
+#include "cpu/sparse_conv.h"
+
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/sparse_conv_kernels.h"
+
+namespace prospr::cpu {
+namespace {
+
+// Products that a thread adds up in a nanosecond.
+constexpr double kSpeed = 20;
+constexpr std::int64_t kMostTaps = std::numeric_limits<std::int32_t>::max();
+
+template <typename Map>
+constexpr bool kByFilters = false;
+template <typename T>
+constexpr bool kByFilters<SparseConvFilterGradient<T>> = true;
+
+std::vector<std::int64_t> offsets_of(const SparseConvShape& shape, const SparsePattern& pattern) {
+  std::vector<std::int64_t> offsets(shape.weights);
+  const std::int64_t row = shape.kernel_width * shape.channels;
+  for (std::int64_t k = 0; k < shape.weights; ++k) {
+    // The samples first: where there are none, width and channels may be of any size.
+    const std::int64_t down = pattern.taps[k] / row * shape.samples;
+    offsets[k] = down * shape.width * shape.channels + pattern.taps[k] % row * shape.samples;
+  }
+  return offsets;
+}
+
+}  // namespace
+
+std::string check(const SparseConvShape& shape, const SparsePattern& pattern) {
+  const std::string kernel =
+      std::to_string(shape.kernel_height) + " x " + std::to_string(shape.kernel_width);
+  if (shape.kernel_height < 1 || shape.kernel_width < 1 || shape.height < shape.kernel_height ||
+      shape.width < shape.kernel_width) {
+    return "a filter of " + kernel + " does not fit into an image of " +
+           std::to_string(shape.height) + " x " + std::to_string(shape.width);
+  }
+  if (shape.channels < 0 || shape.kernel_height > kMostTaps / shape.kernel_width ||
+      shape.channels > kMostTaps / (shape.kernel_height * shape.kernel_width)) {
+    return "a filter of " + kernel + " x " + std::to_string(shape.channels) +
+           " was given; it must have 0 to " + std::to_string(kMostTaps) + " elements";
+  }
+  const std::int64_t taps = shape.kernel_height * shape.kernel_width * shape.channels;
+  for (std::int64_t k = 0; k < shape.weights; ++k) {
+    if (pattern.taps[k] < 0 || pattern.taps[k] >= taps) {
+      return "tap " + std::to_string(k) + " is " + std::to_string(pattern.taps[k]) +
+             "; it must be in [0, " + std::to_string(taps) + "), as a filter has elements";
+    }
+  }
+  std::int64_t before = 0;
+  for (std::int64_t f = 0; f <= shape.filters; ++f) {
+    const std::int64_t split = pattern.splits[f];
+    if (split < before || split > shape.weights || (f == 0 && split != 0) ||
+        (f == shape.filters && split != shape.weights)) {
+      return "split " + std::to_string(f) + " is " + std::to_string(split) +
+             "; the splits must rise from 0 to the number of weights, " +
+             std::to_string(shape.weights);
+    }
+    before = split;
+  }
+  return "";
+}
+
+template <typename Map>
+void run(const SparseConvShape& shape, const SparsePattern& pattern, const Map& map,
+         InstructionSet instruction_set, const ParallelFor& parallel_for) {
+  const SparseConvKernel<Map> kernel =
+      choose(instruction_set, baseline::sparse_conv_kernel<Map>, avx2::sparse_conv_kernel<Map>,
+             avx512::sparse_conv_kernel<Map>)();
+  const std::vector<std::int64_t> offsets = offsets_of(shape, pattern);
+  const std::int64_t items =
+      kByFilters<Map> ? shape.filters : (shape.samples + kSampleBlock - 1) / kSampleBlock;
+  const double products = static_cast<double>(shape.weights) * static_cast<double>(shape.rows()) *
+                          static_cast<double>(shape.columns()) * static_cast<double>(shape.samples);
+  parallel_for(items, items == 0 ? 0 : products / static_cast<double>(items) / kSpeed,
+               [&](std::int64_t begin, std::int64_t end) {
+                 kernel(shape, offsets.data(), pattern.splits, map, begin, end);
+               });
+}
+
+#define INSTANTIATE(Map)                                                                      \
+  template void run(const SparseConvShape&, const SparsePattern&, const Map&, InstructionSet, \
+                    const ParallelFor&)
+INSTANTIATE(SparseConv<float>);
+INSTANTIATE(SparseConv<double>);
+INSTANTIATE(SparseConvInputGradient<float>);
+INSTANTIATE(SparseConvInputGradient<double>);
+INSTANTIATE(SparseConvFilterGradient<float>);
+INSTANTIATE(SparseConvFilterGradient<double>);
+#undef INSTANTIATE
+
+}  // namespace prospr::cpu

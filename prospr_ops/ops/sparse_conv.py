@@ -1,0 +1,130 @@
+"""Convolution by the weights that are left of its filters, and its gradients.
+
+What a pruned network needs to be trained at the price of what was kept. The samples of a batch lie
+along the last axis, so that a weight meets a vector of them. A pattern of F filters on images of C
+channels is a sparse matrix in compressed rows: filter f has the weights ``splits[f]`` to
+``splits[f + 1]``, and the *tap* of a weight is the element of the image below the filter that it
+reads, ``(i * kernel_width + j) * C + c``. The filters move by one and stay within the image; one of
+``1 x 1`` on an image of ``1 x 1`` is a dense layer.
+
+`sparse_conv` can be differentiated once. All three are for CPUs: there are no kernels for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from prospr_ops.ops._arguments import per_axis
+from prospr_ops.ops._library import library, raises_value_error
+
+
+@raises_value_error
+def sparse_conv(
+    image: Any,
+    weights: Any,
+    bias: Any,
+    taps: Any,
+    splits: Any,
+    kernel_size: int | Sequence[int],
+) -> tf.Tensor:
+    """The output of the filters at every position (Park et al., arXiv 1608.01409).
+
+    The same bits for every number of threads.
+
+    Args:
+        image: ``[H, W, C, N]``, float32 or float64.
+        weights: ``[K]``, in that dtype.
+        bias: ``[F]``, in that dtype.
+        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * C)``.
+        splits: ``[F + 1]``, int32, rising from 0 to K.
+        kernel_size: Height and width of the filters, or one number for both; no larger than those of
+            the image.
+
+    Returns:
+        ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``.
+
+    Raises:
+        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of range.
+    """
+    size = per_axis("kernel_size", kernel_size, 2)
+    return library.prospr_sparse_conv(image, weights, bias, taps, splits, kernel_size=size)
+
+
+@raises_value_error
+def sparse_conv_input_gradient(
+    output_gradient: Any,
+    weights: Any,
+    taps: Any,
+    splits: Any,
+    kernel_size: int | Sequence[int],
+    channels: int,
+) -> tf.Tensor:
+    """The gradient of `sparse_conv` by its image.
+
+    The same bits for every number of threads.
+
+    Args:
+        output_gradient: ``[R, S, F, N]``, float32 or float64.
+        weights: ``[K]``, in that dtype.
+        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * channels)``.
+        splits: ``[F + 1]``, int32, rising from 0 to K.
+        kernel_size: Height and width of the filters, or one number for both.
+        channels: C of the image.
+
+    Returns:
+        ``[R + kernel_height - 1, S + kernel_width - 1, C, N]``.
+
+    Raises:
+        ValueError: The shapes do not fit together, or a tap, a split, the kernel size or the number of
+            channels is out of range.
+    """
+    return library.prospr_sparse_conv_input_gradient(
+        output_gradient,
+        weights,
+        taps,
+        splits,
+        kernel_size=per_axis("kernel_size", kernel_size, 2),
+        channels=per_axis("channels", channels, 1)[0],
+    )
+
+
+@raises_value_error
+def sparse_conv_filter_gradient(
+    image: Any, output_gradient: Any, taps: Any, splits: Any, kernel_size: int | Sequence[int]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The gradients of `sparse_conv` by its weights and its bias.
+
+    The same bits for every number of threads.
+
+    Args:
+        image: ``[H, W, C, N]``, float32 or float64.
+        output_gradient: ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``, in that dtype.
+        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * C)``.
+        splits: ``[F + 1]``, int32, rising from 0 to K.
+        kernel_size: Height and width of the filters, or one number for both; no larger than those of
+            the image.
+
+    Returns:
+        ``[K]`` and ``[F]``.
+
+    Raises:
+        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of range.
+    """
+    size = per_axis("kernel_size", kernel_size, 2)
+    return tuple(
+        library.prospr_sparse_conv_filter_gradient(
+            image, output_gradient, taps, splits, kernel_size=size
+        )
+    )
+
+
+@tf.RegisterGradient("Prospr>SparseConv")
+def _gradients(op: tf.Operation, by_output: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+    image, weights, _, taps, splits = op.inputs
+    size = op.get_attr("kernel_size")
+    by_weights, by_bias = sparse_conv_filter_gradient(image, by_output, taps, splits, size)
+    by_image = sparse_conv_input_gradient(by_output, weights, taps, splits, size, image.shape[2])
+    return by_image, by_weights, by_bias, None, None
