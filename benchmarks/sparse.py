@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import prospr_ops as po
-from benchmarks.harness import environment, interleaved_seconds, median, write_json
+from benchmarks.harness import environment, interleaved_seconds, median, on_gpu, write_json
 from benchmarks.summary import Comparison
 from prospr_ops.comparison.sparse_network import SparseNetwork
 
@@ -80,8 +80,11 @@ def _difference(
 
 def run(out: Path, *, full: bool = True) -> list[Comparison]:
     """Runs the benchmark; prints a table and writes sparse.json."""
-    del full  # a minute
+    del full  # there is no short form of it
     console = Console()
+    if on_gpu():
+        console.print("[dim]sparse: its ops are for CPUs[/dim]")
+        return []
     rows = [_measure(network, sparsity) for network in NETWORKS for sparsity in SPARSITIES]
     console.print(_table(rows))
     write_json(out / "sparse.json", {"benchmark": "sparse", "rows": rows})

@@ -57,6 +57,8 @@ def benchmarks(monkeypatch):
         ("select", "LARGEST", {"top_k": 200}),
         ("shrink", "NETWORKS", {"tiny": (tiny, 4)}),
         ("shrink", "SHORT", ("tiny",)),
+        ("sparse", "NETWORKS", ("lenet_300_100",)),
+        ("sparse", "SPARSITIES", (0.9,)),
         ("curvature", "MATRIX", 8),
         ("curvature", "NETWORKS", {"tiny": module("curvature").Network(tiny, 4, 2, in_torch=False)}),
         ("meta_gradient", "NETWORKS", {"tiny": module("meta_gradient").Network(tiny, 4, (3, 4), (3,))}),

@@ -1,8 +1,8 @@
 """Compares pruning methods by the accuracy of the networks that they leave, trained over many seeds.
 
 `compare` runs a grid of cells (`cells`), each of which prunes and trains one network (`worker`,
-`training`) and writes one line into a journal (`journal`), from which `results` makes the table and
-the figure.
+`training`; by its kept weights alone, `sparse_network`) and writes one line into a journal
+(`journal`), from which `results` makes the table and the figure.
 """
 
 from prospr_ops.comparison.cells import Cell, Contender, Pruning

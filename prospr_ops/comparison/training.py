@@ -24,7 +24,7 @@ class Training:
         momentum: As Keras defines it, in [0, 1).
         weight_decay: Times each trainable variable, added to its gradient.
         clip_norm: The longest that all gradients together, weight decay included, may be; longer ones
-            are shortened to it. Those of pruned weights count. None or 0 for no limit.
+            are shortened to it. None or 0 for no limit.
     """
 
     epochs: int = 20
@@ -48,14 +48,15 @@ class Training:
 def train(
     model: keras.Model, x: np.ndarray, y: np.ndarray, training: Training, *, seed: int
 ) -> None:
-    """Trains a classifier, with the masks that are on it.
+    """Trains a classifier.
 
     The same as `model.fit` on the same batches, but an epoch is one call of a compiled function,
     which takes its batches from memory: on networks this small Python and the input pipeline would
     cost as much as the training itself.
 
     Args:
-        model: Built, from inputs to logits. Its compiled loss and optimizer are not used.
+        model: Built, from inputs to logits. Its compiled loss and optimizer are not used; masks that
+            are on it hold.
         x: Inputs `[n, ...]`.
         y: Labels `[n]`, integers.
         training: How.
