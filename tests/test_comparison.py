@@ -144,6 +144,12 @@ def test_a_sparse_network_without_a_bias_and_with_a_blind_layer(digits):
         keras.layers.Conv2D(2, 3, dilation_rate=2),
         keras.layers.MaxPooling2D(2, padding="same"),
         keras.layers.MaxPooling2D(2, strides=1),
+        keras.layers.MaxPooling2D(2, data_format="channels_first"),
+        keras.layers.Flatten(data_format="channels_first"),
+        keras.layers.Dense(3, activation="softmax"),
+        keras.layers.Conv2D(3, 3, activation="log_softmax"),
+        keras.layers.Dense(3, dtype="float64"),
+        keras.layers.Dense(3, dtype="mixed_bfloat16"),
         keras.layers.BatchNormalization(),
     ],
 )
@@ -152,6 +158,24 @@ def test_layers_without_a_sparse_form_are_named(layer):
     masks = {w.path: np.ones(w.shape, bool) for w in model.trainable_variables}
     with pytest.raises(ValueError, match=f"{layer.name}.* has no sparse form"):
         SparseNetwork(model, masks)
+
+
+def test_a_sparse_network_takes_images():
+    model = keras.Sequential([keras.Input([7]), keras.layers.Dense(5)])
+    masks = {model.weights[0].path: np.ones([7, 5], bool)}
+    with pytest.raises(ValueError, match=r"takes images, not inputs of shape \(7,\)"):
+        SparseNetwork(model, masks)
+
+
+def test_blind_network(digits):
+    """A method may leave the first layer without any weight."""
+    x, y = digits
+    model = po.models.lenet_300_100()
+    masks = {w.path: np.zeros(w.shape, bool) for w in model.trainable_variables if w.ndim == 2}
+    blind = SparseNetwork(model, masks)
+    train(blind, x, y, replace(TINY, clip_norm=0.1), seed=0)
+    assert np.abs(weights_of(blind)).max() > 0
+    assert error_percent(blind, x, y) > 70
 
 
 def test_controls():

@@ -85,6 +85,46 @@ def test_what_is_empty_takes_no_time():
     assert ops.sparse_conv_input_gradient(output[:9], [], *nothing, 2).shape == [9, 1, 2, 1]
     by_weights, by_bias = ops.sparse_conv_filter_gradient(image, output, *nothing)
     assert by_weights.shape == by_bias.shape == [0]
+    samples = tf.zeros([1, 1, 0, 2**42])
+    assert ops.sparse_conv(samples, [], [], *nothing).shape == samples.shape
+    rows, no_taps = tf.zeros([2**38, 1, 1, 0]), tf.zeros([0], tf.int32)
+    by_image = ops.sparse_conv_input_gradient(rows, [], no_taps, [0, 0], 1, 1)
+    assert by_image.shape == rows.shape
+
+
+def test_filters_without_weights():
+    image, by_output = tf.ones([3, 3, 2, 5]), tf.ones([2, 2, 4, 5])
+    pattern = (tf.zeros([0], tf.int32), [0] * 5, 2)
+    output = ops.sparse_conv(image, [], [1.0, 2, 3, 4], *pattern)
+    np.testing.assert_array_equal(output, by_output * tf.constant([[1.0], [2], [3], [4]]))
+    by_image = ops.sparse_conv_input_gradient(by_output, [], *pattern, 2)
+    np.testing.assert_array_equal(by_image, tf.zeros_like(image))
+    by_weights, by_bias = ops.sparse_conv_filter_gradient(image, by_output, *pattern)
+    assert by_weights.shape == [0]
+    np.testing.assert_array_equal(by_bias, [20.0] * 4)
+
+
+def test_the_gradient_needs_a_number_of_channels():
+    @tf.function(input_signature=[tf.TensorSpec([4, 7, None, None])])
+    def gradient(image):
+        _, weights, bias, _ = _arguments(tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(bias)
+            output = ops.sparse_conv(image, weights, bias, *PATTERN)
+        return tape.gradient(output, bias)
+
+    with pytest.raises(ValueError, match="known number of channels"):
+        gradient.get_concrete_function()
+
+
+def test_a_bias_without_channels_has_a_gradient():
+    bias = tf.constant([1.0, 2.0])
+    with tf.GradientTape() as tape:
+        tape.watch(bias)
+        output = ops.sparse_conv(
+            tf.ones([2, 2, 0, 5]), [], bias, tf.zeros([0], tf.int32), [0] * 3, 1
+        )
+    np.testing.assert_array_equal(tape.gradient(output, bias), [20.0, 20.0])
 
 
 def test_shapes_are_inferred():

@@ -1,5 +1,6 @@
 #include "cpu/sparse_conv.h"
 
+#include <limits>
 #include <stdexcept>
 
 #include "bindings/native.h"
@@ -24,6 +25,14 @@ void check_axes(const char* name, const py::array& array, int axes) {
   throw std::invalid_argument(std::string(name) + " has shape " + shape_of(array) +
                               "; it must have " + std::to_string(axes) +
                               (axes == 1 ? " axis" : " axes"));
+}
+
+void check_kernel_size(const Pair& size) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (size.first > 0 && size.first <= kMost && size.second > 0 && size.second <= kMost) return;
+  throw std::invalid_argument("a filter of " + std::to_string(size.first) + " x " +
+                              std::to_string(size.second) +
+                              " was given; both must be positive 32-bit numbers");
 }
 
 // The filters on images of a shape, checked.
@@ -68,6 +77,7 @@ Array<T> sparse_conv_input_gradient(const Array<T>& output_gradient, const Array
                                     const Indices& taps, const Indices& splits,
                                     const Pair& kernel_size, std::int64_t channels, int threads,
                                     const std::string& instruction_set) {
+  check_kernel_size(kernel_size);
   const Extents output = extents("output_gradient", output_gradient);
   const Extents image{output[0] + kernel_size.first - 1, output[1] + kernel_size.second - 1,
                       channels, output[3]};

@@ -1,7 +1,7 @@
 #include "cpu/sparse_conv.h"
 
+#include <algorithm>
 #include <limits>
-#include <type_traits>
 #include <vector>
 
 #include "cpu/sparse_conv_kernels.h"
@@ -13,10 +13,23 @@ namespace {
 constexpr double kSpeed = 20;
 constexpr std::int64_t kMostTaps = std::numeric_limits<std::int32_t>::max();
 
-template <typename Map>
-constexpr bool kByFilters = false;
+// What can be done on different threads, none where there is nothing to write: what has no elements
+// may be of any size otherwise.
+std::int64_t sample_blocks(const SparseConvShape& shape, std::int64_t written_channels) {
+  return written_channels == 0 ? 0 : (shape.samples + kSampleBlock - 1) / kSampleBlock;
+}
 template <typename T>
-constexpr bool kByFilters<SparseConvFilterGradient<T>> = true;
+std::int64_t items_of(const SparseConvShape& shape, const SparseConv<T>&) {
+  return sample_blocks(shape, shape.filters);
+}
+template <typename T>
+std::int64_t items_of(const SparseConvShape& shape, const SparseConvInputGradient<T>&) {
+  return sample_blocks(shape, shape.channels);
+}
+template <typename T>
+std::int64_t items_of(const SparseConvShape& shape, const SparseConvFilterGradient<T>&) {
+  return shape.filters;
+}
 
 std::vector<std::int64_t> offsets_of(const SparseConvShape& shape, const SparsePattern& pattern) {
   std::vector<std::int64_t> offsets(shape.weights);
@@ -71,12 +84,13 @@ void run(const SparseConvShape& shape, const SparsePattern& pattern, const Map& 
   const SparseConvKernel<Map> kernel =
       choose(instruction_set, baseline::sparse_conv_kernel<Map>, avx2::sparse_conv_kernel<Map>,
              avx512::sparse_conv_kernel<Map>)();
+  const std::int64_t items = items_of(shape, map);
+  if (items == 0) return;
   const std::vector<std::int64_t> offsets = offsets_of(shape, pattern);
-  const std::int64_t items =
-      kByFilters<Map> ? shape.filters : (shape.samples + kSampleBlock - 1) / kSampleBlock;
-  const double products = static_cast<double>(shape.weights) * static_cast<double>(shape.rows()) *
-                          static_cast<double>(shape.columns()) * static_cast<double>(shape.samples);
-  parallel_for(items, items == 0 ? 0 : products / static_cast<double>(items) / kSpeed,
+  const double products = static_cast<double>(shape.weights + shape.filters) *
+                          static_cast<double>(shape.rows()) * static_cast<double>(shape.columns()) *
+                          static_cast<double>(shape.samples);
+  parallel_for(items, std::max(1.0, products / static_cast<double>(items) / kSpeed),
                [&](std::int64_t begin, std::int64_t end) {
                  kernel(shape, offsets.data(), pattern.splits, map, begin, end);
                });

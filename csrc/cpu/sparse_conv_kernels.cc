@@ -80,11 +80,9 @@ PROSPR_HD void convolve(const Strides& strides, const std::int64_t* offsets, std
 }
 
 // Calls position(row, column, count) until all positions of the filters have had their turn: kCount
-// columns at once, and what is left of a row one by one. Without a filter there may be more
-// positions than memory has elements.
+// columns at once, and what is left of a row one by one.
 template <int kCount, typename Position>
 PROSPR_HD void for_positions(const SparseConvShape& shape, Position position) {
-  if (shape.filters == 0) return;
   for (std::int64_t row = 0; row < shape.rows(); ++row) {
     std::int64_t column = 0;
     for (; column + kCount <= shape.columns(); column += kCount) {
@@ -116,8 +114,7 @@ void loop(const SparseConvShape& shape, const std::int64_t* offsets, const std::
           const SparseConvInputGradient<T>& map, std::int64_t begin, std::int64_t end) {
   const Strides strides(shape);
   const std::int64_t last = std::min(end * kSampleBlock, shape.samples);
-  // The channels first: where there are none, height and width may be of any size.
-  for (std::int64_t i = 0; i < shape.channels * shape.height * shape.width; ++i) {
+  for (std::int64_t i = 0; i < shape.height * shape.width * shape.channels; ++i) {
     T* const line = map.image_gradient + i * shape.samples;
     std::fill(line + begin * kSampleBlock, line + last, T{0});
   }

@@ -10,7 +10,7 @@ REGISTER_OP("Prospr>SparseConvInputGradient")
     .Input("splits: int32")
     .Output("image_gradient: T")
     .Attr("kernel_size: list(int)")
-    .Attr("channels: int >= 1")
+    .Attr("channels: int >= 0")
     .Attr("T: {float, double}")
     .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) -> absl::Status {
       std::vector<std::int64_t> kernel_size;

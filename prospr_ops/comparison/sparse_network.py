@@ -16,20 +16,26 @@ from prospr_ops import ops
 class SparseNetwork(keras.Model):
     """What masks leave of a plain feed-forward network, to be trained at the price of what they keep.
 
-    From inputs to logits as the network with `apply_masks`, to rounding, in the forward pass and in
-    training; its variables are the weights that are kept, filter by filter, and the biases. Within it
-    the samples lie along the last axis (see `prospr_ops.ops.sparse_conv`).
+    From inputs to logits as the network with `apply_masks`, and trained as that one by SGD, both to
+    rounding: its variables are the weights that are kept, filter by filter, and the biases. A norm
+    of all gradients (`clip_norm`) is that of these, without those of pruned weights. Within it the
+    samples lie along the last axis (see `prospr_ops.ops.sparse_conv`).
 
     Args:
-        model: Sequential, of Dense, Conv2D, MaxPooling2D and Flatten. Not changed.
+        model: Sequential, from images, of Dense, Conv2D, MaxPooling2D and Flatten in float32. Not
+            changed.
         masks: Boolean array by variable path, one for each kernel.
 
     Raises:
-        ValueError: The model has a layer, or a setting of one, that this does not know.
+        ValueError: The model takes no images, or has a layer, or a setting of one, that this does not
+            know.
     """
 
     def __init__(self, model: keras.Sequential, masks: Mapping[str, np.ndarray]) -> None:
         super().__init__(name=model.name)
+        if len(model.input_shape) != 4:
+            msg = f"a sparse network takes images, not inputs of shape {model.input_shape[1:]}"
+            raise ValueError(msg)
         self.stages = [_stage(layer, masks) for layer in model.layers]
 
     def build(self, input_shape: Any) -> None:
@@ -43,20 +49,31 @@ class SparseNetwork(keras.Model):
         return tf.transpose(tf.reshape(values, [-1, tf.shape(values)[-1]]))
 
 
+# Of one element each: along which axis the samples lie is nothing to them.
+_ACTIVATIONS = (
+    keras.activations.linear,
+    keras.activations.relu,
+    keras.activations.sigmoid,
+    keras.activations.tanh,
+)
+
+
 def _stage(layer: layers.Layer, masks: Mapping[str, np.ndarray]) -> layers.Layer:
-    if isinstance(layer, layers.Flatten):
-        return _Flat()
-    if isinstance(layer, layers.MaxPooling2D):
-        if layer.pool_size == layer.strides and layer.padding == "valid":
-            return _Pool(layer.pool_size)
-    elif isinstance(layer, layers.Dense):
-        return _SparseLayer(layer, masks[layer.kernel.path][np.newaxis, np.newaxis])
-    elif isinstance(layer, layers.Conv2D) and (
-        layer.strides == layer.dilation_rate == (1, 1)
-        and layer.groups == 1
-        and layer.data_format == "channels_last"
-    ):
-        return _SparseLayer(layer, masks[layer.kernel.path])
+    channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
+    if channels_last and layer.dtype_policy.name == "float32":
+        if isinstance(layer, layers.Flatten):
+            return _Flat()
+        if isinstance(layer, layers.MaxPooling2D):
+            if layer.pool_size == layer.strides and layer.padding == "valid":
+                return _Pool(layer.pool_size)
+        elif isinstance(layer, layers.Dense) and layer.activation in _ACTIVATIONS:
+            return _SparseLayer(layer, masks[layer.kernel.path][np.newaxis, np.newaxis])
+        elif isinstance(layer, layers.Conv2D) and (
+            layer.strides == layer.dilation_rate == (1, 1)
+            and layer.groups == 1
+            and layer.activation in _ACTIVATIONS
+        ):
+            return _SparseLayer(layer, masks[layer.kernel.path])
     msg = f"layer {layer.name!r} has no sparse form: {layer.get_config()}"
     raise ValueError(msg)
 

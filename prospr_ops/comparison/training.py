@@ -24,7 +24,8 @@ class Training:
         momentum: As Keras defines it, in [0, 1).
         weight_decay: Times each trainable variable, added to its gradient.
         clip_norm: The longest that all gradients together, weight decay included, may be; longer ones
-            are shortened to it. None or 0 for no limit.
+            are shortened to it. In a comparison those of pruned weights do not count. None or 0 for no
+            limit.
     """
 
     epochs: int = 20

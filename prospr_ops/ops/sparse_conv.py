@@ -7,7 +7,7 @@ channels is a sparse matrix in compressed rows: filter f has the weights ``split
 reads, ``(i * kernel_width + j) * C + c``. The filters move by one and stay within the image; one of
 ``1 x 1`` on an image of ``1 x 1`` is a dense layer.
 
-`sparse_conv` can be differentiated once. All three are for CPUs: there are no kernels for a GPU.
+`sparse_conv` can be differentiated once, where the number of channels is known. All three are for CPUs: there are no kernels for a GPU.
 """
 
 from __future__ import annotations
@@ -126,5 +126,10 @@ def _gradients(op: tf.Operation, by_output: tf.Tensor) -> tuple[tf.Tensor | None
     image, weights, _, taps, splits = op.inputs
     size = op.get_attr("kernel_size")
     by_weights, by_bias = sparse_conv_filter_gradient(image, by_output, taps, splits, size)
-    by_image = sparse_conv_input_gradient(by_output, weights, taps, splits, size, image.shape[2])
+    if image.shape[2] is None:
+        msg = "the gradient of sparse_conv takes an image with a known number of channels"
+        raise ValueError(msg)
+    by_image = library.prospr_sparse_conv_input_gradient(
+        by_output, weights, taps, splits, kernel_size=size, channels=image.shape[2]
+    )
     return by_image, by_weights, by_bias, None, None

@@ -158,6 +158,12 @@ def test_gradients_of_another_shape_are_refused():
         _native.sparse_conv_input_gradient(wrong[:, :, :1].copy(), WEIGHTS, *PATTERN, (2, 1), 2)
 
 
+@pytest.mark.parametrize("size", [(2**63 - 1, 1), (1, -(2**63)), (0, 1), (1, 2**31)])
+def test_sizes_that_no_filter_has_are_refused(size):
+    with pytest.raises(ValueError, match="both must be positive 32-bit numbers"):
+        _native.sparse_conv_input_gradient(np.ones((1, 3, 2, 5)), WEIGHTS, *PATTERN, size, 2)
+
+
 def test_a_negative_number_of_channels_is_refused():
     with pytest.raises(ValueError, match="2 x 1 x -2 was given"):
         _native.sparse_conv_input_gradient(np.ones((1, 3, 2, 5)), WEIGHTS, *PATTERN, (2, 1), -2)
