@@ -79,9 +79,7 @@ def run(out: Path, *, full: bool = True) -> list[object]:
     console = Console()
     records: dict[str, list[dict[str, object]]] = {}
     for study in STUDIES:
-        alike = (
-            f"{study.model}_{study.training.epochs}_epochs_alpha_{study.pruning.learning_rate:g}"
-        )
+        alike = f"{study.model}_{study.training.epochs}_epochs"
         records.setdefault(alike, []).extend(
             compare(
                 out / "accuracy.jsonl",

@@ -345,7 +345,7 @@ def test_validation_needs_samples():
 
 def made_up(method, sparsity, seed, error, steps=None):
     return {"model": "lenet_300_100", "dataset": "mnist", "method": method, "steps": steps,
-            "sparsity": sparsity, "seed": seed, "training_epochs": 2, "validation": False,
+            "learning_rate": steps and 0.1, "sparsity": sparsity, "seed": seed, "training_epochs": 2, "validation": False,
             "test_error": error}  # fmt: skip
 
 
@@ -363,6 +363,19 @@ def test_errors():
     assert rows["ProsPr-exact, M = 100"][0.9] == (3.0, 1.0, 3)
     assert str(rows["ProsPr-exact, M = 100"][0.9]) == "3.00 ± 1.00"
     assert str(rows["ProsPr-exact, M = 100, shuffled"][0.9]) == "9.00"
+
+
+def test_rates_are_named_where_there_are_several():
+    other = [record | {"learning_rate": 0.03} for record in RECORDS if record["steps"]]
+    snip = RECORDS[0] | {"method": "snip", "sparsity": 0.9}
+    assert list(results.errors([*RECORDS, *other, snip])) == [
+        "Dense",
+        "ProsPr-exact, M = 100, α = 0.1",
+        "ProsPr-exact, M = 100, α = 0.1, shuffled",
+        "ProsPr-exact, M = 100, α = 0.03",
+        "ProsPr-exact, M = 100, α = 0.03, shuffled",
+        "SNIP",
+    ]
 
 
 def test_table():

@@ -8,7 +8,8 @@
 
 namespace prospr::cpu {
 
-// Samples that a thread takes at once.
+// Samples that a thread takes at once: whole vectors, so that how they are cut into these does not
+// depend on the number of threads.
 constexpr std::int64_t kSampleBlock = 64;
 
 // Blocks [begin, end) of samples; of a SparseConvFilterGradient filters. `offsets`: how far the

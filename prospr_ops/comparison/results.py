@@ -45,12 +45,16 @@ def errors(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, Error]
     """Gathers the seeds of a comparison of one model.
 
     Returns:
-        The errors by contender, in the order of the records, and sparsity.
+        The errors by contender, in the order of the records, and sparsity. Where there are several
+        learning rates of the prospect steps, a contender is one with its own.
     """
+    records = list(records)
+    rates = {record["learning_rate"] for record in records} - {None}
     gathered: dict[str, dict[float, list[float]]] = {}
     for record in records:
         error = record["validation_error" if record["validation"] else "test_error"]
-        row = gathered.setdefault(contender_label(record), {})
+        label = contender_label(record, with_rate=len(rates) > 1)
+        row = gathered.setdefault(label, {})
         row.setdefault(record["sparsity"], []).append(error)
     return {
         label: {sparsity: Error.of(found) for sparsity, found in sorted(row.items())}
@@ -58,12 +62,14 @@ def errors(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, Error]
     }
 
 
-def contender_label(record: Mapping[str, Any]) -> str:
-    """Returns how a table names a record's contender: "ProsPr-exact, M = 3, shuffled"."""
+def contender_label(record: Mapping[str, Any], *, with_rate: bool = False) -> str:
+    """Returns how a table names a record's contender: "ProsPr-exact, M = 3, α = 0.1, shuffled"."""
     control, _, method = record["method"].rpartition(":")
     parts = [method_label(method)]
     if record["steps"] is not None:
         parts.append(f"M = {record['steps']}")
+    if with_rate and record["learning_rate"] is not None:
+        parts.append(f"α = {record['learning_rate']:g}")
     if control:
         parts.append(CONTROLS[control])
     return ", ".join(parts)
