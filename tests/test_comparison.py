@@ -345,8 +345,8 @@ def test_validation_needs_samples():
 
 def made_up(method, sparsity, seed, error, steps=None):
     return {"model": "lenet_300_100", "dataset": "mnist", "method": method, "steps": steps,
-            "learning_rate": steps and 0.1, "sparsity": sparsity, "seed": seed, "training_epochs": 2, "validation": False,
-            "test_error": error}  # fmt: skip
+            "learning_rate": steps and 0.1, "sparsity": sparsity, "seed": seed,
+            "training_epochs": 2, "validation": False, "test_error": error}  # fmt: skip
 
 
 RECORDS = [
