@@ -38,7 +38,7 @@ class Study(NamedTuple):
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
 # As `python -m benchmarks tuning` found; at SNIP's learning rate of 0.1 some dense ones diverge.
 _CONVOLUTIONAL = Training(epochs=6, learning_rate=0.03)
-# Where the gradients' norm is limited, they do not.
+# Pruned ones do not where their gradients' norm is limited.
 _LONG = Training(epochs=34, clip_norm=1.0)
 
 # The rows that a claim hangs on have five seeds. What is in two grids is run once.

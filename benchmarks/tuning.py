@@ -151,7 +151,7 @@ def run(out: Path, *, full: bool = True) -> list[object]:
                 validation=True,
                 console=console,
             )
-            table.add_row(*_row(records, training))
+            table.add_row(contender, *_row(records, training))
         console.print(table)
     return []
 
@@ -160,7 +160,6 @@ def _row(records: list[dict[str, Any]], training: Training) -> list[str]:
     errors = results.errors(records)
     pruned = records[-1]
     return [
-        results.contender_label(pruned),
         "" if pruned["learning_rate"] is None else f"{pruned['learning_rate']:g}",
         str(pruned["batch_size"]),
         f"{training.learning_rate:g}",
