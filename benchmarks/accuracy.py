@@ -56,6 +56,8 @@ STUDIES = (
     Study("lenet5_caffe", ("exact:3", "snip"), (0.98, 0.99, 0.995), seeds=5, training=_LONG),
     Study("lenet5_caffe", ("exact:20",), (0.98, 0.99, 0.995), seeds=3, training=_LONG,
           pruning=Pruning(learning_rate=0.03)),
+    Study("lenet5_caffe", ("shuffled:exact:3", "random", "reinit:exact:3"), (0.98, 0.99), seeds=2,
+          training=_LONG),
     Study("lenet5_caffe", ("dense", "exact:3", "snip"), (0.95, 0.98, 0.99, 0.995), seeds=5,
           training=_CONVOLUTIONAL),
     Study("lenet5_caffe", ("shuffled:exact:3", "reinit:exact:3"), (0.98, 0.99), seeds=2,
