@@ -20,7 +20,7 @@ from rich.table import Table
 import prospr_ops as po
 from benchmarks.harness import environment, interleaved_seconds, median, on_gpu, write_json
 from benchmarks.summary import Comparison
-from prospr_ops.comparison.sparse_network import SparseNetwork
+from prospr_ops.comparison.sparse_network import SparseNetwork, kept_weights
 
 SAMPLES = 100
 NETWORKS = ("lenet_300_100", "lenet5_caffe")
@@ -69,11 +69,8 @@ def _measure(network: str, sparsity: float) -> dict[str, Any]:
 def _difference(
     sparse: list[np.ndarray], masked: list[np.ndarray], masks: list[np.ndarray]
 ) -> float:
-    """Of all gradients, as a part of the largest."""
-    kernels = zip(masked[::2], masks, strict=True)
-    kept = [
-        kernel.reshape(-1, m.shape[-1]).T[m.reshape(-1, m.shape[-1]).T] for kernel, m in kernels
-    ]
+    """The largest of all kernels and biases, each as a part of its largest gradient."""
+    kept = [kept_weights(kernel, mask) for kernel, mask in zip(masked[::2], masks, strict=True)]
     pairs = zip([*sparse[::2], *sparse[1::2]], [*kept, *masked[1::2]], strict=True)
     return max(float(np.abs(a - b).max()) / float(np.abs(b).max()) for a, b in pairs)
 

@@ -85,7 +85,7 @@ QUESTIONS = (
             ("exact:3", Pruning(), Training(4, learning_rate=learning_rate, clip_norm=clip_norm))
             for learning_rate, clip_norm in (
                 (0.03, None), (0.05, None), (0.1, None), (0.2, None), (0.1, 5.0), (0.1, 2.0), (0.1, 1.0),
-                (0.1, 0.5),
+                (0.1, 0.5), (0.1, 0.25),
             )
         ),
         (0.98, 0.99),

@@ -49,6 +49,16 @@ class SparseNetwork(keras.Model):
         return tf.transpose(tf.reshape(values, [-1, tf.shape(values)[-1]]))
 
 
+def kept_weights(kernel: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The weights of a kernel that its mask keeps, filter by filter, as a sparse network has them."""
+    return _filters(kernel)[_filters(mask)]
+
+
+def _filters(kernel: np.ndarray) -> np.ndarray:
+    """Each filter's elements in a row: `[filters, taps]`."""
+    return kernel.reshape(-1, kernel.shape[-1]).T
+
+
 # Of one element each: along which axis the samples lie is nothing to them.
 _ACTIVATIONS = (
     keras.activations.linear,
@@ -108,13 +118,12 @@ class _SparseLayer(layers.Layer):
 
     def __init__(self, layer: Any, mask: np.ndarray) -> None:
         super().__init__()
-        rows = mask.reshape(-1, mask.shape[-1]).T
-        kernel = layer.kernel.numpy().reshape(-1, mask.shape[-1]).T
+        rows = _filters(mask)
         self.taps = np.nonzero(rows)[1].astype(np.int32)
         self.splits = np.concatenate([[0], np.cumsum(rows.sum(axis=1))]).astype(np.int32)
-        self.kept = keras.Variable(kernel[rows], name="kept")
+        self.kept = keras.Variable(kept_weights(layer.kernel.numpy(), mask), name="kept")
         self.bias = keras.Variable(
-            layer.bias if layer.use_bias else np.zeros(len(rows), kernel.dtype),
+            layer.bias if layer.use_bias else np.zeros(len(rows), np.float32),
             trainable=layer.use_bias,
             name="bias",
         )
