@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from prospr_ops.comparison import Pruning, Training, compare, results
+from prospr_ops.cli.comparison import Pruning, Training, compare, results
 
 
 class Study(NamedTuple):

@@ -23,7 +23,7 @@ from rich.table import Table
 import prospr_ops as po
 from benchmarks.harness import write_json
 from benchmarks.summary import Comparison
-from prospr_ops.agreement import overlap, spearman
+from prospr_ops.reporting.agreement import overlap, spearman
 
 LEARNING_RATES = (0.01, 0.1, 0.3)
 STEPS = (3, 20, 100)

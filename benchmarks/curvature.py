@@ -41,8 +41,8 @@ from benchmarks.harness import (
 )
 from benchmarks.summary import Comparison
 from prospr_ops.curvature import backpropagation, find
-from prospr_ops.objective import Batch, Objective
-from prospr_ops.prunable import prunable_weights
+from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.network.weights import prunable_weights
 
 LABELS = {
     "gradient": "gradient step",

@@ -45,13 +45,14 @@ from benchmarks.harness import (
     write_json,
 )
 from benchmarks.summary import Comparison
-from prospr_ops.batches import endless_batches
-from prospr_ops.methods import METHODS, Problem
-from prospr_ops.methods.passes import gradients_by, hessian_products_by
-from prospr_ops.objective import Batch, Objective
-from prospr_ops.prunable import prunable_weights
-from prospr_ops.settings import Settings
-from prospr_ops.tracing import traced
+from prospr_ops.data.batches import endless_batches
+from prospr_ops.methods import METHODS
+from prospr_ops.methods.engine.passes import gradients_by, hessian_products_by
+from prospr_ops.methods.engine.problem import Problem
+from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.network.tracing import traced
+from prospr_ops.network.weights import prunable_weights
+from prospr_ops.utils.settings import Settings
 
 LEARNING_RATE = 0.01
 LABELS = {
@@ -123,8 +124,6 @@ def _problem(
         ),
         settings=settings,
         advance=lambda: None,
-        losses=[],
-        estimators={},
     )
 
 
@@ -201,7 +200,7 @@ def _unrolled_meta_gradient(problem: Problem, batches: list[Batch]) -> list[tf.T
 def _difference(network: str, steps: int = 3) -> float:
     """How far exact is from the unrolled tape."""
     first, problem = (_problem(network, steps, samples=_SAMPLES, dtype="float64") for _ in range(2))
-    exact = METHODS[OURS].scores(first)
+    exact = METHODS[OURS].scores(first).scores
     unrolled = _unrolled_meta_gradient(problem, [next(problem.batches) for _ in range(steps + 1)])
     return _apart([*map(np.exp, exact.values())], [*map(np.abs, unrolled)])
 

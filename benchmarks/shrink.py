@@ -22,7 +22,7 @@ from rich.table import Table
 import prospr_ops as po
 from benchmarks.harness import environment, interleaved_seconds, median, write_json
 from benchmarks.summary import Comparison
-from prospr_ops.flops import model_flops
+from prospr_ops.pruning.flops import model_flops
 
 SPARSITY = 0.5
 

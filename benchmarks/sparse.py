@@ -1,7 +1,7 @@
 """Sparse: what does a step of training a pruned network cost by the weights that were kept alone?
 
 The gradients of the loss on a batch of 100, which is nearly all of a step, by the masked Keras model and
-by the network of its kept weights (`prospr_ops.comparison.sparse_network`), which the accuracy study
+by the network of its kept weights (`prospr_ops.sparse.network`), which the accuracy study
 trains. The masks are SNIP's.
 """
 
@@ -20,7 +20,7 @@ from rich.table import Table
 import prospr_ops as po
 from benchmarks.harness import environment, interleaved_seconds, median, on_gpu, write_json
 from benchmarks.summary import Comparison
-from prospr_ops.comparison.sparse_network import SparseNetwork, kept_weights
+from prospr_ops.sparse.network import SparseNetwork, kept_weights
 
 SAMPLES = 100
 NETWORKS = ("lenet_300_100", "lenet5_caffe")

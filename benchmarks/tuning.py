@@ -13,8 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from prospr_ops.comparison import Pruning, Training, compare, results
-from prospr_ops.tables import percent
+from prospr_ops.cli.comparison import Pruning, Training, compare, results
+from prospr_ops.utils.tables import percent
 
 
 class Question(NamedTuple):

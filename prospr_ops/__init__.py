@@ -14,23 +14,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from prospr_ops._build import build_info, check_installed_tensorflow
-from prospr_ops._registration import register_with_keras
+from prospr_ops.network.registration import register_with_keras
+from prospr_ops.utils.build import build_info, check_installed_tensorflow
 
 if TYPE_CHECKING:
     from prospr_ops import callbacks, curvature, data, models, ops, reference
-    from prospr_ops.exporting import export, strip
-    from prospr_ops.masking import apply_masks
-    from prospr_ops.pruning import prune, score
-    from prospr_ops.reporting import report
-    from prospr_ops.result import PruneResult
-    from prospr_ops.samples import load_data
-    from prospr_ops.selection import select
-    from prospr_ops.shrinking import shrink
-    from prospr_ops.structured import channel_masks
+    from prospr_ops.data.loading import load_data
+    from prospr_ops.delivery.exporting import export
+    from prospr_ops.delivery.shrinking import shrink
+    from prospr_ops.delivery.stripping import strip
+    from prospr_ops.pruning.api import prune, score
+    from prospr_ops.pruning.channels.groups import channel_masks
+    from prospr_ops.pruning.masks import apply_masks
+    from prospr_ops.pruning.result import PruneResult
+    from prospr_ops.pruning.selection import select
+    from prospr_ops.reporting.html_report import report
 
 check_installed_tensorflow()
-register_with_keras()
+register_with_keras("prospr_ops.pruning.masks")
 
 __version__ = build_info()["version"]
 
@@ -57,17 +58,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PruneResult": "result",
-    "apply_masks": "masking",
-    "channel_masks": "structured",
-    "export": "exporting",
-    "load_data": "samples",
-    "prune": "pruning",
-    "report": "reporting",
-    "score": "pruning",
-    "select": "selection",
-    "shrink": "shrinking",
-    "strip": "exporting",
+    "PruneResult": "pruning.result",
+    "apply_masks": "pruning.masks",
+    "channel_masks": "pruning.channels.groups",
+    "export": "delivery.exporting",
+    "load_data": "data.loading",
+    "prune": "pruning.api",
+    "report": "reporting.html_report",
+    "score": "pruning.api",
+    "select": "pruning.selection",
+    "shrink": "delivery.shrinking",
+    "strip": "delivery.stripping",
 }
 
 

@@ -19,9 +19,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from prospr_ops import cli, storage
-from prospr_ops.checkpoint import Checkpoint
-from prospr_ops.objective import Batch
+from prospr_ops import cli
+from prospr_ops.methods.engine.checkpoint import Checkpoint
+from prospr_ops.network.loss import Batch
+from prospr_ops.pruning import mask_files
 
 # What the shell writes: with which command, at how many sizes of the disk.
 COMMANDS = {
@@ -42,11 +43,11 @@ STATE = np.random.default_rng(1).random((5, 5))
 
 
 def _write_masks(file: Path) -> None:
-    storage.write(file, MASKS, {}, {})
+    mask_files.write_masks(file, MASKS, {}, {})
 
 
 def _masks_are_right(file: Path) -> bool:
-    return np.array_equal(storage.read(file)[0]["kernel"], MASKS["kernel"])
+    return np.array_equal(mask_files.read_masks(file)[0]["kernel"], MASKS["kernel"])
 
 
 def _run(file: Path) -> tuple[Checkpoint, Iterator[Batch]]:

@@ -47,7 +47,7 @@ def random_arguments() -> Outcome:
     """Every op with random types, ranks, shapes, attributes and resources."""
     calls = 1000
     counts: Counter[str] = Counter()
-    for of_one_op in _json("tests/random_calls.py", calls, 1).values():
+    for of_one_op in _json("tests/support/random_calls.py", calls, 1).values():
         counts.update(of_one_op)
     refused, accepted = counts.pop("refused"), counts.pop("accepted")
     others = f"; {len(counts)} other errors" if counts else "; no crash and no other error"
@@ -84,7 +84,7 @@ def forbidden_folder() -> Outcome:
 def _interrupted(command: str, tries: int) -> Counter[str]:
     """What happened to runs that were killed or interrupted, all methods together."""
     counts: Counter[str] = Counter()
-    for run in _json("tests/interrupted.py", command, tries).values():
+    for run in _json("tests/support/interrupted.py", command, tries).values():
         counts.update({what: n for what, n in run.items() if isinstance(n, int)})
     return counts
 
@@ -111,7 +111,7 @@ def interrupted() -> Outcome:
 def lost_worker(fault: str) -> Outcome:
     """A worker of two or four is lost in the midst of a run: {}."""
     lost = [(2, 0), (2, 1), (4, 0), (4, 2)] * 2
-    others = [worker for who in lost for worker in _json("tests/workers.py", *who, fault)]
+    others = [worker for who in lost for worker in _json("tests/support/workers.py", *who, fault)]
     seconds = [worker for worker in others if worker is not None]
     crashed = f"; but in {others.count(None)} TensorFlow crashed" if None in others else ""
     return len(lost), (

@@ -47,7 +47,7 @@ def _fuzz(target: str, arguments: list[str]) -> None:
 
         # What is imported already, or by a loader of its own, is not seen by the above.
         atheris.instrument_func(masks.MaskConstraint.from_config.__func__)
-        for module in (masks.storage, np.lib._format_impl, np.lib._npyio_impl):
+        for module in (masks.mask_files, np.lib._format_impl, np.lib._npyio_impl):
             for function in vars(module).values():
                 if hasattr(function, "__code__"):
                     atheris.instrument_func(function)

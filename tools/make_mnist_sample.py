@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prospr_ops import data
+from prospr_ops.data import datasets as data
 
 SEED = 0
 TRAIN_PER_CLASS = 600

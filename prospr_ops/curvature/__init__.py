@@ -16,23 +16,24 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from prospr_ops.batches import checked
 from prospr_ops.curvature.estimate import Estimate, Estimator
-from prospr_ops.curvature.ggn import auto, ggn, ggn_mc
-from prospr_ops.curvature.hutchinson import hutchinson
-from prospr_ops.curvature.row_sum import row_sum
-from prospr_ops.objective import Batch, Loss, Objective
-from prospr_ops.prunable import Prunable, prunable_weights
-from prospr_ops.settings import Settings, choose
-from prospr_ops.state import preserved
-from prospr_ops.tracing import traced
+from prospr_ops.curvature.ggn import auto_estimate, ggn_estimate, ggn_mc_estimate
+from prospr_ops.curvature.hutchinson import hutchinson_estimate
+from prospr_ops.curvature.row_sum import row_sum_estimate
+from prospr_ops.data.batches import checked
+from prospr_ops.network.loss import Batch, Loss, Objective
+from prospr_ops.network.restore import preserved
+from prospr_ops.network.tracing import traced
+from prospr_ops.network.weights import Prunable, prunable_weights
+from prospr_ops.utils.checks import choose
+from prospr_ops.utils.settings import Settings
 
 ESTIMATORS: dict[str, Estimator] = {
-    "auto": auto,
-    "ggn": ggn,
-    "ggn_mc": ggn_mc,
-    "hutchinson": hutchinson,
-    "row_sum": row_sum,
+    "auto": auto_estimate,
+    "ggn": ggn_estimate,
+    "ggn_mc": ggn_mc_estimate,
+    "hutchinson": hutchinson_estimate,
+    "row_sum": row_sum_estimate,
 }
 
 __all__ = ["ESTIMATORS", "Estimate", "Estimator", "diagonal", "find"]

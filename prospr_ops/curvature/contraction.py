@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from prospr_ops import ops
 from prospr_ops.curvature.backpropagation import Gradient
-from prospr_ops.curvature.loss_factor import NotApplicable
-from prospr_ops.curvature.recording import Call
+from prospr_ops.curvature.loss_factors import NotApplicable
+from prospr_ops.network.layer_calls import Call
 
 Layer: TypeAlias = keras.layers.Layer
 # Takes a layer, its calls and the factors, [K, N, …], at the output of each; gives the diagonal of

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from prospr_ops.objective import Batch, Objective
+from prospr_ops.network.loss import Batch, Objective
 
 
 class Estimate(NamedTuple):

@@ -14,7 +14,7 @@ from prospr_ops.curvature.backpropagation import Backpropagation, leading_to
 from prospr_ops.curvature.contraction import ClosedForm, Layer, closed_form
 from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
 from prospr_ops.curvature.hutchinson import mean_of_probes
-from prospr_ops.curvature.loss_factor import (
+from prospr_ops.curvature.loss_factors import (
     LossCall,
     LossFactor,
     NotApplicable,
@@ -22,9 +22,10 @@ from prospr_ops.curvature.loss_factor import (
     loss_with_closed_form,
     recorded_loss,
 )
-from prospr_ops.curvature.recording import Call, recorded_calls
 from prospr_ops.curvature.validity import Validity, judge
-from prospr_ops.objective import Batch, Objective
+from prospr_ops.network import keras_private
+from prospr_ops.network.layer_calls import Call, recorded_calls
+from prospr_ops.network.loss import Batch, Objective
 
 # Columns are backpropagated together as long as their gradients at all layers stay below this.
 COLUMN_BYTES = 5 * 2**24
@@ -43,7 +44,7 @@ class _Covered(NamedTuple):
 _Columns = Callable[[LossFactor], tuple[int, Callable[[tf.Tensor], tf.Tensor]]]
 
 
-def ggn(
+def ggn_estimate(
     objective: Objective,
     batch: Batch,
     variables: Sequence[tf.Variable],
@@ -66,7 +67,7 @@ def ggn(
     return _estimate("ggn", objective, batch, variables, weights, _all_columns, None)
 
 
-def ggn_mc(
+def ggn_mc_estimate(
     objective: Objective,
     batch: Batch,
     variables: Sequence[tf.Variable],
@@ -96,7 +97,7 @@ def ggn_mc(
     return _estimate("ggn_mc", objective, batch, variables, weights, random_columns, None)
 
 
-def auto(
+def auto_estimate(
     objective: Objective,
     batch: Batch,
     variables: Sequence[tf.Variable],
@@ -208,7 +209,7 @@ def _kernels(layer: Layer, form: ClosedForm) -> list[tf.Variable]:
 def _layers_of(model: keras.Model, weights: Sequence[tf.Variable]) -> dict[Layer, ClosedForm]:
     """The layers that have a closed form and own one of the weights."""
     wanted = {id(weight) for weight in weights}
-    forms = {layer: closed_form(layer) for layer in model._flatten_layers()}
+    forms = {layer: closed_form(layer) for layer in keras_private.all_layers(model)}
     return {
         layer: form
         for layer, form in forms.items()

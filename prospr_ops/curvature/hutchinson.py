@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
-from prospr_ops.objective import Batch, Objective
+from prospr_ops.network.loss import Batch, Objective
 
 
 def rademacher(shape: tf.TensorShape, dtype: tf.DType, seed: tf.Tensor) -> tf.Tensor:
@@ -67,7 +67,7 @@ def mean_of_probes(
     return [total / probes for total in sums]
 
 
-def hutchinson(
+def hutchinson_estimate(
     objective: Objective,
     batch: Batch,
     variables: Sequence[tf.Variable],

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
-from prospr_ops.objective import Batch, Objective
+from prospr_ops.network.loss import Batch, Objective
 
 
-def row_sum(
+def row_sum_estimate(
     objective: Objective,
     batch: Batch,
     variables: Sequence[tf.Variable],

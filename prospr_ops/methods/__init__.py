@@ -1,54 +1,100 @@
-"""Pruning methods.
+"""Pruning methods: one file and one row of `METHODS` each.
 
-A method is a function from a `Problem` to scores: a tensor for each weight, by variable path; larger
-is more important, −inf is least. They are logarithms, unless the method is `signed`. To add one, add
-a file and a line in `METHODS`.
+The method `name` is the function `name_scores` of the module `name`: it takes a `Problem` and returns
+what it `Found`. This table imports none of them, and no TensorFlow, so that the shell's help can be
+made of it.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from prospr_ops.methods.baselines import magnitude, random
-from prospr_ops.methods.diagonal import diagonal
-from prospr_ops.methods.exact import exact
-from prospr_ops.methods.first_order import first_order, snip
-from prospr_ops.methods.grasp import grasp
-from prospr_ops.methods.problem import LogScores, Problem, SignedScores
-from prospr_ops.methods.synflow import ITERATIONS, synflow
+if TYPE_CHECKING:
+    from prospr_ops.methods.engine.problem import Found, Problem
 
 
-class Method(NamedTuple):
+@dataclass(frozen=True)
+class Method:
     """A pruning method.
 
     Attributes:
-        scores: The function.
-        passes: How many passes over a batch it makes, by the number of steps; always 0 for a
-            method that looks at no data, and can be called with data=None.
-        sums: Whether the score of a channel is the sum of its weights' (with `Problem.signs`); else
-            the function is given one element a channel instead of its weights.
+        name: Its name as an argument.
+        label: Its name as papers write it.
+        summary: What the score of a weight is, in one line.
+        passes: How many passes over a batch it makes, by the number of steps; always 0 for a method
+            that looks at no data, and can be called with data=None.
+        sums: Whether the score of a channel is the sum of its weights' (with `Found.signs`); else
+            the function is given one element per channel instead of its weights.
         signed: Whether the scores are signed numbers, of which the largest are kept, instead of
             logarithms of magnitudes.
-        iterations: In how many it prunes, where a sparsity is asked for.
+        rounds: In how many rounds it prunes, where a sparsity is asked for.
     """
 
-    scores: Callable[[Problem], LogScores | SignedScores]
+    name: str
+    label: str
+    summary: str
     passes: Callable[[int], int]
     sums: bool = True
     signed: bool = False
-    iterations: int = 1
+    rounds: int = 1
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it looks at data."""
+        return self.passes(0) > 0
+
+    @property
+    def scores(self) -> Callable[[Problem], Found]:
+        """The function, imported when it is first asked for."""
+        module = importlib.import_module(f"{__name__}.{self.name}")
+        return getattr(module, f"{self.name}_scores")
 
 
 METHODS: dict[str, Method] = {
-    "diagonal": Method(diagonal, lambda steps: steps + 1),
-    "exact": Method(exact, lambda steps: 2 * steps + 1),
-    "first_order": Method(first_order, lambda steps: steps + 1),
-    "snip": Method(snip, lambda _: 1),
-    "grasp": Method(grasp, lambda _: 2, signed=True),
-    "synflow": Method(synflow, lambda _: 0, iterations=ITERATIONS),
-    "magnitude": Method(magnitude, lambda _: 0),
-    "random": Method(random, lambda _: 0, sums=False),
+    method.name: method
+    for method in (
+        Method(
+            "exact",
+            "ProsPr-exact",
+            "|∂L_M(w_M)/∂c|, the paper's meta-gradient through M steps",
+            lambda steps: 2 * steps + 1,
+        ),
+        Method(
+            "diagonal",
+            "ProsPr-diagonal",
+            "|∇L_M(w_M)| · Π|1 − α diag(H_m)| · |w₀|, the curvature of M steps",
+            lambda steps: steps + 1,
+        ),
+        Method(
+            "first_order",
+            "ProsPr-first-order",
+            "|∇L_M(w_M) ⊙ w₀| after M steps",
+            lambda steps: steps + 1,
+        ),
+        Method("snip", "SNIP", "|∇L(w₀) ⊙ w₀| on one batch", lambda _: 1),
+        Method(
+            "grasp",
+            "GraSP",
+            "w₀ ⊙ Hg, signed: how much less gradient would flow without the weight",
+            lambda _: 2,
+            signed=True,
+        ),
+        Method(
+            "synflow",
+            "SynFlow",
+            "|∂R/∂w ⊙ w|, R = 1ᵀ(Π|w|)1, in 100 rounds; needs no data",
+            lambda _: 0,
+            rounds=100,
+        ),
+        Method("magnitude", "Magnitude", "|w₀|; needs no data", lambda _: 0),
+        Method("random", "Random", "a draw from the seed; needs no data", lambda _: 0, sums=False),
+    )
 }
 
-__all__ = ["METHODS", "LogScores", "Method", "Problem", "SignedScores"]
+
+def method_label(name: str) -> str:
+    """The name of a method as papers write it; "dense" is "Dense", an unknown one stays as it is."""
+    return METHODS[name].label if name in METHODS else {"dense": "Dense"}.get(name, name)

@@ -8,15 +8,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from prospr_ops import curvature, ops
-from prospr_ops.methods.descent import (
-    gradient_descent,
-    log_factor,
-    log_final_gradient,
-    weights_now,
-)
-from prospr_ops.methods.passes import batch_pass, gradients_by, resumable, run_pass
-from prospr_ops.methods.problem import LogScores, Problem
-from prospr_ops.objective import Batch
+from prospr_ops.methods.engine.descent import gradient_descent, log_final_gradient
+from prospr_ops.methods.engine.passes import Passes, batch_pass, gradients_by
+from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
+from prospr_ops.network.loss import Batch
 
 
 class _Accumulator(NamedTuple):
@@ -33,7 +28,7 @@ class _Accumulator(NamedTuple):
     state: list[tf.Variable]
 
 
-def diagonal(problem: Problem) -> LogScores:
+def diagonal_scores(problem: Problem) -> Found:
     """log|∇L_M(w_M)| + Σ_m log|γ_m| + log|w_0|, with γ_m = 1 − α diag(H_m).
 
     The derivative ∂w_M/∂w_0 of the inner gradient descent is a product of matrices I − α H_m; here
@@ -45,13 +40,13 @@ def diagonal(problem: Problem) -> LogScores:
     Raises:
         ValueError: Nesterov's momentum is asked for.
     """
-    settings = problem.settings
+    passes, settings = Passes(problem), problem.settings
     if settings.nesterov:
         msg = "method 'diagonal' knows plain momentum only; nesterov is for 'exact', 'first_order'"
         raise ValueError(msg)
     estimate = curvature.find(settings.curvature)
     weights, others = problem.prunable(), problem.others()
-    initial = weights_now(problem)
+    initial = problem.values_now()
     accumulators = [
         _accumulator(weight, settings.learning_rate, settings.momentum) for weight in weights
     ]
@@ -62,7 +57,7 @@ def diagonal(problem: Problem) -> LogScores:
             problem.objective, batch, [*weights, *others], weights, settings.probes, seed
         )
         # Runs when the pass is traced: the choice of estimator is the same for every batch.
-        problem.estimators.update(zip(problem.weights, found.origin, strict=True))
+        passes.estimators.update(zip(problem.weights, found.origin, strict=True))
         return found.loss, [*found.gradients, *found.diagonal]
 
     def apply(derivatives: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
@@ -77,16 +72,16 @@ def diagonal(problem: Problem) -> LogScores:
 
     step = batch_pass(evaluate, apply, settings.microbatch)
     state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
-    for number in resumable(problem, range(settings.steps), state):
-        run_pass(problem, step, number, next(problem.batches))
-    final = log_final_gradient(problem, gradients_by(problem, weights))
+    for number in passes.resumable(range(settings.steps), state):
+        passes.run(step, number, next(problem.batches))
+    final = log_final_gradient(passes, gradients_by(problem, weights))
     scores = {}
     for path, accumulator in zip(problem.weights, accumulators, strict=True):
         log_derivative, signed = accumulator.factor()
-        problem.multiply_sign(path, signed)
-        log_weight = log_factor(problem, path, initial[path])
-        scores[path] = tf.add_n([final.pop(path), log_derivative, log_weight])
-    return scores
+        sign = tf.cast(tf.sign(signed), tf.int8) if problem.signed else None
+        derivative = final.pop(path).times(LogNumbers(log_derivative, sign))
+        scores[path] = derivative.times(problem.log_numbers(initial[path]))
+    return passes.found(scores)
 
 
 def _accumulator(weight: tf.Variable, learning_rate: float, momentum: float) -> _Accumulator:

@@ -7,25 +7,19 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
-from prospr_ops.methods.descent import (
-    final_gradient,
-    gradient_descent,
-    log_factor,
-    weights_now,
-)
-from prospr_ops.methods.passes import (
+from prospr_ops.methods.engine.descent import final_gradient, gradient_descent
+from prospr_ops.methods.engine.passes import (
     Apply,
+    Passes,
     all_finite,
     batch_pass,
     gradients_by,
     hessian_products_by,
-    resumable,
-    run_pass,
 )
-from prospr_ops.methods.problem import LogScores, Problem
+from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 
 
-def exact(problem: Problem) -> LogScores:
+def exact_scores(problem: Problem) -> Found:
     """log|∂L_M(w_M)/∂c|, for a mask c that multiplies the initial weights, at c = 1.
 
     This is ProsPr's score (Alizadeh et al., arXiv 2202.08132), which its authors get by
@@ -39,11 +33,11 @@ def exact(problem: Problem) -> LogScores:
     A checkpoint holds λ and ν, and not the weights of all steps: a run that is resumed makes the steps
     forward again, a third of its work, and goes back from where it was.
     """
-    settings = problem.settings
+    passes, settings = Passes(problem), problem.settings
     variables = [*problem.prunable(), *problem.others()]
     # A step is differentiated as it was taken.
     state = problem.model_state()
-    initial = weights_now(problem)
+    initial = problem.values_now()
 
     update, _ = gradient_descent(variables, settings)
 
@@ -58,10 +52,10 @@ def exact(problem: Problem) -> LogScores:
         batch = next(problem.batches)
         # Shares the variables' buffers: TensorFlow copies one when it is next written.
         trajectory.append((batch, [tf.identity(variable) for variable in state]))
-        run_pass(problem, step, number, batch)
+        passes.run(step, number, batch)
 
     adjoint = [
-        tf.Variable(tf.cast(g, sum_dtype(g.dtype))) for g in final_gradient(problem, gradients)
+        tf.Variable(tf.cast(g, sum_dtype(g.dtype))) for g in final_gradient(passes, gradients)
     ]
     by_velocity = (
         [tf.Variable(tf.zeros_like(by_weight)) for by_weight in adjoint]
@@ -74,18 +68,18 @@ def exact(problem: Problem) -> LogScores:
         hessian_products_by(gradients, variables, vector), apply_product, settings.microbatch
     )
     backwards = range(settings.steps)[::-1]
-    for number in resumable(problem, backwards, [*adjoint, *by_velocity, log_scale]):
+    for number in passes.resumable(backwards, [*adjoint, *by_velocity, log_scale]):
         del trajectory[number + 1 :]
         batch, values = trajectory.pop()
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
-        run_pass(problem, step_back, number, batch, "the Hessian-vector product")
-    return {
-        path: log_factor(problem, path, tf.convert_to_tensor(by_weight))
-        + tf.cast(log_scale, by_weight.dtype)
-        + log_factor(problem, path, weight)
-        for (path, weight), by_weight in zip(initial.items(), adjoint, strict=False)
-    }
+        passes.run(step_back, number, batch, "the Hessian-vector product")
+    scores = {}
+    for (path, weight), by_weight in zip(initial.items(), adjoint, strict=False):
+        derivative = problem.log_numbers(tf.convert_to_tensor(by_weight))
+        log = derivative.log + tf.cast(log_scale, derivative.log.dtype)
+        scores[path] = LogNumbers(log, derivative.sign).times(problem.log_numbers(weight))
+    return passes.found(scores)
 
 
 def _adjoint_step(

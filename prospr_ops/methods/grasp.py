@@ -5,18 +5,18 @@ from __future__ import annotations
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
-from prospr_ops.methods.descent import gradient_on
-from prospr_ops.methods.passes import (
+from prospr_ops.methods.engine.descent import gradient_on
+from prospr_ops.methods.engine.passes import (
+    Passes,
     all_finite,
     batch_pass,
     gradients_by,
     hessian_products_by,
-    run_pass,
 )
-from prospr_ops.methods.problem import Problem, SignedScores
+from prospr_ops.methods.engine.problem import Found, Problem
 
 
-def grasp(problem: Problem) -> SignedScores:
+def grasp_scores(problem: Problem) -> Found:
     """w_0 ⊙ Hg, with its sign: g and H of all trainable variables, on one batch.
 
     The paper's score is S(−w) = −w ⊙ Hg, to first order (and up to a factor of 2) the change of the
@@ -26,12 +26,13 @@ def grasp(problem: Problem) -> SignedScores:
     logarithm. `steps` is not used. (Wang, Zhang and Grosse, "GraSP", arXiv 2002.07376, equation 8 and
     what follows it; without the temperature of 200 that the authors' code divides the logits by.)
     """
+    passes = Passes(problem)
     variables = [*problem.prunable(), *problem.others()]
     state = [variable.value for variable in problem.objective.model.non_trainable_variables]
     values = [tf.identity(variable) for variable in state]
     batch = next(problem.batches)
     gradients = gradients_by(problem, variables)
-    vector = gradient_on(problem, gradients, batch)
+    vector = gradient_on(passes, gradients, batch)
     # The second pass over the batch sees the same masks of dropout.
     for variable, value in zip(state, values, strict=True):
         variable.assign(value)
@@ -45,11 +46,12 @@ def grasp(problem: Problem) -> SignedScores:
         apply,
         problem.settings.microbatch,
     )
-    products = run_pass(problem, product, 0, batch, "the Hessian-vector product")
-    return {
+    products = passes.run(product, 0, batch, "the Hessian-vector product")
+    scores = {
         path: _precise(tf.convert_to_tensor(weight)) * _precise(hg)
         for (path, weight), hg in zip(problem.weights.items(), products, strict=True)
     }
+    return Found(scores, losses=tuple(passes.losses))
 
 
 def _precise(tensor: tf.Tensor) -> tf.Tensor:

@@ -9,22 +9,18 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend import AutocastScope
-from keras.src.models import Functional
 
 from prospr_ops.curvature.estimate import gradient
-from prospr_ops.distribution import on_replicas
-from prospr_ops.methods.descent import log_factor, log_weights
-from prospr_ops.methods.problem import LogScores, Problem
-from prospr_ops.tracing import traced
-
-ITERATIONS = 100
+from prospr_ops.methods.engine.distribution import on_replicas
+from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
+from prospr_ops.network import keras_private
+from prospr_ops.network.tracing import traced
 
 # Below this part of R, what the weights add to it is rounding.
 _NOISE = 1e-9
 
 
-def synflow(problem: Problem) -> LogScores:
+def synflow_scores(problem: Problem) -> Found:
     """log|∂R/∂θ ⊙ θ| for R = 1ᵀ(Π_l |θ_l|)1, in as many iterations as the paper's where it prunes.
 
     R is the sum of the model's outputs on one input of ones, in inference mode, with the absolute
@@ -54,13 +50,13 @@ def synflow(problem: Problem) -> LogScores:
         scores_now = _scorer(problem, ones)
         if problem.sparsity is not None:
             density = 1.0 - problem.sparsity
-            for iteration in range(1, ITERATIONS):
-                problem.mask(scores_now(), 1.0 - density ** (iteration / ITERATIONS))
+            for iteration in range(1, problem.rounds):
+                problem.mask(scores_now(), 1.0 - density ** (iteration / problem.rounds))
                 problem.advance()
         return scores_now()
 
 
-def _scorer(problem: Problem, ones: Any) -> Callable[[], LogScores]:
+def _scorer(problem: Problem, ones: Any) -> Callable[[], Found]:
     """A function that scores the weights as they are, all of them positive or zero."""
     model, weights = problem.objective.model, problem.prunable()
 
@@ -68,13 +64,13 @@ def _scorer(problem: Problem, ones: Any) -> Callable[[], LogScores]:
     def flow() -> tuple[tf.Tensor, list[tf.Tensor]]:
         """R, and its gradient divided by |R|."""
         with tf.GradientTape() as tape:
-            with AutocastScope("float64"):
+            with keras_private.AutocastScope("float64"):
                 outputs = keras.tree.flatten(model(ones, training=False))
             total = tf.add_n([tf.reduce_sum(tf.cast(output, tf.float64)) for output in outputs])
         scale = tf.math.divide_no_nan(tf.constant(1.0, tf.float64), tf.abs(total))
         return total, gradient(tape, total, weights, scale)
 
-    def scores() -> LogScores:
+    def scores() -> Found:
         total, gradients = on_replicas(flow)
         share = sum(
             float(tf.reduce_sum(tf.abs(tf.cast(weight * g, tf.float64))))
@@ -88,13 +84,12 @@ def _scorer(problem: Problem, ones: Any) -> Callable[[], LogScores]:
             )
             raise ValueError(msg)
         log_total = tf.math.log(tf.abs(total))
-        magnitudes = log_weights(problem)
-        return {
-            path: tf.cast(log_total, magnitudes[path].dtype)
-            + log_factor(problem, path, g)
-            + magnitudes[path]
-            for path, g in zip(problem.weights, gradients, strict=True)
-        }
+        numbers = {}
+        for (path, weight), g in zip(problem.log_weights().items(), gradients, strict=True):
+            product = problem.log_numbers(g).times(weight)
+            log = product.log + tf.cast(log_total, product.log.dtype)
+            numbers[path] = LogNumbers(log, product.sign)
+        return Found.of(numbers)
 
     return scores
 
@@ -106,15 +101,15 @@ def _ones(model: keras.Model) -> Any:
         ValueError: As `synflow`.
     """
     lookups = [
-        layer.name for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)
+        layer.name
+        for layer in keras_private.all_layers(model)
+        if isinstance(layer, keras.layers.Embedding)
     ]
     if lookups:
         msg = f"synflow needs a model of numbers: an input of ones means nothing to {lookups}"
         raise ValueError(msg)
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    if isinstance(graph, Functional):
-        inputs = graph._inputs_struct
-    else:
+    inputs = keras_private.input_structure(model)
+    if inputs is None:
         config = model.get_build_config() or {}
         inputs = keras.tree.map_shape_structure(keras.KerasTensor, config.get("input_shape"))
 
@@ -142,8 +137,8 @@ def _linear_in_float64(model: keras.Model) -> Iterator[None]:
     policy = keras.DTypePolicy("float64")
     before: list[tuple[keras.layers.Layer, str, Any]] = []
     try:
-        for layer in model._flatten_layers():
-            replacements: dict[str, Any] = {"_dtype_policy": policy}
+        for layer in keras_private.all_layers(model):
+            replacements: dict[str, Any] = {keras_private.DTYPE_POLICY: policy}
             if callable(vars(layer).get("activation")):
                 replacements["activation"] = keras.activations.linear
             if isinstance(layer, keras.layers.ReLU):

@@ -18,8 +18,8 @@ from prospr_ops.ops.curvature import (
 from prospr_ops.ops.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.ops.normalisation import channel_combinations, channel_products
 from prospr_ops.ops.pooling import gather_pooled, max_pool, max_unpool
-from prospr_ops.ops.select import select
-from prospr_ops.ops.sparse_conv import (
+from prospr_ops.ops.selection import select
+from prospr_ops.ops.sparse_convolution import (
     sparse_conv,
     sparse_conv_filter_gradient,
     sparse_conv_input_gradient,

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from prospr_ops import _native
-from prospr_ops._build import check_tensorflow
+from prospr_ops.utils.build import check_tensorflow
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

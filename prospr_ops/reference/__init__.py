@@ -13,14 +13,14 @@ from prospr_ops.reference.curvature import (
     pooled_conv_curvature,
     pooled_conv_input_gradient,
 )
+from prospr_ops.reference.exact_hessian import hessian, hessian_diagonal
 from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
-from prospr_ops.reference.hessian import hessian, hessian_diagonal
 from prospr_ops.reference.meta_gradient import unrolled_meta_gradient
 from prospr_ops.reference.normalisation import channel_combinations, channel_products
 from prospr_ops.reference.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
 from prospr_ops.reference.selection import select
-from prospr_ops.reference.sparse_conv import (
+from prospr_ops.reference.sparse_convolution import (
     sparse_conv,
     sparse_conv_filter_gradient,
     sparse_conv_input_gradient,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from prospr_ops.objective import Batch, Objective
+from prospr_ops.network.loss import Batch, Objective
 
 
 def unrolled_meta_gradient(

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from prospr_ops.objective import Batch, Objective
-from prospr_ops.reference.hessian import hessian
+from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.reference.exact_hessian import hessian
 from prospr_ops.reference.selection import select
 
 

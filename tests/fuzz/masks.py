@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 from unittest import mock
 
-from prospr_ops import storage
-from prospr_ops.masking import MaskConstraint
+from prospr_ops.pruning import mask_files
+from prospr_ops.pruning.masks import MaskConstraint
 
 
 def fuzz_mask_file(data: bytes) -> None:
@@ -29,8 +29,8 @@ def fuzz_mask_file(data: bytes) -> None:
             file.write(data)
         unchecked = mock.patch.object(zipfile.ZipExtFile, "_update_crc")
         with unchecked, contextlib.suppress(ValueError):
-            masks, scores, record = storage.read(path)
-            storage.write(path, masks, scores, record)
+            masks, scores, record = mask_files.read_masks(path)
+            mask_files.write_masks(path, masks, scores, record)
     finally:
         path.unlink()
 

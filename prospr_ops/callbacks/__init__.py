@@ -1,0 +1,5 @@
+"""Keras callbacks for the training of pruned models."""
+
+from prospr_ops.callbacks.sparsity_logger import SparsityLogger
+
+__all__ = ["SparsityLogger"]

@@ -1,0 +1,156 @@
+"""What a comparison consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from prospr_ops.cli.comparison.training import Training
+from prospr_ops.methods import METHODS
+from prospr_ops.utils.checks import check_integer, check_real, choose
+
+DENSE = "dense"
+
+# Sanity checks of a method's masks (Frankle et al., arXiv 2009.08576; Su et al., arXiv 2009.11094).
+# By what they are called in a table: masks shuffled within each layer, and on newly drawn weights.
+CONTROLS = {"shuffled": "shuffled", "reinit": "new weights"}
+
+
+# The names in `Cell.identity`.
+IDENTITY = (
+    "model", "dataset", "method", "steps", "learning_rate", "batch_size", "sparsity", "seed",
+    *(f"training_{field.name}" for field in fields(Training)), "validation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the comparison.
+
+    Attributes:
+        method: A pruning method's name, or "dense" for the network that is not pruned.
+        steps: Prospect steps; None for a method that takes none.
+        control: "shuffled" or "reinit" for a sanity check of the method's masks, else "".
+    """
+
+    method: str
+    steps: int | None = None
+    control: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Contender:
+        """Reads "[control:]method[:steps]", such as "exact:100" or "shuffled:exact:100".
+
+        A method that takes steps takes 3 unless told otherwise.
+
+        Raises:
+            ValueError: The text is of another form, or a name in it is unknown.
+        """
+        control, _, rest = text.partition(":")
+        if control not in CONTROLS:
+            control, rest = "", text
+        method, _, number = rest.partition(":")
+        choose("the method of a contender", method, [*METHODS, DENSE])
+        if control and method == DENSE:
+            msg = f"the dense network has no masks, so there is no {text!r}"
+            raise ValueError(msg)
+        if not _takes_steps(method):
+            if number:
+                msg = f"{method} takes no steps, so {text!r} cannot have {number}"
+                raise ValueError(msg)
+            return cls(method, None, control)
+        if number and not number.isdecimal():
+            msg = f"a contender is [control:]method[:steps], such as exact:100, not {text!r}"
+            raise ValueError(msg)
+        return cls(method, int(number or 3), control)
+
+    def __str__(self) -> str:
+        """The form that `parse` reads."""
+        parts = [self.control, self.method, "" if self.steps is None else str(self.steps)]
+        return ":".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How the scores are made, the same for all methods as far as it concerns them.
+
+    Attributes:
+        learning_rate: Of the prospect steps.
+        batch_size: Samples of one pass.
+    """
+
+    learning_rate: float = 0.1
+    batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_real("learning_rate", self.learning_rate)
+        check_integer("batch_size", self.batch_size, at_least=1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of the comparison: pruned once, trained once.
+
+    Attributes:
+        model: Name of a function in `prospr_ops.models`.
+        contender: How it is pruned.
+        sparsity: In [0, 1); 0 for the dense network.
+        seed: Of the initial weights, the pruning and the training.
+        pruning: How the scores are made.
+        training: How it is trained.
+        validation: Whether the error is that on the last 10,000 training samples, which are then
+            not trained on, instead of that on the test set.
+    """
+
+    model: str
+    contender: Contender
+    sparsity: float
+    seed: int
+    pruning: Pruning
+    training: Training
+    validation: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What tells the cell from others in a journal, flat, as JSON can hold it."""
+        prospect = self.contender.method != DENSE and METHODS[self.contender.method].passes(1) > 0
+        control = self.contender.control
+        return {
+            "model": self.model,
+            "dataset": "mnist",
+            "method": f"{control}:{self.contender.method}" if control else self.contender.method,
+            "steps": self.contender.steps,
+            "learning_rate": self.pruning.learning_rate if self.contender.steps else None,
+            "batch_size": self.pruning.batch_size if prospect else None,
+            "sparsity": self.sparsity,
+            "seed": self.seed,
+            **{f"training_{name}": value for name, value in asdict(self.training).items()},
+            "validation": self.validation,
+        }
+
+
+def grid(
+    model: str,
+    contenders: Sequence[Contender],
+    sparsities: Sequence[float],
+    seeds: Iterable[int],
+    pruning: Pruning,
+    training: Training,
+    validation: bool,
+) -> list[Cell]:
+    """All cells, seed after seed; those which share their scores follow each other."""
+    by_scores: dict[tuple[str, int | None], list[Contender]] = {}
+    for contender in dict.fromkeys(contenders):
+        by_scores.setdefault((contender.method, contender.steps), []).append(contender)
+    return [
+        Cell(model, contender, sparsity, seed, pruning, training, validation)
+        for seed in seeds
+        for group in by_scores.values()
+        for contender in group
+        for sparsity in ([0.0] if contender.method == DENSE else sparsities)
+    ]
+
+
+def _takes_steps(method: str) -> bool:
+    return method != DENSE and METHODS[method].passes(1) != METHODS[method].passes(2)

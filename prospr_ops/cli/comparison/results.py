@@ -1,0 +1,176 @@
+"""What a comparison has to show: the errors of its networks, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from prospr_ops.cli.comparison.cells import CONTROLS, DENSE
+from prospr_ops.methods import method_label
+from prospr_ops.reporting.figures.style import COLOURS, FAINT, INK, new_figure
+from prospr_ops.utils.tables import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Error(NamedTuple):
+    """Errors in percent of the networks that differ by their seed alone.
+
+    Attributes:
+        mean: Over the seeds.
+        deviation: Standard deviation of one network's error (n − 1), NaN of a single one.
+        seeds: How many.
+    """
+
+    mean: float
+    deviation: float
+    seeds: int
+
+    @classmethod
+    def of(cls, errors: Sequence[float]) -> Error:
+        """The mean and the standard deviation of errors."""
+        deviation = float(np.std(errors, ddof=1)) if len(errors) > 1 else float("nan")
+        return cls(float(np.mean(errors)), deviation, len(errors))
+
+    def __str__(self) -> str:
+        """Mean ± standard deviation."""
+        return f"{self.mean:.2f}" + (f" ± {self.deviation:.2f}" if self.seeds > 1 else "")
+
+
+def errors(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, Error]]:
+    """Gathers the seeds of a comparison of one model.
+
+    Returns:
+        The errors by contender, in the order of the records, and sparsity. Where there are several
+        learning rates of the prospect steps, a contender is one with its own.
+    """
+    records = list(records)
+    rates = {record["learning_rate"] for record in records} - {None}
+    gathered: dict[str, dict[float, list[float]]] = {}
+    for record in records:
+        error = record["validation_error" if record["validation"] else "test_error"]
+        label = contender_label(record, with_rate=len(rates) > 1)
+        row = gathered.setdefault(label, {})
+        row.setdefault(record["sparsity"], []).append(error)
+    return {
+        label: {sparsity: Error.of(found) for sparsity, found in sorted(row.items())}
+        for label, row in gathered.items()
+    }
+
+
+def contender_label(record: Mapping[str, Any], *, with_rate: bool = False) -> str:
+    """Returns how a table names a record's contender: "ProsPr-exact, M = 3, α = 0.1, shuffled"."""
+    control, _, method = record["method"].rpartition(":")
+    parts = [method_label(method)]
+    if record["steps"] is not None:
+        parts.append(f"M = {record['steps']}")
+    if with_rate and record["learning_rate"] is not None:
+        parts.append(f"α = {record['learning_rate']:g}")
+    if control:
+        parts.append(CONTROLS[control])
+    return ", ".join(parts)
+
+
+def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """Tabulates the errors of one model: a row a contender, a column a sparsity.
+
+    Args:
+        records: That `compare` returned, of one model and one way to measure; at least one.
+
+    Returns:
+        A table in which the least mean error of each column is bold.
+    """
+    rows = errors(records)
+    dense = rows.pop(method_label(DENSE), None)
+    sparsities = sorted({sparsity for row in rows.values() for sparsity in row})
+    first = records[0]
+    which = "validation" if first["validation"] else "test"
+    table = Table(
+        title=f"{first['model']} on {first['dataset']}: {which} error in %",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+    )
+    seeds = sorted({found.seeds for row in rows.values() for found in row.values()})
+    table.caption = (
+        f"mean ± standard deviation over {' to '.join(map(str, seeds[:: max(len(seeds) - 1, 1)]))} "
+        f"seeds; {first['training_epochs']} epochs" + (f"\ndense {dense[0.0]}" if dense else "")
+    )
+    table.add_column("")
+    for sparsity in sparsities:
+        table.add_column(percent(sparsity), justify="right")
+    best = {
+        sparsity: min(row[sparsity].mean for row in rows.values() if sparsity in row)
+        for sparsity in sparsities
+    }
+    for label, row in rows.items():
+        cells = []
+        for sparsity in sparsities:
+            text = str(row[sparsity]) if sparsity in row else ""
+            bold = sparsity in row and row[sparsity].mean == best[sparsity]
+            cells.append(f"[bold]{text}[/]" if bold else text)
+        table.add_row(label, *cells)
+    return table
+
+
+def comparison_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws error against sparsity, both on log scales, with bands of one standard deviation.
+
+    Args:
+        records: As for `comparison_table`.
+
+    Returns:
+        A figure, to be saved with `savefig`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    rows = errors(records)
+    dense = rows.pop(method_label(DENSE), None)
+    first = records[0]
+    which = "validation" if first["validation"] else "test"
+    figure = new_figure(figsize=(8, 5.2))
+    axes = figure.subplots()
+    colours: dict[str, str] = {}  # one a method, whose sanity checks are dashed and dotted
+    styles = dict(zip(CONTROLS.values(), ("--", ":"), strict=True))
+    for label, row in rows.items():
+        method, _, control = label.rpartition(", ")
+        if control not in styles:
+            method, control = label, ""
+        shade = COLOURS[len(colours) % len(COLOURS)]
+        colour = colours.setdefault(method, shade)
+        density = [1 - sparsity for sparsity in row]
+        mean = np.array([found.mean for found in row.values()])
+        deviation = np.nan_to_num([found.deviation for found in row.values()])
+        axes.plot(
+            density,
+            mean,
+            styles.get(control, "-"),
+            color=colour,
+            marker="o",
+            markersize=5,
+            label=label,
+        )
+        axes.fill_between(density, mean - deviation, mean + deviation, color=colour, alpha=0.15)
+    if dense:
+        axes.axhline(dense[0.0].mean, color=INK, linestyle=(0, (5, 3)), label="Dense")
+    ticks = sorted({sparsity for row in rows.values() for sparsity in row})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks([1 - sparsity for sparsity in ticks], [percent(sparsity) for sparsity in ticks])
+    lowest, highest = axes.get_ylim()
+    marks = [mark for mark in (1, 1.5, 2, 3, 5, 10, 20, 40, 80) if lowest <= mark <= highest]
+    axes.set_yticks(marks, [f"{mark:g} %" for mark in marks])
+    axes.minorticks_off()
+    axes.invert_xaxis()
+    axes.set_xlabel("weights pruned")
+    axes.set_ylabel(f"{which} error")
+    axes.set_title(f"{first['model']} on {first['dataset']}, {first['training_epochs']} epochs")
+    axes.grid(axis="y", color=FAINT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,241 @@
+"""Data sets as NumPy arrays: from a folder, from Keras, or from the sample in this package."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import math
+import os
+import socket
+import threading
+import urllib.request
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+# Mean and standard deviation of all pixels (0 to 255) of MNIST's 60,000 training images. They are
+# used whatever the source, so that the embedded sample and the full set look alike to a model.
+_MNIST_MEAN = 33.318421449829934
+_MNIST_STD = 78.56748998339798
+
+_MNIST_SAMPLE = Path(__file__).parent / "digits"
+_MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+_NETWORK_SECONDS = 3.0
+
+# Training images and labels, test images and labels: uint8 [n, 28, 28] and integers [n].
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled training set and test set.
+
+    Attributes:
+        x_train: Training inputs, float32 `[n, ...]`, standardised.
+        y_train: Training labels, int64 `[n]`, in `[0, classes)`.
+        x_test: Test inputs, float32 `[m, ...]`, standardised by the same constants.
+        y_test: Test labels, int64 `[m]`, in `[0, classes)`.
+        name: The data set, for example `"MNIST"`.
+        classes: Number of classes.
+        source: Where the arrays came from, in words.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    name: str
+    classes: int
+    source: str
+
+
+def mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
+    """Loads MNIST: handwritten digits, 28 x 28 grey pixels, 10 classes.
+
+    The first of these that exists is used:
+
+    1. `folder`, or the folder that the environment variable `PROSPR_DATA` names. It holds the four
+       IDX files under their usual names, plain or `.gz`, or `mnist.npz` with Keras's keys.
+    2. Keras's copy, from its cache or by download.
+    3. A sample of 6,000 training and 2,000 test digits in this package, with a warning.
+
+    Images are standardised by the mean and standard deviation of the full training set.
+
+    Args:
+        folder: Folder to read; by default the one that `PROSPR_DATA` names, if any.
+
+    Returns:
+        The digits, `x_train` and `x_test` of shape `[n, 28, 28, 1]`. `source` says which of the
+        three they are.
+
+    Raises:
+        FileNotFoundError: If `folder` or `PROSPR_DATA` is given and does not hold MNIST.
+        ValueError: If a file there is damaged or is not what its name says; the file is named.
+    """
+    folder = folder or os.environ.get("PROSPR_DATA")
+    if folder:
+        arrays = _read_folder(Path(folder))
+        source = f"files in {folder}"
+    elif (copy := _mnist_of_keras()) is not None:
+        arrays = copy
+        source = "Keras's mnist.npz"
+    else:
+        arrays = _read_folder(_MNIST_SAMPLE)
+        source = f"embedded sample of {len(arrays[1]):,} + {len(arrays[3]):,} digits"
+        warnings.warn(
+            f"MNIST is the {source}: PROSPR_DATA is not set, and Keras has no copy and could not"
+            " download one. Accuracies are lower than with all 70,000 digits.",
+            stacklevel=2,
+        )
+    x_train, y_train, x_test, y_test = arrays
+    return Dataset(
+        x_train=_standardise(x_train),
+        y_train=y_train.astype(np.int64),
+        x_test=_standardise(x_test),
+        y_test=y_test.astype(np.int64),
+        name="MNIST",
+        classes=10,
+        source=source,
+    )
+
+
+def _standardise(images: np.ndarray) -> np.ndarray:
+    x = images[..., np.newaxis].astype(np.float32)
+    x -= np.float32(_MNIST_MEAN)
+    x /= np.float32(_MNIST_STD)
+    return x
+
+
+def _read_folder(folder: Path) -> _Arrays:
+    """Reads a folder's IDX files or its `mnist.npz`, and checks what they hold."""
+    if not folder.is_dir():
+        msg = f"{folder} is not a folder; expected one that holds MNIST (see PROSPR_DATA)"
+        raise FileNotFoundError(msg)
+    archive = folder / "mnist.npz"
+    names = [
+        f"{part}-{kind}-ubyte"
+        for part in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    ]
+    found = [
+        next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), archive)
+        for name in names
+    ]
+    if archive not in found:
+        x_train, y_train, x_test, y_test = (
+            _read_idx(file, rank=rank) for file, rank in zip(found, (3, 1, 3, 1), strict=True)
+        )
+    elif archive.is_file():
+        found = [archive] * 4
+        x_train, y_train, x_test, y_test = _read_npz(archive)
+    else:
+        missing = ", ".join(n for n, file in zip(names, found, strict=True) if file == archive)
+        msg = f"{folder} does not hold MNIST: no {missing} (plain or .gz) and no {archive.name}"
+        raise FileNotFoundError(msg)
+    _check_images(x_train, found[0])
+    _check_labels(y_train, found[1], count=len(x_train))
+    _check_images(x_test, found[2])
+    _check_labels(y_test, found[3], count=len(x_test))
+    return x_train, y_train, x_test, y_test
+
+
+def _read_idx(file: Path, *, rank: int) -> np.ndarray:
+    """Reads an IDX file, plain or gzip, of unsigned bytes in `rank` dimensions."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            content = stream.read()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        msg = f"{file} is damaged: {error}"
+        raise ValueError(msg) from error
+    header = 4 + 4 * rank
+    magic = bytes([0, 0, 8, rank])
+    if len(content) < header or content[:4] != magic:
+        msg = f"{file} is not an IDX file of {rank}-dimensional bytes: starts {content[:4]!r}"
+        raise ValueError(msg)
+    shape = np.frombuffer(content, dtype=">u4", count=rank, offset=4).tolist()
+    if len(content) - header != math.prod(shape):
+        msg = f"{file} announces {shape} bytes and has {len(content) - header:,}"
+        raise ValueError(msg)
+    return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _read_npz(file: Path) -> _Arrays:
+    """Reads an archive with the keys of `keras.datasets.mnist`."""
+    try:
+        with file.open("rb") as stream:
+            arrays = np.load(stream, allow_pickle=False)
+            return arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]
+    except KeyError as error:
+        msg = f"{file} lacks an array that MNIST needs: {error.args[0]}"
+        raise ValueError(msg) from error
+    # An IndexError is how a file with a single array, no archive, answers to the keys.
+    except (EOFError, IndexError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        msg = f"{file} is not a NumPy archive, or is damaged: {error}"
+        raise ValueError(msg) from error
+
+
+def _check_images(images: np.ndarray, file: Path) -> None:
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or len(images) == 0:
+        msg = f"{file}: images are {images.dtype} {[*images.shape]}, expected uint8 [n, 28, 28]"
+        raise ValueError(msg)
+
+
+def _check_labels(labels: np.ndarray, file: Path, *, count: int) -> None:
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        msg = (
+            f"{file}: labels are {labels.dtype} {[*labels.shape]}, expected integers [{count}],"
+            " one for each image"
+        )
+        raise ValueError(msg)
+    if labels.min() < 0 or labels.max() > 9:
+        msg = f"{file}: labels range from {labels.min()} to {labels.max()}, expected 0 to 9"
+        raise ValueError(msg)
+
+
+def _mnist_of_keras() -> _Arrays | None:
+    """MNIST from Keras's cache or by download; None without either, within seconds."""
+    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    if not (home / "datasets" / "mnist.npz").is_file() and not _answers(_MNIST_URL):
+        return None
+    try:
+        with _socket_timeout(_NETWORK_SECONDS):
+            (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
+    except Exception:  # noqa: BLE001 - Keras raises a bare Exception when a download fails
+        return None
+    return x_train, y_train, x_test, y_test
+
+
+def _answers(url: str) -> bool:
+    """Whether a server answers for `url`, asked for `_NETWORK_SECONDS` at most."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(request, timeout=_NETWORK_SECONDS),
+        ):
+            answered.set()
+
+    # A thread, because no timeout covers the look-up of the server's name.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_NETWORK_SECONDS)
+    return answered.is_set()
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,1 @@
+"""What leaves: stock models, files for inference, smaller models."""

@@ -1,0 +1,268 @@
+"""A long run's state in a file, from which a run that was killed goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.utils.archives import open_archive, write_archive
+from prospr_ops.utils.build import build_info
+from prospr_ops.utils.files import replacing
+
+_FORMAT = "prospr_ops checkpoint"
+_VERSION = 1
+# The next state is written when the last one's writing is this small a share of the time since.
+_SHARE = 0.05
+# Checkpoints of runs that have reached their end, where somebody holds on to them.
+_held: ContextVar[list[Checkpoint] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Holds on to the checkpoints of runs that end within: deleted after it, and only if it succeeds.
+
+    For what is not safe with the end of a run, as its result is not before it has been written.
+    """
+    checkpoints: list[Checkpoint] = []
+    token = _held.set(checkpoints)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+    for checkpoint in checkpoints:
+        checkpoint.remove()
+
+
+def checkpoint_path(path: str | os.PathLike[str] | None, seed: int | None) -> Path | None:
+    """Checks what can be known of a checkpoint before the run; None for none.
+
+    Raises:
+        TypeError: `path` is no path.
+        ValueError: There is no seed, and so no second run like the first.
+        FileNotFoundError: There is no such folder.
+    """
+    if path is None:
+        return None
+    path = Path(path).absolute()
+    if seed is None:
+        msg = f"a run with a checkpoint ({path}) must be given a seed, so that it can be resumed"
+        raise ValueError(msg)
+    if not path.parent.is_dir():
+        msg = f"there is no folder {path.parent} for the checkpoint {path.name}"
+        raise FileNotFoundError(msg)
+    return path
+
+
+def description(
+    objective: Objective, weights: Mapping[str, keras.Variable], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What two runs must have in common to give the same scores, but for their data, for JSON."""
+    model = objective.model
+    loss = model.loss if objective.loss is None else objective.loss
+    versions = build_info()
+    facts = {
+        **settings,
+        "loss": [_digest_of_config(one) for one in keras.tree.flatten(loss)],
+        "the model's configuration": _digest_of_config(model),
+        "the prunable weights": list(weights),
+        "version of prospr_ops": versions["version"],
+        "version of TensorFlow": tf.__version__,
+    }
+    for number, variable in enumerate(model.variables):
+        values = hashlib.sha256(variable.numpy().reshape(-1).view(np.uint8)).hexdigest()[:16]
+        facts[f"variable {number}"] = f"{variable.path} {variable.dtype} {variable.shape} {values}"
+    return facts
+
+
+def _digest_of_config(thing: Any) -> str:
+    """The name of a Keras object, and a digest of its configuration if it has one in plain types."""
+    if not hasattr(thing, "get_config"):
+        return str(getattr(thing, "__name__", thing))
+    name = type(thing).__name__
+    try:
+        config = json.dumps(thing.get_config(), sort_keys=True)
+    except (NotImplementedError, TypeError):  # a subclassed model, or one with Python objects in it
+        return name
+    return f"{name} {hashlib.sha256(config.encode()).hexdigest()[:16]}"
+
+
+class Progress(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+        done: Number of steps made.
+        losses: Loss of each batch so far.
+        estimators: By variable path, which curvature estimator a weight got.
+    """
+
+    done: int
+    losses: list[float]
+    estimators: dict[str, str]
+
+
+class Checkpoint:
+    """The state of one run in one file: what has been done, and what it takes to go on.
+
+    Args:
+        path: Of the file. If it exists, the run goes on from there.
+        facts: The run's `description`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is truncated or damaged, holds something else, or is of another run: the
+            message says what differs.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        self._path = path
+        # One name for every run: of a killed one's nothing is left when this one has ended.
+        self._unfinished = path.with_name(f".{path.name}.unfinished")
+        self._facts = json.loads(json.dumps(facts))
+        self._batches: Iterator[Batch] = iter(())
+        self._drawn = 0
+        self._digest = hashlib.sha256()
+        self._due = 0.0
+        self._found: dict[str, Any] | None = None
+        if path.exists():
+            with path.open("rb") as file, self._opened(file) as (header, _):
+                # Named one by one, so that what is missing is found here.
+                names = ("facts", "done", "batches", "digest", "losses", "estimators")
+                self._found = {name: header[name] for name in names}
+            self._refuse_another(self._found["facts"])
+
+    def _opened(self, file: Any) -> Any:
+        return open_archive(file, f"{self._path} is no checkpoint", _FORMAT, _VERSION)
+
+    def _refuse_another(self, facts: Mapping[str, Any]) -> None:
+        differing = [
+            f"{name} was {facts.get(name)!r} and is {self._facts.get(name)!r}"
+            for name in sorted(facts.keys() | self._facts.keys())
+            if facts.get(name) != self._facts.get(name)
+        ]
+        if differing:
+            more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+            msg = (
+                f"{self._path} is the checkpoint of another run: {'; '.join(differing[:5])}{more}. "
+                "Repeat that run, give another path or delete the file"
+            )
+            raise ValueError(msg)
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, looked at as they are drawn: those of the killed run must come again.
+
+        Raises:
+            ValueError: They do not.
+        """
+        self._batches = self._watched(batches)
+        return self._batches
+
+    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            for tensor in keras.tree.flatten(tuple(batch)):
+                if tensor is not None:
+                    self._digest.update(tf.io.serialize_tensor(tensor).numpy())
+            self._drawn += 1
+            found = self._found
+            if found and self._drawn == found["batches"] and self._seen() != found["digest"]:
+                msg = (
+                    f"the data's first {self._drawn} batches are not those that the run of the "
+                    f"checkpoint {self._path} saw: it takes the same data in the same order to "
+                    "resume (a tf.data.Dataset must be shuffled with a seed, if at all)"
+                )
+                raise ValueError(msg)
+            yield batch
+
+    def _seen(self) -> str:
+        return self._digest.hexdigest()
+
+    def resume(self, state: Sequence[tf.Variable], losses: Sequence[float]) -> Progress:
+        """Brings a run to where the killed one was, if there was one.
+
+        Draws the batches that it had drawn.
+
+        Args:
+            state: Variables to set to what `save` was given.
+            losses: Losses of the batches so far; those in the file must be the same, if there are any.
+
+        Returns:
+            How far the killed run came; no steps if there was none.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is damaged, the batches are others, or the losses are.
+        """
+        found = self._found
+        if found is None:
+            return Progress(0, list(losses), {})
+        while self._drawn < found["batches"]:
+            next(self._batches)
+        if losses and losses != found["losses"]:
+            msg = (
+                f"the run of the checkpoint {self._path} cannot be repeated bit for bit: its losses "
+                f"were {found['losses']} and are {losses}. Were the number of threads, the machine "
+                "or the code of the model others?"
+            )
+            raise ValueError(msg)
+        with self._path.open("rb") as file, self._opened(file) as (_, arrays):
+            for number, variable in enumerate(state):
+                # NumPy does not know bfloat16 when it reads it, but its bits.
+                values = arrays[f"state/{number}"].view(variable.dtype.as_numpy_dtype)
+                variable.assign(values)
+        return Progress(found["done"], list(found["losses"]), dict(found["estimators"]))
+
+    def save(self, progress: Progress, state: Sequence[tf.Variable]) -> None:
+        """Writes the state after a step, unless that was done a short while ago.
+
+        A twentieth of the run's time at most goes into it: so at most twenty times what it takes
+        to write is lost when the run is killed, and the step that it was in.
+
+        Args:
+            progress: How far the run has come.
+            state: Variables to go on from.
+
+        Raises:
+            OSError: The file cannot be written. The one before is unchanged.
+        """
+        start = time.monotonic()
+        if start < self._due:
+            return
+        header = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "facts": self._facts,
+            "batches": self._drawn,
+            "digest": self._seen(),
+            **progress._asdict(),
+        }
+        arrays = ((f"state/{number}", values.numpy()) for number, values in enumerate(state))
+        with replacing(self._path, self._unfinished) as unfinished:
+            write_archive(unfinished, header, arrays)
+        end = time.monotonic()
+        self._due = end + (end - start) * (1 / _SHARE - 1)
+
+    def remove(self) -> None:
+        """Deletes the file: the run has reached its end. Warns if that cannot be done.
+
+        Within `held`, at its end.
+        """
+        if (checkpoints := _held.get()) is not None:
+            checkpoints.append(self)
+            return
+        try:
+            self._path.unlink(missing_ok=True)
+            self._unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"the checkpoint could not be deleted: {error}", stacklevel=2)

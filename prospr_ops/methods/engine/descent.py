@@ -1,0 +1,86 @@
+"""Gradient descent on the variables of a model, and the gradient at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from prospr_ops.methods.engine.passes import Evaluate, Passes, all_finite, batch_pass
+from prospr_ops.methods.engine.problem import LogNumbers
+from prospr_ops.network.loss import Batch
+from prospr_ops.utils.settings import Settings
+
+
+def gradient_descent(
+    variables: Sequence[tf.Variable], settings: Settings
+) -> tuple[Callable[[Sequence[tf.Tensor]], None], list[tf.Variable]]:
+    """A function that takes gradients g and makes one step of SGD, and the velocities, if any.
+
+    As PyTorch defines it: v ← μ v + g, then w ← w − α v; with Nesterov's momentum
+    w ← w − α (g + μ v).
+    """
+    learning_rate, momentum = settings.learning_rate, settings.momentum
+    if momentum == 0.0:
+
+        def descend(gradients: Sequence[tf.Tensor]) -> None:
+            for variable, g in zip(variables, gradients, strict=True):
+                variable.assign_sub(learning_rate * g)
+
+        return descend, []
+
+    velocities = [tf.Variable(tf.zeros_like(variable)) for variable in variables]
+
+    def descend_with_momentum(gradients: Sequence[tf.Tensor]) -> None:
+        for variable, velocity, g in zip(variables, velocities, gradients, strict=True):
+            v = velocity.assign(momentum * velocity + g)
+            direction = g + momentum * v if settings.nesterov else v
+            variable.assign_sub(learning_rate * direction)
+
+    return descend_with_momentum, velocities
+
+
+def descend(passes: Passes, gradients: Evaluate) -> None:
+    """Runs the steps of gradient descent on all trainable variables, one batch each."""
+    problem = passes.problem
+    variables = [*problem.prunable(), *problem.others()]
+    update, velocities = gradient_descent(variables, problem.settings)
+
+    def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
+        update(by_variable)
+        return all_finite(by_variable[: len(problem.weights)]), ()
+
+    step = batch_pass(gradients, apply, problem.settings.microbatch)
+    state = [*problem.model_state(), *velocities]
+    for number in passes.resumable(range(problem.settings.steps), state):
+        passes.run(step, number, next(problem.batches))
+
+
+def gradient_on(passes: Passes, gradients: Evaluate, batch: Batch) -> list[tf.Tensor]:
+    """The gradient on a new batch at the weights as they are now; prunable variables first."""
+    problem = passes.problem
+
+    def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return all_finite(by_variable[: len(problem.weights)]), by_variable
+
+    last = batch_pass(gradients, apply, problem.settings.microbatch)
+    return passes.run(last, len(passes.losses), batch)
+
+
+def final_gradient(passes: Passes, gradients: Evaluate) -> list[tf.Tensor]:
+    """`gradient_on` the next batch."""
+    return gradient_on(passes, gradients, next(passes.problem.batches))
+
+
+def log_final_gradient(passes: Passes, gradients: Evaluate) -> dict[str, LogNumbers]:
+    """∇L(w) of the next batch at the weights as they are now, by variable path."""
+    problem = passes.problem
+
+    # The others' are neither computed, in a traced pass, nor reduced over replicas.
+    def of_weights(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        loss, by_variable = gradients(batch, seed)
+        return loss, by_variable[: len(problem.weights)]
+
+    by_weight = final_gradient(passes, of_weights)[::-1]
+    # Each goes when its logarithm is there.
+    return {path: problem.log_numbers(by_weight.pop()) for path in problem.weights}

@@ -1,0 +1,109 @@
+"""Batches in parts, where a part's derivatives say something about the whole."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+
+import keras
+import tensorflow as tf
+
+from prospr_ops.curvature.validity import Validity, judge
+from prospr_ops.network import keras_private
+from prospr_ops.network.loss import Batch, Objective
+
+# Keras's names for a loss that is the mean over the samples.
+_MEANS = ("sum_over_batch_size", "mean")
+
+
+def split(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
+    """Yields parts of at most `size` samples, each with its share of the batch's samples."""
+    samples = int(keras.tree.flatten(batch.x)[0].shape[0])
+    size = samples if size is None else size
+    for start in range(0, samples, size):
+        part = batch.map(operator.itemgetter(slice(start, start + size)))
+        yield part, min(size, samples - start) / samples
+
+
+def splittable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
+    """Yields the batches, if their loss is the mean of their parts' losses, weighted by size.
+
+    That is checked on the loss's settings and on the traced graph of the model, before the first
+    batch is handed out; an operation that is not known counts as one that mixes samples.
+
+    Raises:
+        ValueError: It is not, or it cannot be seen that it is; the message says why.
+    """
+    for number, batch in enumerate(batches):
+        if number == 0:
+            reason = _why_no_mean(objective.single_loss()) or _why_tied(objective.model, batch)
+            if reason:
+                msg = (
+                    "microbatch needs a loss that is a mean over samples which do not see each "
+                    f"other: {reason}"
+                )
+                raise ValueError(msg)
+        yield batch
+
+
+def shareable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
+    """Yields the batches, if their loss is a mean over samples, which replicas can share.
+
+    Whatever ties samples together within the model, as BatchNormalization does in training, ties
+    those of a share then.
+
+    Raises:
+        ValueError: It is not, or it cannot be seen that it is; the message says why.
+    """
+    for number, batch in enumerate(batches):
+        if number == 0:
+            reason = _why_no_mean(objective.single_loss()) or _why_whole(objective.model, batch)
+            if reason:
+                msg = f"replicas can only share a loss that is a mean over samples: {reason}"
+                raise ValueError(msg)
+        yield batch
+
+
+def _why_no_mean(loss: keras.losses.Loss | None) -> str | None:
+    """Why a loss is not known to be a mean over samples; None if it is."""
+    if loss is None:
+        return "the model has several losses, loss weights or its own compute_loss"
+    if loss.reduction not in _MEANS:
+        return f"the loss's reduction is {loss.reduction!r}"
+    if getattr(loss, "ignore_class", None) is not None:
+        return "the loss ignores a class, and is a mean over the others"
+    return None
+
+
+def _why_whole(model: keras.Model, batch: Batch) -> str | None:
+    """Why a model needs whole batches, other than for the statistics of its layers."""
+    for layer in keras_private.all_layers(model):
+        if getattr(layer, "synchronized", False):
+            return f"layer {layer.name!r} is to synchronise its statistics, which is not done here"
+    prediction = model(batch.map(operator.itemgetter(slice(1))).x, training=False)
+    masks = [keras_private.mask_of(output) for output in keras.tree.flatten(prediction)]
+    return "the model's output has a mask" if any(mask is not None for mask in masks) else None
+
+
+def _why_tied(model: keras.Model, batch: Batch) -> str | None:
+    """What in a model ties the samples of a batch together; None for nothing."""
+    reasons: list[str] = []
+
+    def forward(x: tf.Tensor) -> None:
+        prediction = model(x, training=True)
+        regularised = [v for v in model.trainable_variables if v.regularizer is not None]
+        if len(model.losses) != len(regularised):
+            reasons.append("the model adds losses other than those of its weights")
+        sources = keras.tree.flatten(x)
+        for output in keras.tree.flatten(prediction):
+            if keras_private.mask_of(output) is not None:
+                reasons.append("the model's output has a mask")
+            verdict = max(judge(sources, output))
+            if verdict.validity == Validity.NOT_APPLICABLE:
+                reasons.append(
+                    f"in the model {verdict.reason}, as BatchNormalization does in training"
+                )
+
+    # Traced, never run: no variable is changed.
+    tf.function(forward, autograph=False).get_concrete_function(batch.x)
+    return reasons[0] if reasons else None

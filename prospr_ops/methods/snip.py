@@ -1,0 +1,19 @@
+"""SNIP: gradient times weight at initialisation."""
+
+from __future__ import annotations
+
+from prospr_ops.methods.engine.descent import log_final_gradient
+from prospr_ops.methods.engine.passes import Passes, gradients_by
+from prospr_ops.methods.engine.problem import Found, Problem
+
+
+def snip_scores(problem: Problem) -> Found:
+    """log|∇L(w_0) ⊙ w_0|, the connection sensitivity before any step; `steps` is not used.
+
+    (Lee, Ajanthan and Torr, "SNIP", arXiv 1810.02340, equation 6, without the normalisation, which
+    changes no ranking.)
+    """
+    passes = Passes(problem)
+    gradients = log_final_gradient(passes, gradients_by(problem, problem.prunable()))
+    weights = problem.log_weights()
+    return passes.found({path: gradients[path].times(weights[path]) for path in weights})

@@ -1,0 +1,124 @@
+"""Which weights of a model can be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+import keras
+
+from prospr_ops.network import keras_private
+
+Prunable: TypeAlias = Callable[[keras.layers.Layer, keras.Variable], bool] | Iterable[str]
+
+# Attributes that hold the kernels of each kind of layer.
+_KERNELS: dict[type[keras.layers.Layer], tuple[str, ...]] = {
+    keras.layers.Dense: ("kernel",),
+    keras.layers.EinsumDense: ("kernel",),
+    keras.layers.Embedding: ("embeddings",),
+    keras.layers.Conv1D: ("kernel",),
+    keras.layers.Conv2D: ("kernel",),
+    keras.layers.Conv3D: ("kernel",),
+    keras.layers.Conv1DTranspose: ("kernel",),
+    keras.layers.Conv2DTranspose: ("kernel",),
+    keras.layers.Conv3DTranspose: ("kernel",),
+    keras.layers.DepthwiseConv1D: ("kernel",),
+    keras.layers.DepthwiseConv2D: ("kernel",),
+    keras.layers.SeparableConv1D: ("depthwise_kernel", "pointwise_kernel"),
+    keras.layers.SeparableConv2D: ("depthwise_kernel", "pointwise_kernel"),
+}
+
+
+def is_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
+    """Whether a variable is what is pruned of a layer by default."""
+    return any(
+        getattr(layer, attribute) is variable
+        for kind, attributes in _KERNELS.items()
+        if isinstance(layer, kind)
+        for attribute in attributes
+    )
+
+
+def owned_weights(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.Variable]]:
+    """Each of `trainable_weights` with the layer that owns it."""
+    if not isinstance(model, keras.Model):
+        msg = f"model must be a keras.Model, not {type(model).__name__}"
+        raise TypeError(msg)
+    if not model.built or not model.variables:
+        msg = (
+            f"model {model.name!r} is not built: it has no weights yet; call model.build(shape), or "
+            "the model on a batch, first"
+        )
+        raise ValueError(msg)
+    owners: dict[int, keras.layers.Layer] = {}
+    for layer in keras_private.all_layers(model):
+        for variable in keras_private.own_trainable_variables(layer):
+            owners.setdefault(id(variable), layer)
+    found: dict[str, tuple[keras.layers.Layer, keras.Variable]] = {}
+    for variable in model.trainable_variables:
+        path, copies = variable.path, 1
+        while path in found:
+            copies += 1
+            path = f"{variable.path}#{copies}"
+        found[path] = (owners.get(id(variable), model), variable)
+    return found
+
+
+def trainable_weights(model: keras.Model) -> dict[str, keras.Variable]:
+    """All trainable variables of a built model by their path, in the model's order.
+
+    A second variable of the same path gets "#2" appended, and so on.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: The model is not built.
+    """
+    return {path: variable for path, (_, variable) in owned_weights(model).items()}
+
+
+def prunable_weights(
+    model: keras.Model, prunable: Prunable | None = None
+) -> dict[str, keras.Variable]:
+    """The prunable ones among `trainable_weights`.
+
+    Args:
+        model: A built model.
+        prunable: None for the kernels of Dense, EinsumDense, Embedding, convolution, transposed,
+            depthwise and separable convolution layers; or a function of (layer, variable) that says
+            yes or no to each trainable variable; or variable paths, in which `*` and `?` are
+            wildcards.
+
+    Returns:
+        Variables by their path, in the model's order.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: The model is not built, a path matches nothing, nothing can be pruned, or a
+            prunable weight is not a float.
+    """
+    candidates = owned_weights(model)
+    if prunable is None or callable(prunable):
+        wanted = prunable or is_kernel
+        chosen = {path for path, candidate in candidates.items() if wanted(*candidate)}
+    else:
+        chosen = set()
+        for pattern in [prunable] if isinstance(prunable, str) else prunable:
+            matches = {path for path in candidates if fnmatchcase(path, pattern)}
+            if not matches:
+                msg = f"prunable: {pattern!r} matches none of {list(candidates)}"
+                raise ValueError(msg)
+            chosen |= matches
+    weights = {path: variable for path, (_, variable) in candidates.items() if path in chosen}
+    if not weights:
+        msg = (
+            f"model {model.name!r} has nothing to prune: of its trainable variables "
+            f"{list(candidates)} none is "
+            + ("a kernel of a Dense, Conv or Embedding layer" if prunable is None else "prunable")
+        )
+        raise ValueError(msg)
+    for path, variable in weights.items():
+        if not keras.backend.is_float_dtype(variable.dtype):
+            msg = f"{path} cannot be pruned: its dtype is {variable.dtype}, not a float"
+            raise ValueError(msg)
+    return weights

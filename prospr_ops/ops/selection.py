@@ -1,0 +1,84 @@
+"""The selection op: the largest of many scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from prospr_ops.ops._library import library, raises_value_error
+from prospr_ops.utils.checks import check_integer
+
+_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
+
+
+@raises_value_error
+def select(
+    scores: Sequence[Any],
+    keep: int | tf.Tensor,
+    *,
+    min_keep: int | tf.Tensor = 0,
+    packed: bool = False,
+) -> list[tf.Tensor]:
+    """Marks the `keep` largest scores of a list of tensors.
+
+    The scores of all tensors are ranked together, without being copied or sorted: for each of a few
+    passes over memory the rank that is looked for is narrowed down to a smaller window. −inf comes
+    last, −0 equals +0, and ties go to the earlier tensor and then to the lower index, in row-major
+    order. Deterministic: the same masks for any number of threads.
+
+    Args:
+        scores: Tensors of one dtype (float16, bfloat16, float32 or float64), of any shapes with at
+            least one element each, without NaN.
+        keep: How many to keep, from 0 to the number of scores: exactly so many are. An integer, or
+            an integer scalar tensor.
+        min_keep: How many of each tensor to keep at least, whatever their rank; all of a tensor that
+            has fewer. The others make room for them, so it is no more in all than `keep`.
+        packed: Masks of one bit a score instead of one byte.
+
+    Returns:
+        For each tensor a boolean tensor of its shape, True where a score is kept. If `packed`, a
+        uint8 vector of ⌈size / 8⌉ bytes, the first score in the highest bit of the first and the last
+        one filled up with zeros: what `numpy.packbits` gives, and `numpy.unpackbits(mask, count=size)`
+        reads.
+
+    Raises:
+        TypeError: `scores` is no list or tuple, or `keep` or `min_keep` is no integer.
+        ValueError: `scores` has no tensors, or one that is empty, holds NaN or is of another dtype;
+            or `keep` or `min_keep` is out of range.
+    """
+    if not isinstance(scores, (list, tuple)):
+        msg = f"scores must be a list of tensors, not {type(scores).__name__}"
+        raise TypeError(msg)
+    if not scores:
+        msg = "scores is empty: there is nothing to select from"
+        raise ValueError(msg)
+    tensors = [tf.convert_to_tensor(tensor) for tensor in scores]
+    dtype = tensors[0].dtype
+    if dtype not in _DTYPES:
+        accepted = ", ".join(dtype.name for dtype in _DTYPES)
+        msg = f"scores[0] has dtype {dtype.name}; it must be one of {accepted}"
+        raise ValueError(msg)
+    for i, tensor in enumerate(tensors):
+        if tensor.dtype != dtype:
+            msg = f"scores[{i}] has dtype {tensor.dtype.name}; it must be that of scores[0], {dtype.name}"
+            raise ValueError(msg)
+    return library.prospr_select(
+        tensors,
+        _count("keep", keep),
+        _count("min_keep", min_keep),
+        mask_type=tf.uint8 if packed else tf.bool,
+    )
+
+
+def _count(name: str, value: Any) -> tf.Tensor:
+    """An integer, or a tensor of one, as an int64 tensor."""
+    if not tf.is_tensor(value):
+        # On a GPU too the op reads its scalars on the host.
+        with tf.device("CPU:0"):
+            return tf.constant(check_integer(name, value, at_least=0), tf.int64)
+    if not value.dtype.is_integer:
+        msg = f"{name} must be an integer, not a tensor of {value.dtype.name}"
+        raise TypeError(msg)
+    return tf.cast(value, tf.int64)

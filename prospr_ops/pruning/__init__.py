@@ -1,0 +1,1 @@
+"""Prune, score, select and apply masks."""

@@ -1,0 +1,230 @@
+"""Structured pruning: whole channels are scored, selected and masked.
+
+A *group* is a set of channels that can only be removed together (see `prospr_ops.pruning.channels.graph`), most
+often a single one. It has one mask value, which multiplies all that makes it: kernel columns, biases,
+and gamma and beta of BatchNormalization. Its score is the derivative by that one value, which is the
+sum of the derivatives by the values of its weights, **with their signs**:
+
+    score = |Σ_w ∂L/∂c_w|
+
+Gamma is no detail: a loss behind train-mode BatchNormalization does not change when a kernel column
+is scaled, so the sum over the column alone is zero, whatever the channel is worth, and of SNIP only
+rounding would be left. What is zero, as biases and beta are at initialisation, adds nothing, and is
+not scored.
+
+Of a method with signed scores, GraSP, the largest sums are kept, and not the largest magnitudes.
+
+By magnitude a group's score is the sum of magnitudes, Σ|w|: the L1 norm of all that is pruned with
+it. The scores of random pruning are independent, one a group.
+
+Masks cover the same variables, so that a pruned channel is exactly zero, and stays so under training:
+behind a kernel column of zeros alone, beta or the bias would grow into a constant again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from prospr_ops.network.weights import Prunable, prunable_weights, trainable_weights
+from prospr_ops.pruning.channels.graph import FIXED, ChannelGraph
+from prospr_ops.pruning.channels.rules import Labels
+from prospr_ops.pruning.selection import Masks, Scores
+
+
+class Member(NamedTuple):
+    """A variable whose slices make channels.
+
+    Attributes:
+        variable: The variable.
+        axis: Its axis that runs over the channels.
+        labels: The group of each slice; `FIXED` for one that must stay.
+    """
+
+    variable: keras.Variable
+    axis: int
+    labels: Labels
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The axes within a slice."""
+        return tuple(axis for axis in range(len(self.variable.shape)) if axis != self.axis)
+
+    def spread(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A vector along the axis, in as many dimensions as the variable."""
+        return np.expand_dims(vector, self.others)
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """The groups of channels of a model that may be pruned.
+
+    Attributes:
+        groups: Every group once, by the path of the first kernel that makes one of its channels, in
+            the model's order.
+        members: What makes the groups, by variable path.
+    """
+
+    groups: dict[str, Labels]
+    members: dict[str, Member]
+
+    @classmethod
+    def of(cls, model: keras.Model, prunable: Prunable | None = None) -> ChannelGroups:
+        """Finds the groups that may be pruned.
+
+        All their kernels are prunable, and their other variables trainable, or zero already: the
+        moving mean of BatchNormalization without gamma, for one, is zero at initialisation, and stays
+        so behind a pruned channel.
+
+        Raises:
+            TypeError: `model` is no Keras model.
+            ValueError: The model is not functional or Sequential, or no channel may be pruned.
+        """
+        kernels = prunable_weights(model, prunable)
+        graph = ChannelGraph(model)
+        paths = {id(variable): path for path, variable in trainable_weights(model).items()}
+        fixed = np.zeros(graph.labels, bool)
+        fixed[FIXED] = True
+        members: dict[str, Member] = {}
+        for sliced in graph.sliced.values():
+            if sliced.own is None:
+                continue
+            labels = graph.groups(sliced.axes[sliced.own])
+            member = Member(sliced.variable, sliced.own, labels)
+            path = paths.get(id(sliced.variable))
+            if path is None:  # not trainable, so it has no mask: what is not zero remains
+                values = sliced.variable.numpy()
+                fixed[labels[values.any(axis=member.others)]] = True
+                continue
+            if len(sliced.variable.shape) > 1 and path not in kernels:
+                fixed[labels] = True
+            members[path] = member
+        for path, member in members.items():
+            labels = np.where(fixed[member.labels], FIXED, member.labels)
+            members[path] = member._replace(labels=labels)
+
+        groups: dict[str, Labels] = {}
+        seen = fixed
+        for path in kernels:
+            if path in members:
+                labels, first = np.unique(members[path].labels, return_index=True)
+                new = labels[np.argsort(first)]
+                new = new[~seen[new]]
+                seen[new] = True
+                if new.size:
+                    groups[path] = new
+        if not groups:
+            why = f"; left whole: {', '.join(graph.left_whole)}" if graph.left_whole else ""
+            msg = (
+                f"model {model.name!r} has no channel that can be pruned: all belong to its inputs "
+                f"and outputs, or to what is not prunable{why}"
+            )
+            raise ValueError(msg)
+        return cls(groups, members)
+
+    def weights(self) -> dict[str, keras.Variable]:
+        """The variables that add to a score: kernels, and whatever else is not zero."""
+        return {
+            path: member.variable
+            for path, member in self.members.items()
+            if member.labels.any() and member.variable.numpy().any()
+        }
+
+    def placeholders(self) -> dict[str, keras.Variable]:
+        """A variable with an element for each group, by path, for scores that are no sums."""
+        return {path: keras.Variable(np.zeros(g.shape)) for path, g in self.groups.items()}
+
+    def scores(self, logs: Mapping[str, Any], signs: Mapping[str, Any]) -> Scores:
+        """log|Σ sign · exp(log)| of each group, over the elements of its members.
+
+        Args:
+            logs: Array by path of a scored variable, in its shape.
+            signs: Their signs; a path without one is positive throughout.
+
+        Returns:
+            Float64 vectors by path, as in `groups`; −inf for a sum of zero.
+        """
+        largest = np.full(self._size, -np.inf)
+        for path, log in logs.items():
+            member = self.members[path]
+            np.maximum.at(largest, member.labels, log.max(axis=member.others))
+        # Every term is divided by its group's largest: nothing overflows, nor vanishes together.
+        shift = np.where(np.isneginf(largest), 0.0, largest)
+        total = np.zeros(self._size)
+        for path, log in logs.items():
+            member = self.members[path]
+            terms = np.exp(log - member.spread(shift[member.labels]))
+            if path in signs:
+                terms *= np.asarray(signs[path])
+            np.add.at(total, member.labels, terms.sum(axis=member.others))
+        with np.errstate(divide="ignore"):
+            sums = np.log(np.abs(total)) + shift
+        return {path: sums[groups] for path, groups in self.groups.items()}
+
+    def sums(self, values: Mapping[str, Any]) -> Scores:
+        """The sum of each group's signed scores: float64 vectors by path, as in `groups`."""
+        total = np.zeros(self._size)
+        for path, array in values.items():
+            member = self.members[path]
+            np.add.at(total, member.labels, array.sum(axis=member.others, dtype=np.float64))
+        return {path: total[groups] for path, groups in self.groups.items()}
+
+    def masks(self, kept: Mapping[str, Any]) -> Masks:
+        """Masks of all members from those of the groups."""
+        keep = np.ones(self._size, bool)
+        for path, groups in self.groups.items():
+            keep[groups] = kept[path]
+        return {
+            path: np.broadcast_to(
+                member.spread(keep[member.labels]), tuple(member.variable.shape)
+            ).copy()
+            for path, member in self.members.items()
+            if member.labels.any()
+        }
+
+    @property
+    def _size(self) -> int:
+        return 1 + max(int(member.labels.max()) for member in self.members.values())
+
+
+def channel_masks(
+    model: keras.Model, kept: Mapping[str, Any], *, prunable: Prunable | None = None
+) -> Masks:
+    """Masks of weights from masks of channels.
+
+    The last of the steps that `prune` with structure="channel" is made of:
+
+        scores = po.score(model, data, structure="channel")
+        po.apply_masks(model, po.channel_masks(model, po.select(scores, 0.5)))
+
+    Args:
+        model: The model that was scored.
+        kept: Boolean vector by path, True for a group of channels that is kept, in the shapes that
+            `prospr_ops.score` returned.
+        prunable: What was given to `prospr_ops.score`.
+
+    Returns:
+        Boolean array by variable path, in the variable's shape: of the kernels, biases, gammas and
+        betas that make the channels, False for all that makes a pruned one.
+
+    Raises:
+        TypeError: `model` is no Keras model, or a mask is not boolean.
+        ValueError: The model is not functional or Sequential, or the masks do not fit it.
+    """
+    groups = ChannelGroups.of(model, prunable)
+    expected = {path: labels.shape for path, labels in groups.groups.items()}
+    arrays = {path: np.asarray(mask) for path, mask in kept.items()}
+    for path, mask in arrays.items():
+        if mask.dtype != np.bool_:
+            msg = f"the mask of {path} must be boolean, not {mask.dtype}"
+            raise TypeError(msg)
+    found = {path: mask.shape for path, mask in arrays.items()}
+    if found != expected:
+        msg = f"kept has the shapes {found}; the channels of the model have {expected}"
+        raise ValueError(msg)
+    return groups.masks(arrays)

@@ -1,0 +1,148 @@
+"""FLOPs: how often one sample uses each weight, and what that costs.
+
+A kernel of n weights, each of which takes part in p multiply-adds a sample, costs 2 n p floating-point
+operations, and 2 k p where only k of them are not zero. p is the number of positions that the kernel is
+applied at: 1 for a Dense layer on vectors, the pixels of the output for a convolution. Biases,
+normalisation and activations are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from prospr_ops.network import keras_private
+from prospr_ops.network.layer_calls import Call, recorded_calls
+from prospr_ops.network.weights import is_kernel, owned_weights
+
+
+def input_specs(model: keras.Model, batch: Any = None) -> Any:
+    """What the model takes, as a structure of `tf.TensorSpec` of known shapes.
+
+    Args:
+        model: A built model.
+        batch: Inputs that it can be called on, for a model that does not say what it takes: a
+            subclassed one, or one for images of any size.
+
+    Returns:
+        The structure, with a batch of one sample unless the model insists on another (or of the size
+        of `batch`, if that says it); or None where neither does.
+    """
+    own = keras_private.input_structure(model)
+    for inputs in (own, batch):
+        if inputs is not None:
+            specs = keras.tree.map_structure(
+                lambda tensor: tf.TensorSpec(
+                    (tensor.shape[0] or 1, *tensor.shape[1:]), tensor.dtype
+                ),
+                inputs,
+            )
+            if all(spec.shape.is_fully_defined() for spec in keras.tree.flatten(specs)):
+                return specs
+    return None
+
+
+def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
+    """Multiply-adds a sample that each weight of a kernel takes part in.
+
+    The model is traced once and not run. Products with what a convolution pads are counted, as they
+    are everywhere; a row of an Embedding is looked up and multiplied with nothing.
+
+    Args:
+        model: A built model.
+        specs: What to trace it with; by default `input_specs(model)`.
+
+    Returns:
+        Count by the path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
+        depthwise or separable convolution layer. Missing are layers within loops (cells of an RNN)
+        and compiled functions, whose turns a trace does not show, and those that are not called or
+        whose shapes are unknown; and all, if the shape of
+        the model's input is, or the model cannot be traced.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: It is not built.
+    """
+    owners = {
+        path: layer
+        for path, (layer, variable) in owned_weights(model).items()
+        if is_kernel(layer, variable)
+    }
+    specs = input_specs(model) if specs is None else specs
+    if specs is None:
+        return {}
+    distinct = {id(layer): layer for layer in owners.values()}
+    with recorded_calls(distinct.values()) as calls:
+        function = tf.function(lambda inputs: model(inputs, training=False))
+        try:
+            graph = function.get_concrete_function(specs).graph
+        except Exception:  # noqa: BLE001 - whatever a layer raises that only runs eagerly
+            return {}
+    samples = keras.tree.flatten(specs)[0].shape[0]
+    uses = {}
+    for path, layer in owners.items():
+        positions = _positions(layer, calls[id(layer)], graph)
+        if positions is not None:
+            uses[path] = positions // samples
+    return uses
+
+
+def model_flops(model: keras.Model) -> int:
+    """Floating-point operations for one sample: two for each multiply-add with a kernel's weight.
+
+    Weights that are zero count too, as dense kernels multiply with them.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: It is not built.
+    """
+    weights = owned_weights(model)
+    return sum(
+        2 * uses * math.prod(weights[path][1].shape) for path, uses in weight_uses(model).items()
+    )
+
+
+def _positions(layer: layers.Layer, calls: list[Call], graph: tf.Graph) -> int | None:
+    """Positions of all calls together; None if they cannot be told."""
+    known = all(
+        call.outputs.graph is graph
+        and call.inputs.shape.is_fully_defined()
+        and call.outputs.shape.is_fully_defined()
+        for call in calls
+    )
+    if not calls or not known:
+        return None
+    count = next(count for kinds, count in _COUNTS.items() if isinstance(layer, kinds))
+    return sum(count(layer, call) for call in calls)
+
+
+def _pixels(layer: layers.Layer, tensor: tf.Tensor) -> int:
+    """Elements of one channel."""
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return tensor.shape.num_elements() // tensor.shape[1 if first else -1]
+
+
+def _einsum(layer: layers.Layer, call: Call) -> int:
+    """Elements of the input along the axes that the kernel does not have."""
+    data, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
+    before, _, after = data.partition("...")
+    shape = call.inputs.shape.as_list()
+    axes = [*before, *("." * (len(shape) - len(before) - len(after))), *after]
+    return math.prod(size for axis, size in zip(axes, shape, strict=True) if axis not in kernel)
+
+
+# Of one call, by kinds of layers that the default of `prunable` knows.
+_COUNTS: dict[tuple[type[layers.Layer], ...], Callable[[layers.Layer, Call], int]] = {
+    (layers.Embedding,): lambda *_: 0,
+    (layers.EinsumDense,): _einsum,
+    # Every pixel of the input is spread over the output by the whole kernel.
+    (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose): (
+        lambda layer, call: _pixels(layer, call.inputs)
+    ),
+    (layers.Layer,): lambda layer, call: _pixels(layer, call.outputs),
+}

@@ -1,0 +1,106 @@
+"""Masks in memory at 1 bit per weight, and in a file together with scores and a record of the run."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prospr_ops.utils.archives import open_archive, packed, unpacked, write_archive
+from prospr_ops.utils.files import replacing
+
+_FORMAT = "prospr_ops masks"
+_VERSION = 1
+
+
+# Number of ones in each byte.
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1).sum(
+    axis=1, dtype=np.uint8
+)
+
+
+class PackedMasks(Mapping[str, np.ndarray]):
+    """Masks by variable path, held at a bit an element; each is unpacked when it is looked up."""
+
+    def __init__(self, masks: Mapping[str, np.ndarray]) -> None:
+        self._packed = {path: (packed(mask), mask.shape) for path, mask in masks.items()}
+
+    @property
+    def size(self) -> int:
+        """Number of elements of all masks."""
+        return sum(math.prod(shape) for _, shape in self._packed.values())
+
+    @property
+    def kept(self) -> int:
+        """Number of elements of all masks that are True."""
+        # The last byte's bits beyond the mask are zero.
+        return sum(int(_ONES[bits].sum(dtype=np.int64)) for bits, _ in self._packed.values())
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        """A boolean array of its own."""
+        return unpacked(*self._packed[path])
+
+    def __iter__(self) -> Iterator[str]:
+        """The paths."""
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._packed)
+
+
+def write_masks(
+    path: str | os.PathLike[str],
+    masks: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+    record: Mapping[str, Any],
+) -> None:
+    """Writes a file that `read_masks` reads, whole or not at all.
+
+    Args:
+        path: Of the file; one that exists is replaced.
+        masks: Boolean arrays by variable path.
+        scores: Arrays of numbers by variable path.
+        record: Anything that JSON can hold.
+
+    Raises:
+        OSError: It cannot be written. What was there before is as it was.
+    """
+    shapes = {name: np.shape(mask) for name, mask in masks.items()}
+    header = {"format": _FORMAT, "version": _VERSION, "shapes": shapes, "record": record}
+    arrays: dict[str, np.ndarray] = {f"masks/{name}": packed(mask) for name, mask in masks.items()}
+    arrays |= {f"scores/{name}": values for name, values in scores.items()}
+    with replacing(Path(path)) as unfinished:
+        write_archive(unfinished, header, arrays.items())
+
+
+def read_masks(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
+    """Reads masks, scores and record from a file that `write_masks` has written.
+
+    Nothing in the file is executed.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: The file is truncated or damaged, holds something else, or is of a newer version.
+    """
+    stream = io.BytesIO(Path(path).read_bytes())
+    with open_archive(stream, f"{path} is no file of masks", _FORMAT, _VERSION) as found:
+        header, archive = found
+        masks = {
+            name: unpacked(archive[f"masks/{name}"], shape)
+            for name, shape in header["shapes"].items()
+        }
+        record = dict(header["record"])
+        scores = {
+            name.removeprefix("scores/"): archive[name]
+            for name in archive
+            if name.startswith("scores/")
+        }
+    return masks, scores, record

@@ -1,0 +1,215 @@
+"""Masks on a model: pruned weights are zero, and stay zero under training."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from prospr_ops.network import keras_private
+from prospr_ops.network.weights import owned_weights
+from prospr_ops.pruning.mask_files import read_masks
+from prospr_ops.utils.archives import packed, unpacked
+
+
+@keras.saving.register_keras_serializable(package="prospr_ops")
+class MaskConstraint(keras.constraints.Constraint):
+    """Zeroes the pruned elements of a weight after every update.
+
+    An optimizer runs its variables' constraints inside the compiled training step, after momentum
+    and weight decay, so a pruned weight is exactly zero between any two steps. Plain Keras
+    operations: it works under `jit_compile=True`. The mask is part of the layer's configuration,
+    and so of a .keras file and of a clone.
+
+    Args:
+        mask: Boolean array in the weight's shape, True for an element that is kept.
+        inner: A constraint that the weight had before, which runs first, or None.
+        path: Of the weight that the mask was made for, to be named in messages.
+    """
+
+    def __init__(
+        self, mask: np.ndarray, inner: Callable[[Any], Any] | None = None, path: str = ""
+    ) -> None:
+        # A variable and not a constant: constants are copied into every compiled graph.
+        self.mask = keras.Variable(mask, dtype="bool", trainable=False, name="mask")
+        self.inner = inner
+        self.path = path
+
+    def __call__(self, value: Any) -> Any:
+        """Returns `value` with the pruned elements set to zero."""
+        average = keras_private.moving_average(value)
+        if average is not None:
+            average.assign(self._masked(average))
+        return self._masked(value if self.inner is None else self.inner(value))
+
+    def _masked(self, value: Any) -> Any:
+        value = keras.ops.convert_to_tensor(value)
+        return keras.ops.where(self.mask, value, keras.ops.zeros_like(value))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constraint as JSON can hold it, the mask packed and compressed."""
+        bits = packed(self.mask.numpy())
+        return {
+            "path": self.path,
+            "inner": keras.saving.serialize_keras_object(self.inner),
+            "shape": list(self.mask.shape),
+            "mask": base64.b64encode(zlib.compress(bits.tobytes())).decode("ascii"),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MaskConstraint:
+        """Makes the constraint that `get_config` described.
+
+        Raises:
+            ValueError: The mask is damaged.
+        """
+        try:
+            shape = config["shape"]
+            # No more than the shape needs, whatever a damaged or forged file would expand to.
+            data = zlib.decompressobj().decompress(
+                base64.b64decode(config["mask"]), math.prod(shape) // 8 + 2
+            )
+            mask = unpacked(np.frombuffer(data, np.uint8), shape)
+        except (KeyError, OverflowError, TypeError, ValueError, zlib.error) as error:
+            msg = f"the mask of {config.get('path')} is damaged: {error!r}"
+            raise ValueError(msg) from error
+        return cls(mask, keras.constraints.get(config.get("inner")), config.get("path", ""))
+
+
+def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike[str]) -> None:
+    """Zeroes the pruned weights of a model and keeps them zero under training.
+
+    The masks hold under `model.fit` and `optimizer.apply`, with any Keras optimizer, weight decay,
+    moving averages (`use_ema`), gradient accumulation, mixed precision and `jit_compile=True`. A
+    training step of your own that was compiled before has to be compiled again. A constraint that a
+    weight already has goes on to work, before the mask. Masks applied earlier to the same weight
+    are replaced.
+
+    `model.save` writes the masks into the .keras file, from where `keras.saving.load_model` brings
+    them back after `import prospr_ops`; `keras.models.clone_model` copies them. Where a layer's
+    configuration does not carry its weights' constraints (within MultiHeadAttention and most
+    subclassed models), a warning names these weights: apply the masks again after loading. So too
+    for a model built anew, to which `load_weights` brings a checkpoint. `set_weights`,
+    `load_weights` and `assign` write whatever they are given, until the next step or `apply_masks`.
+
+    Args:
+        model: A built Keras model.
+        masks: Boolean array by variable path, True for a weight that is kept, in the variable's
+            shape, as `prospr_ops.select` returns them; or a file that `PruneResult.save` wrote.
+            The model's own name may lead a path or not. The names of layers, which are in all paths,
+            Keras counts up (dense, dense_1, …) within a process: give names, or call
+            `keras.utils.clear_session()` before building.
+
+    Raises:
+        OSError: The file cannot be read.
+        TypeError: `model` is no Keras model, or a mask is not boolean.
+        ValueError: The file holds no masks, a path is not one of the model's, or a shape differs.
+            On these, as on any error and on Ctrl-C, the model is as it was.
+    """
+    weights = owned_weights(model)
+    if not isinstance(masks, Mapping):
+        masks = read_masks(masks)[0]
+    # The model's own name is in the paths of a Sequential model, unless Keras has loaded it.
+    prefix = f"{model.name}/"
+    bare = {path.removeprefix(prefix): path for path in weights}
+    arrays = {
+        path if path in weights else bare.get(path.removeprefix(prefix), path): np.asarray(mask)
+        for path, mask in masks.items()
+    }
+    _check_fit(arrays, {path: variable for path, (_, variable) in weights.items()})
+    with ExitStack() as undo:
+        for path, mask in arrays.items():
+            layer, variable = weights[path]
+            inner = variable.constraint
+            if isinstance(inner, MaskConstraint):
+                inner = inner.inner
+            constraint = MaskConstraint(mask, inner, path)
+            undo.callback(variable.assign, tf.identity(variable.value))
+            variable.assign(keras.ops.where(constraint.mask, variable, 0))
+            undo.callback(setattr, variable, "constraint", variable.constraint)
+            variable.constraint = constraint
+            attribute = _constraint_attribute(layer, variable)
+            if attribute:
+                undo.callback(setattr, layer, attribute, getattr(layer, attribute))
+                setattr(layer, attribute, constraint)
+        # A training step that was compiled before knows nothing of the new constraints.
+        model.train_function = None
+
+        unsaved = arrays.keys() - _saved_paths(model)
+        if unsaved:
+            warnings.warn(
+                f"model.save will not write the masks of {sorted(unsaved)}, since no configuration "
+                "carries the constraint: call apply_masks again after loading",
+                stacklevel=2,
+            )
+        undo.pop_all()  # all went well
+
+
+def _check_fit(masks: Mapping[str, np.ndarray], weights: Mapping[str, keras.Variable]) -> None:
+    for path, mask in masks.items():
+        if mask.dtype != np.bool_:
+            msg = f"the mask of {path} must be boolean, not {mask.dtype}"
+            raise TypeError(msg)
+    unknown = [path for path in masks if path not in weights]
+    misshapen = [
+        f"the mask of {path} has shape {mask.shape}; the variable has {tuple(weights[path].shape)}"
+        for path, mask in masks.items()
+        if path in weights and mask.shape != tuple(weights[path].shape)
+    ]
+    if unknown:
+        others = [path for path in weights if path not in masks]
+        misshapen.insert(0, f"the model has no {unknown}; it has, without a mask, {others}")
+    if misshapen:
+        msg = f"the masks do not fit model's trainable variables: {'; '.join(misshapen)}"
+        raise ValueError(msg)
+
+
+def _constraint_attribute(layer: keras.layers.Layer, variable: keras.Variable) -> str | None:
+    """The attribute by which a layer's configuration knows the constraint of a weight."""
+    candidates = [f"{variable.name}_constraint"]
+    if variable.name.endswith("kernel"):  # "pointwise_kernel", and "kernel" of depthwise layers
+        prefix = variable.name.removesuffix("kernel") or "depthwise_"
+        candidates.append(f"{prefix}constraint")
+    return next((name for name in candidates if hasattr(layer, name)), None)
+
+
+def _saved_paths(model: keras.Model) -> set[str]:
+    """Paths of the masks in the model's configuration."""
+    try:
+        config = model.get_config()
+    except NotImplementedError:  # of a subclassed model that does not say how to make it again
+        return set()
+    return {mask["path"] for mask in _mask_configs(config)}
+
+
+def _mask_configs(config: Any) -> Iterator[dict[str, Any]]:
+    """The configurations of all masks within a configuration of a layer or model."""
+    if isinstance(config, dict):
+        if config.get("registered_name") == keras.saving.get_registered_name(MaskConstraint):
+            yield config["config"]
+        else:
+            for value in config.values():
+                yield from _mask_configs(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _mask_configs(value)
+
+
+def without_masks(config: Any) -> Any:
+    """A layer's or model's configuration with each mask replaced by the constraint it covers."""
+    if isinstance(config, dict):
+        if config.get("registered_name") == keras.saving.get_registered_name(MaskConstraint):
+            return config["config"]["inner"]
+        return {key: without_masks(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(without_masks(value) for value in config)
+    return config

@@ -1,0 +1,141 @@
+"""Which weights survive."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prospr_ops import _native
+from prospr_ops.utils.checks import check_integer, check_real, choose
+
+Masks = dict[str, npt.NDArray[np.bool_]]
+Scores = dict[str, npt.NDArray[np.floating]]
+
+SCOPES = ("global", "layer")
+
+
+# A thread more pays from about so many scores on.
+_SCORES_PER_THREAD = 1_000_000
+
+
+def select(
+    scores: Mapping[str, Any],
+    sparsity: float,
+    scope: str = "global",
+    *,
+    min_keep: int = 0,
+    allow_empty: bool = False,
+) -> Masks:
+    """Keeps the weights with the largest scores.
+
+    Args:
+        scores: Floating array or tensor of any shape by variable path, as `prospr_ops.score` returns
+            them; larger is more important, −inf is least. Weights are numbered array after array,
+            each in C order.
+        sparsity: Fraction of the weights to prune, in [0, 1). Of n weights exactly
+            ⌈n (1 − sparsity)⌉ are kept, the sparsity taken as the decimal number that it prints as.
+        scope: "global" ranks all weights together; "layer" prunes each array by itself.
+        min_keep: At least so many weights of each array are kept, or all of an array that has fewer,
+            whatever their rank. With scope "global" the others make room for them; with "layer" an
+            array that would keep fewer keeps so many.
+        allow_empty: Accept a mask that leaves some array with no weight at all.
+
+    Returns:
+        Boolean array by variable path, True for a weight that is kept. Ties go to the lower index,
+        so the masks are the same on every machine.
+
+    Raises:
+        TypeError: `scores`, `sparsity` or `min_keep` is of the wrong type.
+        ValueError: `sparsity` or `scope` is out of range, `min_keep` is negative or needs more weights
+            than the sparsity leaves, `scores` is empty or holds NaN, or a mask would empty an array:
+            the message names it, and the largest sparsity that does not.
+    """
+    check_real("sparsity", sparsity, below=1.0)
+    check_integer("min_keep", min_keep, at_least=0)
+    choose("scope", scope, SCOPES)
+    arrays = _checked(scores)
+    if scope == "global":
+        size = sum(array.size for array in arrays.values())
+        keep = kept_count(size, sparsity)
+        least = sum(min(min_keep, array.size) for array in arrays.values())
+        if least > keep:
+            msg = (
+                f"min_keep={min_keep} keeps {least:,} of the {size:,} weights, but sparsity "
+                f"{sparsity:g} leaves only {keep:,}"
+            )
+            raise ValueError(msg)
+        masks = _keep_largest(arrays, keep, min_keep)
+    else:
+        masks = {}
+        for path, array in arrays.items():
+            keep = max(kept_count(array.size, sparsity), min(min_keep, array.size))
+            masks |= _keep_largest({path: array}, keep)
+    if not allow_empty:
+        _refuse_empty(masks, arrays, sparsity)
+    return masks
+
+
+def _checked(scores: Mapping[str, Any]) -> Scores:
+    if not isinstance(scores, Mapping):
+        msg = f"scores must be a mapping of variable path to array, not {type(scores).__name__}"
+        raise TypeError(msg)
+    arrays = {path: np.asarray(array) for path, array in scores.items()}
+    if not sum(array.size for array in arrays.values()):
+        msg = "scores is empty: there is nothing to select from"
+        raise ValueError(msg)
+    for path, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating) or array.dtype.itemsize > 8:
+            msg = f"scores of {path} must be floats, not {array.dtype} (at most 64 bits are taken)"
+            raise TypeError(msg)
+        if not array.size:
+            msg = f"scores of {path} is empty: its shape is {array.shape}"
+            raise ValueError(msg)
+    # One dtype that holds all of them exactly, in the layout that the kernel reads.
+    dtype = np.result_type(np.float32, *(array.dtype for array in arrays.values()))
+    return {path: np.require(array, dtype, ["C", "A"]) for path, array in arrays.items()}
+
+
+def kept_count(size: int, sparsity: float) -> int:
+    """⌈size (1 − sparsity)⌉, exact for the decimal number that `sparsity` prints as."""
+    return math.ceil(size * (1 - Decimal(repr(float(sparsity)))))
+
+
+def _keep_largest(arrays: Scores, keep: int, min_keep: int = 0) -> Masks:
+    size = sum(array.size for array in arrays.values())
+    threads = min(len(os.sched_getaffinity(0)), 1 + size // _SCORES_PER_THREAD)
+    try:
+        masks = _native.select(list(arrays.values()), keep, min_keep, threads=threads)
+    except ValueError as error:
+        # It numbers the arrays; here they have names.
+        for path, array in arrays.items():
+            if np.isnan(array).any():
+                msg = f"scores of {path} hold NaN"
+                raise ValueError(msg) from error
+        raise
+    return dict(zip(arrays, masks, strict=True))
+
+
+def _refuse_empty(masks: Masks, scores: Scores, sparsity: float) -> None:
+    empty = [path for path, mask in masks.items() if not mask.any()]
+    if not empty:
+        return
+    # Each array's best weight is kept from its rank among all on; the last of those ranks decides.
+    flat = np.concatenate([scores[path].ravel() for path in masks])
+    starts = np.cumsum([0, *(masks[path].size for path in masks)])
+    rank = 0
+    for start, path in zip(starts, masks, strict=False):
+        best = start + int(np.argmax(scores[path]))
+        better = np.count_nonzero(flat > flat[best]) + np.count_nonzero(flat[:best] == flat[best])
+        rank = max(rank, better + 1)
+    largest = math.floor(1e6 * (1 - rank / flat.size)) / 1e6
+    msg = (
+        f"sparsity {sparsity:g} would prune all of {', '.join(empty)}; the largest that leaves no "
+        f"layer empty is {largest:g} (or pass min_keep=1, scope='layer' or allow_empty=True)"
+    )
+    raise ValueError(msg)

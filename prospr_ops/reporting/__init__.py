@@ -1,0 +1,1 @@
+"""Reports on results: an HTML page, and figures."""

@@ -1,0 +1,123 @@
+"""Accuracy against sparsity, and where each method looks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prospr_ops.methods import method_label
+from prospr_ops.reporting.figures.first_layer import draw_maps
+from prospr_ops.reporting.figures.style import COLOURS, FAINT, INK, MARKERS, new_figure
+from prospr_ops.utils.tables import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ACCURACY_TICKS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995]
+_LOWEST = 0.5  # where the axis of accuracies ends at the latest; what collapsed leaves the picture
+_HIGHEST = 0.9999  # 0 and 1 have no place on a logit axis
+
+
+def accuracy_figure(
+    accuracies: Mapping[str, Mapping[float, float]],
+    pixel_maps: Mapping[str, np.ndarray],
+    *,
+    dense: float,
+    map_sparsity: float,
+    title: str,
+) -> Figure:
+    """Draws accuracy against sparsity and, beside it, where each method looks.
+
+    Args:
+        accuracies: By method, test accuracy in [0, 1] by sparsity.
+        pixel_maps: By method, `[height, width]`: how many weights of the first layer were kept at
+            each pixel. All share one colour scale.
+        dense: Test accuracy of the unpruned network.
+        map_sparsity: The sparsity that the maps were made at.
+        title: Title of the whole figure.
+
+    Returns:
+        A figure, to be saved with `savefig`. No window is opened and no global state is touched.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure = new_figure(figsize=(11, 4.8))
+    figure.suptitle(title, x=0.012, ha="left", size=14, weight="bold", color=INK)
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1.25, 1])
+    _draw_accuracies(halves[0].subplots(), accuracies, dense)
+    maps = {method_label(method): counts for method, counts in pixel_maps.items()}
+    draw_maps(halves[1], maps)
+    halves[1].suptitle(
+        f"Where the first layer keeps its weights, {percent(map_sparsity)} pruned",
+        size=11,
+        color=INK,
+    )
+    return figure
+
+
+def _draw_accuracies(
+    axes: Any, accuracies: Mapping[str, Mapping[float, float]], dense: float
+) -> None:
+    drawn = [dense, *(a for points in accuracies.values() for a in points.values())]
+    worst, best = np.clip([min(drawn), max(drawn)], _LOWEST, _HIGHEST)
+    bottom, top = worst - 0.01, 1 - 0.6 * (1 - best)
+    accuracy_ticks = [tick for tick in _ACCURACY_TICKS if bottom <= tick <= top]
+    sparsity_ticks = sorted({sparsity for points in accuracies.values() for sparsity in points})
+    # Both axes by what is left, on log scales: of weights to the right, of errors to the top.
+    axes.set_xscale("log")
+    axes.set_xticks(
+        [1 - tick for tick in sparsity_ticks], [percent(tick) for tick in sparsity_ticks]
+    )
+    axes.invert_xaxis()
+    axes.set_yscale("logit")
+    axes.set_yticks(accuracy_ticks, [percent(tick) for tick in accuracy_ticks])
+    axes.set_ylim(bottom, top)
+    axes.minorticks_off()
+
+    dense_level = np.clip(dense, bottom, _HIGHEST)
+    axes.axhline(dense_level, color=INK, linestyle=(0, (5, 3)), linewidth=1.3)
+    axes.annotate(
+        f"dense network {100 * dense:.2f} %",
+        (1, dense_level),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 4),
+        textcoords="offset points",
+        ha="right",
+        color=INK,
+    )
+    below: Counter[float] = Counter()
+    for number, (method, points) in enumerate(accuracies.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        sparsities = sorted(points)
+        axes.plot(
+            [1 - sparsity for sparsity in sparsities],
+            np.clip([points[sparsity] for sparsity in sparsities], 1 - _HIGHEST, _HIGHEST),
+            color=colour,
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=7,
+            linewidth=2.2,
+            label=method_label(method),
+        )
+        for sparsity in sparsities:
+            if points[sparsity] < bottom:
+                below[sparsity] += 1
+                axes.annotate(
+                    f"↓ {percent(points[sparsity])}",
+                    (1 - sparsity, bottom),
+                    xytext=(0, 14 * below[sparsity] - 10),
+                    textcoords="offset points",
+                    ha="center",
+                    color=colour,
+                )
+
+    axes.margins(x=0.06)
+    axes.set_xlabel("weights pruned", color=INK)
+    axes.set_ylabel("test accuracy", color=INK)
+    axes.grid(axis="y", color=FAINT)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)

@@ -1,0 +1,86 @@
+"""Tables for the terminal and for HTML, and numbers as people read them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+
+UNKNOWN = "–"
+
+
+def percent(fraction: float) -> str:
+    """Returns a fraction as a percentage with as many digits as it needs: 0.995 is "99.5 %"."""
+    return f"{100 * fraction:.4g} %"
+
+
+def magnitude(number: float) -> str:
+    """Returns a count with three digits and a unit: 1234 is "1.23 k"."""
+    for unit in ("", " k", " M", " G"):
+        if number < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g} T"
+
+
+class Rows(NamedTuple):
+    """A table.
+
+    Attributes:
+        title: Above it.
+        headers: Of the columns.
+        body: Rows of as many cells; the first is text, the others are numbers, or short.
+        footer: A row of totals, or none.
+    """
+
+    title: str
+    headers: Sequence[str]
+    body: Sequence[Sequence[str]]
+    footer: Sequence[str] = ()
+
+
+def rich_table(rows: Rows) -> Table:
+    """The table for a terminal."""
+    table = Table(
+        title=rows.title,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        show_footer=bool(rows.footer),
+        padding=(0, 0, 0, 1),
+    )
+    footer = rows.footer or [""] * len(rows.headers)
+    for number, (header, total) in enumerate(zip(rows.headers, footer, strict=True)):
+        numbers = number > 0 and header != "curvature"
+        table.add_column(
+            header, footer=total, justify="right" if numbers else "left", overflow="fold"
+        )
+    for row in rows.body:
+        table.add_row(*row)
+    return table
+
+
+def html_table(rows: Rows) -> str:
+    """The table as HTML, without a style sheet; every cell is escaped."""
+
+    def line(kind: str, cells: Sequence[str]) -> str:
+        first, *others = (html.escape(cell) for cell in cells)
+        scope = "row" if kind == "td" else "col"
+        return (
+            f'<tr><th scope="{scope}" style="text-align:left">{first}</th>'
+            + "".join(f'<{kind} style="text-align:right">{cell}</{kind}>' for cell in others)
+            + "</tr>"
+        )
+
+    parts = [
+        f'<table><caption style="text-align:left">{html.escape(rows.title)}</caption>',
+        f"<thead>{line('th', rows.headers)}</thead>",
+        "<tbody>",
+        *(line("td", row) for row in rows.body),
+        "</tbody>",
+    ]
+    if rows.footer:
+        parts.append(f"<tfoot>{line('td', rows.footer)}</tfoot>")
+    return "\n".join([*parts, "</table>"])

@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+import prospr_ops as po
+from prospr_ops.cli import comparison
+from prospr_ops.cli.comparison import Cell, Contender, Pruning, Training, journal, results, worker
+from prospr_ops.cli.comparison.runner import MODELS
+from prospr_ops.cli.comparison.training import error_percent, train
+from prospr_ops.data import datasets as data
+from prospr_ops.sparse.network import SparseNetwork
+
+TINY = Training(epochs=1, batch_size=200)
+CELL = Cell("lenet_300_100", Contender("snip"), 0.98, 0, Pruning(), TINY)
+
+
+@pytest.fixture(autouse=True)
+def _embedded_sample(monkeypatch):
+    monkeypatch.setenv("PROSPR_DATA", str(data._MNIST_SAMPLE))
+    worker.dataset.cache_clear()
+    worker._scores.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    found = data.mnist(data._MNIST_SAMPLE)
+    return found.x_train[:1000], found.y_train[:1000]
+
+
+def console():
+    return Console(file=io.StringIO(), width=100)
+
+
+def logits(model, x):
+    return model.predict(x, verbose=0)
+
+
+def weights_of(model):
+    return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_training_is_that_of_fit(digits, clip_norm):
+    """Momentum, weight decay, the drops of the learning rate and the masks included."""
+    x, y = digits
+    training = Training(
+        epochs=4, batch_size=100, learning_rate=0.05, weight_decay=1e-2, clip_norm=clip_norm
+    )
+    ours, keras_own = po.models.lenet5(), po.models.lenet5()
+    keras_own.set_weights(ours.get_weights())
+    masks = po.select(po.score(ours, (x, y), method="magnitude", verbose=0), 0.5)
+    for model in (ours, keras_own):
+        po.apply_masks(model, masks)
+    train(ours, x, y, training, seed=3)
+
+    def decayed_loss(labels, logits):
+        squares = sum(keras.ops.sum(w * w) for w in keras_own.trainable_variables)
+        entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        return entropy + 0.5e-2 * squares
+
+    optimizer = keras.optimizers.SGD(0.05, 0.9, global_clipnorm=clip_norm)
+    keras_own.compile(optimizer, decayed_loss)
+    random = np.random.default_rng(3)
+    for rate in (0.05, 0.05, 0.005, 0.0005):
+        optimizer.learning_rate = rate
+        order = random.permutation(len(x))
+        keras_own.fit(x[order], y[order], batch_size=100, shuffle=False, verbose=0)
+    np.testing.assert_allclose(weights_of(ours), weights_of(keras_own), atol=2e-5)
+    assert error_percent(ours, x, y) < 80
+    path = next(iter(masks))
+    kernel = next(v for v in ours.variables if v.path == path)
+    assert np.count_nonzero(kernel) <= masks[path].sum()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_sparse_network_is_trained_as_the_masked_one(name, digits):
+    x, y = digits
+    masked = getattr(po.models, name)()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    scores = po.score(masked, (x, y), method="snip", loss=loss, batch_size=100, verbose=0)
+    masks = po.select(scores, 0.98)
+    sparse = SparseNetwork(masked, masks)
+    biases = [w for w in masked.trainable_variables if len(w.shape) == 1]
+    kept = sum(mask.sum() for mask in masks.values())
+    assert weights_of(sparse).size == kept + sum(w.shape[0] for w in biases)
+    po.apply_masks(masked, masks)
+    np.testing.assert_allclose(logits(sparse, x), logits(masked, x), atol=1e-5)
+    training = Training(epochs=2, learning_rate=0.02)
+    before = logits(masked, x)
+    for model in (sparse, masked):
+        train(model, x, y, training, seed=0)
+    assert np.abs(logits(masked, x) - before).max() > 0.1
+    np.testing.assert_allclose(logits(sparse, x), logits(masked, x), atol=1e-4)
+
+
+def test_a_sparse_network_without_a_bias_and_with_a_blind_layer(digits):
+    x, _ = digits
+    model = keras.Sequential(
+        [
+            keras.Input(x.shape[1:]),
+            keras.layers.Conv2D(4, (4, 3), padding="same", use_bias=False, activation="tanh"),
+            keras.layers.Conv2D(3, 3),
+            keras.layers.MaxPooling2D(3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    kernels = [w for w in model.trainable_variables if len(w.shape) > 1]
+    masks = {w.path: np.zeros(w.shape, bool) for w in kernels}
+    masks[kernels[0].path][:, :, :, 1:] = masks[kernels[2].path][::2] = True
+    for blind in (True, False):
+        masks[kernels[1].path][1] = not blind
+        sparse = SparseNetwork(model, masks)
+        assert len(sparse.trainable_variables) == 5
+        whole = keras.models.clone_model(model)
+        whole.set_weights(model.get_weights())
+        paths = [w.path for w in whole.weights if len(w.shape) > 1]
+        po.apply_masks(whole, dict(zip(paths, masks.values(), strict=True)))
+        assert (np.ptp(logits(whole, x), axis=0) == 0).all() == blind
+        np.testing.assert_allclose(logits(sparse, x), logits(whole, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Conv2D(2, 3, strides=2),
+        keras.layers.Conv2D(2, 3, dilation_rate=2),
+        keras.layers.MaxPooling2D(2, padding="same"),
+        keras.layers.MaxPooling2D(2, strides=1),
+        keras.layers.MaxPooling2D(2, data_format="channels_first"),
+        keras.layers.Flatten(data_format="channels_first"),
+        keras.layers.Dense(3, activation="softmax"),
+        keras.layers.Conv2D(3, 3, activation="log_softmax"),
+        keras.layers.Dense(3, dtype="float64"),
+        keras.layers.Dense(3, dtype="mixed_bfloat16"),
+        keras.layers.BatchNormalization(),
+    ],
+)
+def test_layers_without_a_sparse_form_are_named(layer):
+    model = keras.Sequential([keras.Input([9, 9, 2]), layer])
+    masks = {w.path: np.ones(w.shape, bool) for w in model.trainable_variables}
+    with pytest.raises(ValueError, match=f"{layer.name}.* has no sparse form"):
+        SparseNetwork(model, masks)
+
+
+def test_a_sparse_network_takes_images():
+    model = keras.Sequential([keras.Input([7]), keras.layers.Dense(5)])
+    masks = {model.weights[0].path: np.ones([7, 5], bool)}
+    with pytest.raises(ValueError, match=r"takes images, not inputs of shape \(7,\)"):
+        SparseNetwork(model, masks)
+
+
+def test_blind_network(digits):
+    """A method may leave the first layer without any weight."""
+    x, y = digits
+    model = po.models.lenet_300_100()
+    masks = {w.path: np.zeros(w.shape, bool) for w in model.trainable_variables if w.ndim == 2}
+    blind = SparseNetwork(model, masks)
+    train(blind, x, y, replace(TINY, clip_norm=0.1), seed=0)
+    assert np.abs(weights_of(blind)).max() > 0
+    assert error_percent(blind, x, y) > 70
+
+
+def test_controls():
+    plain = worker._masks(CELL)
+    shuffled = worker._masks(replace(CELL, contender=Contender("snip", control="shuffled")))
+    redrawn = worker._masks(replace(CELL, contender=Contender("snip", control="reinit")))
+    for path, mask in plain.items():
+        assert shuffled[path].sum() == mask.sum()
+        assert np.array_equal(redrawn[path], mask)
+    first = next(iter(plain))
+    assert not np.array_equal(shuffled[first], plain[first])
+
+
+def test_record_repeats_the_run():
+    record = worker.run_cell(CELL)
+    assert {"model", "dataset", "method", "steps", "sparsity", "seed", "test_error"} <= set(record)
+    assert sum(record["kept"].values()) == 5324
+    assert 5 < record["test_error"] < 60
+    assert worker.run_cell(CELL)["test_error"] == record["test_error"]
+    reinit = worker.run_cell(replace(CELL, contender=Contender("snip", control="reinit")))
+    assert reinit["kept"] == record["kept"]
+    assert reinit["test_error"] != record["test_error"]
+    assert reinit["method"] == "reinit:snip"
+
+
+def test_synflow_goes_to_the_sparsity():
+    record = worker.run_cell(replace(CELL, contender=Contender("synflow")))
+    assert sum(record["kept"].values()) == 5324
+    assert record["steps"] is None
+    assert record["batch_size"] is None
+
+
+def test_compare_resumes(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    options = {"sparsities": [0.9, 0.98], "training": TINY, "console": console()}
+    first = comparison.compare(path, contenders=["dense", "snip"], seeds=1, workers=1, **options)
+    assert [(r["method"], r["sparsity"]) for r in first] == [
+        ("dense", 0.0),
+        ("snip", 0.9),
+        ("snip", 0.98),
+    ]
+    *kept, last = path.read_text().splitlines(keepends=True)
+    # As if the last had been killed in the middle of its line.
+    path.write_text("".join(kept) + last[:40])
+    again = comparison.compare(path, contenders=["dense", "snip"], seeds=1, workers=1, **options)
+    assert path.read_text().splitlines(keepends=True)[:2] == kept
+    assert len(journal.read(path)) == 3
+    # The same errors from a process of its own: nothing hangs on what ran before.
+    assert [r["test_error"] for r in again] == [r["test_error"] for r in first]
+    before = path.read_bytes()
+    assert comparison.compare(path, contenders=["snip"], seeds=1, **options) == again[1:]
+    assert path.read_bytes() == before
+
+
+def _runs(process: str) -> bool:
+    """Whether a process is there and not a zombie, whose parent has not looked at it."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def test_killed_run_loses_nothing_finished(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    arguments = ["compare", "--contenders", "random", "magnitude", "--sparsities", "0.5", "0.9",
+                 "--seeds", "1", "--epochs", "1", "--workers", "1", "--out", str(path)]  # fmt: skip
+    code = f"from prospr_ops import cli; cli.main({arguments})"
+    run = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__': {code}"],
+                           stdout=subprocess.DEVNULL)  # fmt: skip
+    for _ in range(1200):
+        if path.exists() and path.read_text().count("\n") >= 1:
+            break
+        assert run.poll() is None, "it ended without a single cell"
+        time.sleep(0.1)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    run.kill()
+    run.wait()
+    assert children
+    for _ in range(100):  # its workers end too, rather than write on
+        if not any(map(_runs, children)):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"{children} outlived the run")
+    survived = journal.read(path)
+    assert 1 <= len(survived) < 4
+    records = comparison.compare(path, contenders=["random", "magnitude"], sparsities=[0.5, 0.9],
+                                 seeds=1, training=Training(epochs=1), workers=1,
+                                 console=console())  # fmt: skip
+    assert len(records) == 4
+    assert journal.read(path)[: len(survived)] == survived
+    assert len(journal.read(path)) == 4
+
+
+def test_a_prospect_that_diverges_is_named_when_the_others_are_finished(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(ValueError, match=r"^first_order:3, seed 0: .*The other networks are in"):
+        comparison.compare(
+            path, contenders=["shuffled:first_order", "random"], sparsities=[0.5], seeds=1,
+            pruning=Pruning(learning_rate=1e30), training=TINY, workers=1, console=console(),
+        )  # fmt: skip
+    assert [record["method"] for record in journal.read(path)] == ["random"]
+
+
+@pytest.mark.parametrize(
+    ("text", "contender"),
+    [
+        ("dense", Contender("dense")),
+        ("exact", Contender("exact", 3)),
+        ("exact:100", Contender("exact", 100)),
+        ("snip", Contender("snip")),
+        ("synflow", Contender("synflow")),
+        ("shuffled:exact:20", Contender("exact", 20, "shuffled")),
+        ("reinit:snip", Contender("snip", None, "reinit")),
+    ],
+)
+def test_contender(text, contender):
+    assert Contender.parse(text) == contender
+    assert Contender.parse(str(contender)) == contender
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("exakt", "'exact'"),
+        ("snip:3", "takes no steps"),
+        ("exact:many", "exact:100"),
+        ("reinit:dense", "no masks"),
+        ("scrambled:exact", "'exact'"),
+    ],
+)
+def test_bad_contender(text, message):
+    with pytest.raises(ValueError, match=message):
+        Contender.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ({"model": "resnet"}, ValueError, "lenet_300_100"),
+        ({"sparsities": [1.0]}, ValueError, "sparsity"),
+        ({"sparsities": []}, ValueError, "empty"),
+        ({"contenders": []}, ValueError, "empty"),
+        ({"seeds": 0}, ValueError, "seeds"),
+        ({"workers": -1}, ValueError, "workers"),
+        ({"workers": 0}, ValueError, "workers"),
+    ],
+)
+def test_bad_options(option, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        comparison.compare(tmp_path / "journal.jsonl", **option)
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_foreign_file_is_left_alone(tmp_path):
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear Sir,\nyours")
+    with pytest.raises(ValueError, match="line 1"):
+        comparison.compare(path)
+    assert path.read_text() == "Dear Sir,\nyours"
+
+
+def test_validation_needs_samples():
+    with pytest.raises(ValueError, match="validation"):
+        worker.run_cell(replace(CELL, validation=True))
+
+
+def made_up(method, sparsity, seed, error, steps=None):
+    return {"model": "lenet_300_100", "dataset": "mnist", "method": method, "steps": steps,
+            "learning_rate": steps and 0.1, "sparsity": sparsity, "seed": seed,
+            "training_epochs": 2, "validation": False, "test_error": error}  # fmt: skip
+
+
+RECORDS = [
+    made_up("dense", 0.0, 0, 1.5),
+    made_up("dense", 0.0, 1, 1.7),
+    *(made_up("exact", s, seed, 2 + seed, 100) for s in (0.9, 0.98) for seed in (0, 1, 2)),
+    *(made_up("shuffled:exact", s, 0, 9.0, 100) for s in (0.9, 0.98)),
+]
+
+
+def test_errors():
+    rows = results.errors(RECORDS)
+    assert list(rows) == ["Dense", "ProsPr-exact, M = 100", "ProsPr-exact, M = 100, shuffled"]
+    assert rows["ProsPr-exact, M = 100"][0.9] == (3.0, 1.0, 3)
+    assert str(rows["ProsPr-exact, M = 100"][0.9]) == "3.00 ± 1.00"
+    assert str(rows["ProsPr-exact, M = 100, shuffled"][0.9]) == "9.00"
+
+
+def test_rates_are_named_where_there_are_several():
+    other = [record | {"learning_rate": 0.03} for record in RECORDS if record["steps"]]
+    snip = RECORDS[0] | {"method": "snip", "sparsity": 0.9}
+    assert list(results.errors([*RECORDS, *other, snip])) == [
+        "Dense",
+        "ProsPr-exact, M = 100, α = 0.1",
+        "ProsPr-exact, M = 100, α = 0.1, shuffled",
+        "ProsPr-exact, M = 100, α = 0.03",
+        "ProsPr-exact, M = 100, α = 0.03, shuffled",
+        "SNIP",
+    ]
+
+
+def test_table():
+    shown = console()
+    shown.print(results.comparison_table(RECORDS))
+    text = shown.file.getvalue()
+    for part in (
+        "test error",
+        "1 to 3 seeds",
+        "2 epochs",
+        "dense 1.60 ± 0.14",
+        "90 %",
+        "3.00 ± 1.00",
+    ):
+        assert part in text
+
+
+def test_figure(tmp_path):
+    figure = results.comparison_figure(RECORDS)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "ProsPr-exact, M = 100",
+        "ProsPr-exact, M = 100, shuffled",
+        "Dense",
+    ]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [3, 3])
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (2, 4)
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_journal_lines_are_whole(tmp_path):
+    """Two writers do not mix their lines."""
+    path = tmp_path / "journal.jsonl"
+    code = (
+        "import sys; from pathlib import Path; from prospr_ops.cli.comparison import journal\n"
+        "for n in range(300): journal.append(Path(sys.argv[1]), {'model': sys.argv[2] * 2000, "
+        "'method': 'x', 'sparsity': n})"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, path, name]) for name in "ab"]
+    assert [run.wait() for run in runs] == [0, 0]
+    found = journal.read(path)
+    assert [json.dumps(r["model"])[1:2] for r in found].count("a") == 300
+    for name, records in itertools.groupby(
+        sorted(found, key=lambda r: r["model"]), lambda r: r["model"][0]
+    ):
+        assert [r["sparsity"] for r in records] == list(range(300)), name
