@@ -62,10 +62,10 @@ def test_imports_go_downwards_only(module):
 
 def test_no_module_imports_itself_by_others():
     reached = {module: set(imported) for module, imported in IMPORTS.items()}
-    for middle in reached:
-        for one in reached.values():
-            if middle in one:
-                one |= reached[middle]
+    for middle, beyond in reached.items():
+        for modules in reached.values():
+            if middle in modules:
+                modules.update(beyond)
     # A package and its modules count as one here: the package's names come from them.
     circles = [module for module in INSIDE if module in reached[module]]
     assert not circles
