@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 import prospr_ops as po
+from prospr_ops.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -26,18 +29,39 @@ def test_links_of_the_readme_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_readme_is_short():
+    assert len(README.read_text("utf-8").splitlines()) <= 120
+
+
+def test_the_readme_has_a_row_for_each_method():
+    rows = re.findall(r"(?m)^\| `(\w+)` \| ((?:\\\||[^|])+) \|", README.read_text("utf-8"))
+    found = [(name, summary.replace(r"\|", "|")) for name, summary in rows]
+    assert found == [(method.name, method.summary) for method in METHODS.values()]
+
+
+def test_the_default_method_is_the_one_that_the_page_names():
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    for function in (po.prune, po.score):
+        default = inspect.signature(function).parameters["method"].default
+        assert f'The default is `method="{default}"`' in page
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_names_exist(page):
     for name in found(r"\bpo((?:\.[A-Za-z_]\w*)+)", page):
         operator.attrgetter(name.removeprefix("."))(po)
+    for name in found(r"\bprospr_ops(?:\.[a-z]\w*)+", page):
+        resolve_name(name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_exist(page):
-    for name in found(r"`((?:\w+/)+\w+\.(?:py|pyi|cc|cu|h))`", page):
+    for name in found(r"`((?:[\w.]+/)+\w*\.?\w+)`", page):
         assert any((folder / name).exists() for folder in FOLDERS), name
     for name in found(r"`(test_\w+\.py|\w+\.(?:cc|cu|h))`", page):
         assert [*ROOT.glob(f"*/{name}"), *ROOT.glob(f"*/*/{name}")], name
+    # Python's modules are named with their folders, since those say which of a name is meant.
+    assert found(r"`((?!test_)\w+\.py)`", page) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
