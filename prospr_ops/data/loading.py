@@ -100,7 +100,10 @@ def _read_arrays(file: Path) -> tuple[Any, Any]:
             wanted = ("x", "y") if "x" in names else ("x_train", "y_train")
             missing = [name for name in wanted if name not in names]
             if missing:
-                msg = f"it has no {missing[0]}; there must be x_train and y_train, or x and y"
+                msg = (
+                    f"it has {', '.join(names) or 'one array without a name'}, and there must be "
+                    "x_train and y_train, or x and y"
+                )
                 raise ValueError(msg)
             train = archive[wanted[0]], archive[wanted[1]]
             if "x_test" not in names:

@@ -17,9 +17,9 @@ from prospr_ops.pruning.mask_files import PackedMasks
 from prospr_ops.pruning.masks import apply_masks
 from prospr_ops.pruning.result import PruneResult
 from prospr_ops.pruning.scoring import Scoring, Target, run_scoring
-from prospr_ops.pruning.selection import SCOPES, Scores
+from prospr_ops.pruning.selection import Scores
 from prospr_ops.utils.checks import check_integer, check_real, choose
-from prospr_ops.utils.settings import Settings
+from prospr_ops.utils.settings import CHOICES, Settings
 
 
 def prune(
@@ -123,7 +123,7 @@ def prune(
     start = time.perf_counter()
     settings = Settings.among(locals())
     check_real("sparsity", sparsity, below=1.0)
-    choose("scope", scope, SCOPES)
+    choose("scope", scope, CHOICES["scope"])
     min_keep = check_integer("min_keep", min_keep, at_least=0)
     target = Target(float(sparsity), scope, min_keep, allow_empty)
     scored = run_scoring(
@@ -157,6 +157,7 @@ def prune(
         seconds=time.perf_counter() - start,
         uses=weight_uses(model, scored.inputs),
         input_shape=scored.sample_shape,
+        shrunk={} if scored.channels is None else scored.channels.shrunk_sizes(masks),
     )
     apply_masks(model, masks)  # the last that can fail
     scored.finish()

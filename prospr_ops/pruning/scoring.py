@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from prospr_ops import curvature as curvatures
 from prospr_ops.data.batches import checked, endless_batches
 from prospr_ops.methods import METHODS, Method
 from prospr_ops.methods.engine.checkpoint import Checkpoint, description
@@ -27,9 +26,7 @@ from prospr_ops.pruning.channels.groups import ChannelGroups
 from prospr_ops.pruning.flops import input_specs
 from prospr_ops.pruning.selection import Masks, Scores, select
 from prospr_ops.utils.checks import choose
-from prospr_ops.utils.settings import Settings
-
-STRUCTURES = ("weight", "channel")
+from prospr_ops.utils.settings import CHOICES, Settings
 
 
 @dataclass(frozen=True)
@@ -184,8 +181,7 @@ def _resolve(asked: Scoring) -> _Run:
     """Checks the options, and finds what they name in the model."""
     model, settings = asked.model, asked.settings
     choose("method", asked.method, METHODS)
-    choose("structure", asked.structure, STRUCTURES)
-    curvatures.find(settings.curvature)
+    choose("structure", asked.structure, CHOICES["structure"])
     method = METHODS[asked.method]
     channels = ChannelGroups.of(model, asked.prunable) if asked.structure == "channel" else None
     if channels is None:

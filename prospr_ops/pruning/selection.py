@@ -13,12 +13,10 @@ import numpy.typing as npt
 
 from prospr_ops import _native
 from prospr_ops.utils.checks import check_integer, check_real, choose
+from prospr_ops.utils.settings import CHOICES
 
 Masks = dict[str, npt.NDArray[np.bool_]]
 Scores = dict[str, npt.NDArray[np.floating]]
-
-SCOPES = ("global", "layer")
-
 
 # A thread more pays from about so many scores on.
 _SCORES_PER_THREAD = 1_000_000
@@ -58,7 +56,7 @@ def select(
     """
     check_real("sparsity", sparsity, below=1.0)
     check_integer("min_keep", min_keep, at_least=0)
-    choose("scope", scope, SCOPES)
+    choose("scope", scope, CHOICES["scope"])
     arrays = _checked(scores)
     if scope == "global":
         size = sum(array.size for array in arrays.values())
