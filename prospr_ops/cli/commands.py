@@ -245,8 +245,9 @@ def _load(file: Path, *, compile: bool = True) -> keras.Model:
             warnings.filterwarnings("ignore", ".* whereas the saved optimizer has 2 variables")
             return keras.saving.load_model(file, compile=compile)
     except Exception as error:
-        # Keras and what it reads by raise all kinds; they append whole configurations.
-        reason = re.split(r"\n*(?:Full object )?config[=:]", str(error) or repr(error))[0]
+        # Keras and what it reads by raise all kinds; the reason is last, among whole configurations.
+        reason = str(error).rpartition("Exception encountered: ")[2] or repr(error)
+        reason = re.sub(r"(?m)(^config=|Full object config: ).*$", "", reason)
         msg = f"{file} cannot be loaded as a Keras model: {' '.join(reason.split())}"
         if "Could not" in reason:
             msg += " (--import FILE imports layers, losses and metrics of your own)"
