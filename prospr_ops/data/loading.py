@@ -174,6 +174,8 @@ def _check_targets(x: Any, y: np.ndarray, objective: Objective, name: str) -> No
     labels = label_range(objective, Batch(first, y[:1]))
     outputs = objective.model(first, training=False).shape[1:]
     if labels is None:
+        if not _is_of_keras(objective.single_loss()):
+            return  # what another loss takes is its own affair
         kind, kinds = "numbers", "biuf"
         shapes = [outputs, *([outputs[:-1]] if outputs[-1] == 1 else [])]
     else:
@@ -192,6 +194,15 @@ def _check_targets(x: Any, y: np.ndarray, objective: Objective, name: str) -> No
             f"{labels.classes} outputs, so they must be from 0 to {labels.classes - 1}"
         )
         raise ValueError(msg)
+
+
+def _is_of_keras(loss: keras.losses.Loss | None) -> bool:
+    """Whether a loss is one of Keras's own."""
+    function = getattr(loss, "function", loss)
+    kind = (
+        function if callable(function) and not isinstance(function, keras.Loss) else type(function)
+    )
+    return kind.__module__.startswith("keras.")
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
