@@ -36,7 +36,6 @@ class Target:
     sparsity: float
     scope: str
     min_keep: int
-    allow_empty: bool
 
     def masks(
         self, scores: Scores, channels: ChannelGroups | None, sparsity: float | None = None
@@ -47,7 +46,6 @@ class Target:
             self.sparsity if sparsity is None else sparsity,
             self.scope,
             min_keep=self.min_keep,
-            allow_empty=self.allow_empty,
         )
         return masks if channels is None else channels.masks(masks)
 
@@ -80,6 +78,7 @@ class Scored:
     estimators: dict[str, str]
     channels: ChannelGroups | None
     inputs: Any  # what the model takes, as `input_specs` says
+    first: Any  # inputs of the first batch; None for a method without data
     checkpoint: Checkpoint | None
 
     @property
@@ -111,7 +110,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     run = _resolve(asked)
     checkpoint = _open_checkpoint(asked, run)
     settings, target, model = asked.settings, asked.target, asked.model
-    specs: list[Any] = []
+    first: list[Any] = []
     with (
         shared_by(run.strategy, model) as replicas,
         preserved(model),
@@ -121,7 +120,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             settings = _agreed(replicas, settings, (asked.method, asked.structure, target), run)
         batches: Iterator[Batch] = iter(())
         if run.passes:
-            batches = _draw_batches(data, run.objective, settings, replicas, specs)
+            batches = _draw_batches(data, run.objective, settings, replicas, first)
         if checkpoint is not None:
             batches = checkpoint.watch(batches)
         problem = Problem(
@@ -151,7 +150,8 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
         found.losses,
         found.estimators,
         run.channels,
-        specs[0] if specs else input_specs(model),
+        input_specs(model, first[0] if first else None),
+        first[0] if first else None,
         checkpoint,
     )
 
@@ -235,9 +235,9 @@ def _draw_batches(
     objective: Objective,
     settings: Settings,
     replicas: Replicas | None,
-    specs: list[Any],
+    first: list[Any],
 ) -> Iterator[Batch]:
-    """Endless batches, checked for all that is done with them; `specs` gets those of the first."""
+    """Endless batches, checked for all that is done with them; `first` gets the inputs of the first."""
     batches = endless_batches(data, settings.batch_size, settings.seed)
     if replicas is not None:  # first, so that all workers find the same wrong with a batch
         batches = replicas.same_batches(batches)
@@ -247,8 +247,8 @@ def _draw_batches(
     if settings.microbatch is not None:
         batches = splittable(batches, objective)
     for batch in batches:
-        if not specs:
-            specs.append(input_specs(objective.model, batch.x))
+        if not first:
+            first.append(batch.x)
         yield batch
 
 
