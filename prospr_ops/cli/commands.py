@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import math
+import re
 import sys
 import warnings
 import zipfile
@@ -26,10 +29,10 @@ from prospr_ops.delivery.exporting import export_table
 from prospr_ops.methods.engine.checkpoint import held
 from prospr_ops.network import keras_private
 from prospr_ops.pruning import api
+from prospr_ops.pruning.masks import apply_masks
 from prospr_ops.pruning.result import PruneResult
 from prospr_ops.reporting import html_report
 from prospr_ops.utils.build import build_info
-from prospr_ops.utils.checks import check_integer, check_real
 from prospr_ops.utils.files import check_output, replacing, write_json
 
 __all__ = ["compare", "demo", "export", "info", "prune", "report", "shrink", "train"]
@@ -39,7 +42,6 @@ def compare(
     *, out: Path = Path("compare.jsonl"), epochs: int | None = None, **options: Any
 ) -> None:
     """Runs a comparison, and shows and draws what came of it."""
-    _check_ending(out, ".jsonl")
     check_output(out, force=True)  # a comparison adds to its file
     pruning_options = {
         name: options.pop(name) for name in ("learning_rate", "batch_size") if name in options
@@ -72,13 +74,11 @@ def prune(
     data: str | None = None,
     loss: str | None = None,
     seed: int = 0,
-    force: bool = False,
+    imports: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Prunes a model and writes it, its masks, and a record of the run: what `out` names."""
-    for file in out:
-        _check_ending(file, ".keras", ".npz", ".json")
-        check_output(file, force=force)
+    _import(imports)
     keras.utils.set_random_seed(seed)
     network = _open(model, loss=loss)
     samples = None if data is None else _read(data, network, seed, options)
@@ -106,19 +106,20 @@ def train(
     loss: str | None = None,
     optimizer: str | None = None,
     learning_rate: float | None = None,
+    masks: Path | None = None,
     seed: int = 0,
-    force: bool = False,
+    imports: Sequence[str] = (),
 ) -> None:
     """Trains a model, tests it, and writes it."""
-    _check_ending(out, ".keras")
-    check_output(out, force=force)
-    check_integer("epochs", epochs, at_least=1)
-    check_integer("batch_size", batch_size, at_least=1)
+    found = None if masks is None else PruneResult.load(masks).masks
+    _import(imports)
     keras.utils.set_random_seed(seed)
     network = _open(model, loss=loss, optimizer=optimizer)
+    if found is not None:
+        apply_masks(network, found)
     samples = _read(data, network, seed, {"batch_size": batch_size})
     if learning_rate is not None:
-        network.optimizer.learning_rate = check_real("learning_rate", learning_rate)
+        network.optimizer.learning_rate = learning_rate
     with _unreadable_images_named(samples):
         history = network.fit(
             **_batches(samples.train, batch_size),
@@ -140,10 +141,9 @@ def train(
     _save(network, out)
 
 
-def shrink(*, model: str, out: Path, force: bool = False) -> None:
+def shrink(*, model: str, out: Path, imports: Sequence[str] = ()) -> None:
     """Removes the channels that are zero and writes the smaller model."""
-    _check_ending(out, ".keras")
-    check_output(out, force=force)
+    _import(imports)
     whole = _load(Path(model))
     small = shrinking.shrink(whole)
     if whole.compiled:
@@ -154,21 +154,15 @@ def shrink(*, model: str, out: Path, force: bool = False) -> None:
     _save(small, out)
 
 
-def export(*, model: str, out: Path, force: bool = False, **options: Any) -> None:
+def export(*, model: str, out: Path, imports: Sequence[str] = (), **options: Any) -> None:
     """Writes a model, stripped of its masks, for inference."""
-    check_output(out, force=force)
+    _import(imports)
     exported = exporting.export(_load(Path(model), compile=False), out, **options)
     Console(highlight=False).print(export_table(exported))
 
 
-def report(
-    *, results: Sequence[Path], out: Path, png: Path | None = None, force: bool = False
-) -> None:
+def report(*, results: Sequence[Path], out: Path, png: Path | None = None) -> None:
     """Writes a page about results, and its figures if a folder for them is given."""
-    _check_ending(out, ".html")
-    for output in (out, png):
-        if output is not None:
-            check_output(output, force=force)
     written = html_report.report([PruneResult.load(file) for file in results], out, png_folder=png)
     _say(f"Wrote {', '.join(map(str, written))}.")
 
@@ -183,6 +177,35 @@ def info() -> None:
         else:
             table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
     Console(highlight=False).print(table)
+
+
+def _import(names: Sequence[str]) -> None:
+    """Imports files and modules, and makes their classes and functions known to Keras by name.
+
+    Raises:
+        ValueError: One does not exist, or raises; the message says what.
+    """
+    for name in names:
+        try:
+            if name.endswith(".py"):
+                spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+                assert spec is not None  # of a .py file there is one
+                assert spec.loader is not None
+                module = importlib.util.module_from_spec(spec)
+                sys.modules[spec.name] = module
+                spec.loader.exec_module(module)
+            else:
+                module = importlib.import_module(name)
+        except Exception as error:
+            msg = f"--import {name}: {type(error).__name__}: {error}"
+            raise ValueError(msg) from error
+        keras.saving.get_custom_objects().update(
+            {
+                key: value
+                for key, value in vars(module).items()
+                if callable(value) and getattr(value, "__module__", None) == module.__name__
+            }
+        )
 
 
 def _open(name: str, *, loss: str | None = None, optimizer: str | None = None) -> keras.Model:
@@ -222,9 +245,12 @@ def _load(file: Path, *, compile: bool = True) -> keras.Model:
             warnings.filterwarnings("ignore", ".* whereas the saved optimizer has 2 variables")
             return keras.saving.load_model(file, compile=compile)
     except Exception as error:
-        # Keras and what it reads by raise all kinds; they append whole configurations.
-        reason, *_ = str(error).splitlines() or [type(error).__name__]
-        msg = f"{file} cannot be loaded as a Keras model: {reason}"
+        # Keras and what it reads by raise all kinds; the reason is last, among whole configurations.
+        reason = str(error).rpartition("Exception encountered: ")[2] or repr(error)
+        reason = re.sub(r"(?m)(^config=|Full object config: ).*$", "", reason)
+        msg = f"{file} cannot be loaded as a Keras model: {' '.join(reason.split())}"
+        if "Could not" in reason:
+            msg += " (--import FILE imports layers, losses and metrics of your own)"
         raise ValueError(msg) from error
 
 
@@ -310,12 +336,6 @@ def _record(result: PruneResult, model: str, samples: Samples | None, file: Path
         "build_info": build_info(),
     }
     write_json(file, record)
-
-
-def _check_ending(file: Path, *endings: str) -> None:
-    if file.suffix not in endings:
-        msg = f"--out must end in {' or '.join(endings)}, got {file}"
-        raise ValueError(msg)
 
 
 def _say(text: str) -> None:

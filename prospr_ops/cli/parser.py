@@ -9,13 +9,19 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from prospr_ops.methods import METHODS
+from prospr_ops.utils.build import build_info
+from prospr_ops.utils.checks import check_integer, check_real, choose
+from prospr_ops.utils.files import check_output
+from prospr_ops.utils.settings import CHOICES, Settings
 from prospr_ops.utils.stderr import quiet_stderr
 
 _EXAMPLES = """\
@@ -126,21 +132,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
+    known = options.pop("known")
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     with warnings.catch_warnings():
         # In the shell a warning is a line of text, without the source that it came from.
         warnings.showwarning = lambda message, *_, **__: errors.print(f"note: {message}")
         try:
+            _check(options, _COMMANDS[command])
             with quiet_stderr():
                 _start_tensorflow()
+            if _COMMANDS[command].overwrites:
+                options.pop("force", None)  # what may be overwritten is known by now
             getattr(importlib.import_module("prospr_ops.cli.commands"), command)(**options)
         except (ImportError, OSError, TypeError, ValueError) as error:
-            errors.print(f"prospr: {error}")
+            errors.print(f"prospr: {in_shell_terms(str(error), known)}")
             return 2
         except KeyboardInterrupt:
             errors.print("prospr: interrupted")
             return 130
     return 0
+
+
+def _check(options: Mapping[str, Any], command: _Command) -> None:
+    """Refuses what can be known to be wrong before TensorFlow, a model or data is loaded.
+
+    Raises:
+        OSError: An output exists, or cannot be written; or an input does not exist.
+        TypeError: As `Settings.of`.
+        ValueError: As `Settings.of`, or another option is out of range.
+    """
+    Settings.among(options)
+    for name, accepted in CHOICES.items():
+        if name in options:
+            choose(name, options[name], accepted)
+    for method in options.get("methods", [options.get("method", "exact")]):
+        choose("method", method, METHODS)
+    if "sparsity" in options:
+        check_real("sparsity", options["sparsity"], below=1.0)
+    for name in ("epochs", "min_keep"):
+        if name in options:
+            check_integer(name, options[name], at_least=1 if name == "epochs" else 0)
+    out = options.get("out", [])
+    for path in out if isinstance(out, list) else [out]:
+        if command.endings and path.suffix not in command.endings:
+            msg = f"--out must end in {' or '.join(command.endings)}, got {path}"
+            raise ValueError(msg)
+    # A comparison adds to its file, and a demo checks the files in its folder.
+    if command.overwrites:
+        for path in [*(out if isinstance(out, list) else [out]), options.get("png")]:
+            if path is not None:
+                check_output(path, force=options.get("force", False))
+
+
+def in_shell_terms(message: str, options: Collection[str]) -> str:
+    """A message in which arguments of Python read as the options of the command.
+
+    Args:
+        message: Text such as "pass min_keep=1 or scope='layer'".
+        options: Names of the command's options.
+    """
+
+    def as_option(match: re.Match[str]) -> str:
+        name, value = match[1], match[2].strip("'")
+        if name not in options:
+            return match[0]
+        option = f"--{name.replace('_', '-')}"
+        return option if value in ("True", "") else f"{option} {value}"
+
+    return re.sub(r"\b([a-z_]+)=('[^']*'|[\w.]*)", as_option, message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"prospr {build_info()['version']}")
     subparsers = parser.add_subparsers(required=True, metavar="command")
     for name, command in _COMMANDS.items():
         # Options that are not given are left out, so that every default has one home: the function.
@@ -161,8 +221,9 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
         )
-        subparser.set_defaults(command=name)
         command.add_options(subparser)
+        named = re.findall(r"--([a-z-]+)", subparser.format_usage())
+        subparser.set_defaults(command=name, known={option.replace("-", "_") for option in named})
     return parser
 
 
@@ -171,7 +232,7 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
         "--methods",
         nargs="+",
         metavar="M",
-        help="diagonal exact first_order snip grasp synflow magnitude random",
+        help=" ".join(METHODS),
     )
     parser.add_argument("--sparsities", nargs="+", type=float, metavar="S", help="0.9 0.95 0.98")
     parser.add_argument(
@@ -214,8 +275,19 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="ends in .jsonl (compare.jsonl)")
 
 
+def _add_model(parser: argparse.ArgumentParser, kinds: str) -> None:
+    parser.add_argument("model", metavar="MODEL", help=kinds)
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        metavar="FILE",
+        help="a .py file or a module with layers, losses and metrics of your own; may be repeated",
+    )
+
+
 def _prune_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras file or a built-in model")
+    _add_model(parser, "a .keras file or a built-in model")
     parser.add_argument("--data", help="a file, a folder or mnist; not for all methods")
     parser.add_argument(
         "--sparsity", type=float, metavar="X", required=True, help="fraction to prune, in [0, 1)"
@@ -234,21 +306,29 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         metavar="NAME",
-        help="diagonal, exact, first_order, snip, grasp, synflow, magnitude or random",
+        help=f"{', '.join(METHODS)} (diagonal)",
     )
     parser.add_argument(
-        "--structure", metavar="NAME", help="weight, or channel for whole channels; see shrink"
+        "--structure",
+        metavar="NAME",
+        help="weight, or channel for whole channels; see shrink",
     )
     parser.add_argument("--scope", metavar="NAME", help="global or layer")
     parser.add_argument(
         "--min-keep", type=int, metavar="N", help="weights of each layer to keep at least (0)"
     )
     parser.add_argument(
+        "--allow-empty", action="store_true", help="accept layers that are left without a weight"
+    )
+    parser.add_argument(
         "--prunable", nargs="+", metavar="PATH", help="of variables, with * and ? (all kernels)"
     )
     parser.add_argument(
-        "--curvature", metavar="NAME", help="auto, ggn, ggn_mc, hutchinson or row_sum"
+        "--curvature",
+        metavar="NAME",
+        help="auto, ggn, ggn_mc, hutchinson or row_sum",
     )
+    parser.add_argument("--probes", type=int, metavar="N", help="random vectors per step (1)")
     parser.add_argument("--steps", type=int, metavar="N", help="prospect steps (3)")
     parser.add_argument("--learning-rate", type=float, metavar="X", help="of those steps (0.1)")
     parser.add_argument("--momentum", type=float, metavar="X", help="of those steps (0)")
@@ -265,7 +345,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras file or a built-in model")
+    _add_model(parser, "a .keras file or a built-in model")
     parser.add_argument("--data", required=True, help="a file, a folder or mnist")
     parser.add_argument(
         "--epochs", type=int, metavar="N", required=True, help="rounds through the data"
@@ -280,6 +360,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         help="of Keras (the one the model is compiled with, its state included)",
     )
     parser.add_argument("--learning-rate", type=float, metavar="X", help="(the optimizer's)")
+    parser.add_argument(
+        "--masks", type=Path, metavar="FILE", help="a .npz file of prospr prune, to apply first"
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="samples a step (128)")
     parser.add_argument(
         "--seed", type=int, metavar="N", help="of a built-in model's weights and training (0)"
@@ -288,13 +371,13 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _shrink_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras file")
+    _add_model(parser, "a .keras file")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .keras")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .keras file")
+    _add_model(parser, "a .keras file")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="PATH", help="a file; for a SavedModel a folder"
     )
@@ -319,21 +402,35 @@ class _Command(NamedTuple):
     summary: str
     examples: str
     add_options: Callable[[argparse.ArgumentParser], None]
+    endings: tuple[str, ...] = ()  # of what --out names
+    overwrites: bool = True  # what --out names, with --force
 
 
 _COMMANDS = {
     "demo": _Command(
-        "Compare methods on LeNet-300-100: prune, train, test.", _DEMO_EXAMPLES, _demo_options
+        "Compare methods on LeNet-300-100: prune, train, test.",
+        _DEMO_EXAMPLES,
+        _demo_options,
+        overwrites=False,
     ),
     "compare": _Command(
-        "Compare methods over many seeds, on MNIST.", _COMPARE_EXAMPLES, _compare_options
+        "Compare methods over many seeds, on MNIST.",
+        _COMPARE_EXAMPLES,
+        _compare_options,
+        (".jsonl",),
+        overwrites=False,
     ),
-    "prune": _Command("Prune a model.", _PRUNE_EXAMPLES, _prune_options),
+    "prune": _Command(
+        "Prune a model.", _PRUNE_EXAMPLES, _prune_options, (".keras", ".npz", ".json")
+    ),
     "train": _Command(
-        "Train a model, pruned or not, and test it.", _TRAIN_EXAMPLES, _train_options
+        "Train a model, pruned or not, and test it.", _TRAIN_EXAMPLES, _train_options, (".keras",)
     ),
     "shrink": _Command(
-        "Remove the channels of a model that are zero.", _SHRINK_EXAMPLES, _shrink_options
+        "Remove the channels of a model that are zero.",
+        _SHRINK_EXAMPLES,
+        _shrink_options,
+        (".keras",),
     ),
     "export": _Command(
         "Write a model, without masks, for inference.", _EXPORT_EXAMPLES, _export_options
@@ -342,6 +439,7 @@ _COMMANDS = {
         "Write a page about results, one or several side by side.",
         _REPORT_EXAMPLES,
         _report_options,
+        (".html",),
     ),
     "info": _Command(
         "Say what this installation was built with and runs on.",

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from prospr_ops.data.batches import label_range
 from prospr_ops.data.datasets import mnist
+from prospr_ops.network import keras_private
 from prospr_ops.network.loss import Batch, Loss, Objective
 
 _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
@@ -46,7 +47,8 @@ def load_data(
     `source` is one of these:
 
     * An .npz file (`numpy.savez`) of the arrays x_train and y_train, or x and y, and, for a test set,
-      x_test and y_test. They are given to the model as they are.
+      x_test and y_test. They are given to the model unchanged. A model with several inputs or
+      outputs takes one array for each, with its layer's name appended: x_train_left, x_train_right.
     * A folder of images (.png, .jpg, .bmp, .gif) with a folder for each class; or with folders train
       and test, each with a folder for each class. The classes are numbered by their names' order.
       Images are resized to what the model takes, and converted to grey or colour; pixels are from 0
@@ -57,7 +59,7 @@ def load_data(
 
     Args:
         source: A file, a folder or "mnist".
-        model: A built model with one input and one output.
+        model: A built model; one with several inputs or outputs takes an .npz file.
         loss: That the samples are for; None for the one the model is compiled with.
         batch_size: Images a batch; arrays are not batched.
         seed: Of the order of images.
@@ -80,7 +82,7 @@ def load_data(
     elif path.is_dir():
         return _read_images(path, objective, batch_size, seed)
     elif path.is_file():
-        train, test = _read_arrays(path)
+        train, test = _read_arrays(path, model)
         where = str(path)
     else:
         msg = f"there is no {source}: data is an .npz file, a folder of images, or mnist"
@@ -91,63 +93,96 @@ def load_data(
     return Samples(train, test, where)
 
 
-def _read_arrays(file: Path) -> tuple[Any, Any]:
+def _read_arrays(file: Path, model: keras.Model) -> tuple[Any, Any]:
     """Reads (x, y) to train on, and to test on or None."""
     try:
         with file.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             names = getattr(archive, "files", [])
-            wanted = ("x", "y") if "x" in names else ("x_train", "y_train")
-            missing = [name for name in wanted if name not in names]
-            if missing:
-                msg = f"it has no {missing[0]}; there must be x_train and y_train, or x and y"
+            found = [
+                keras.tree.map_structure(lambda name: archive[name], wanted)
+                for wanted in (_names(model, "_train"), _names(model, ""))
+                if set(keras.tree.flatten(wanted)) <= set(names)
+            ]
+            if not found:
+                wanted = keras.tree.flatten(_names(model, "_train"))
+                msg = (
+                    f"it has {', '.join(names) or 'one array without a name'}; there must be "
+                    f"{' and '.join(wanted)}, or {' and '.join(_without_train(wanted))}"
+                )
                 raise ValueError(msg)
-            train = archive[wanted[0]], archive[wanted[1]]
-            if "x_test" not in names:
-                return train, None
-            return train, (archive["x_test"], archive["y_test"])
+            wanted = _names(model, "_test")
+            if not set(keras.tree.flatten(wanted[0])) & set(names):
+                return found[0], None
+            return found[0], keras.tree.map_structure(lambda name: archive[name], wanted)
     except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         msg = f"{file} is no NumPy archive of samples, or is damaged: {error}"
         raise ValueError(msg) from error
 
 
-def _check(x: np.ndarray, y: np.ndarray, objective: Objective, name: str) -> None:
-    for letter, array in (("x", x), ("y", y)):
-        if array.dtype.kind not in "biuf" or array.ndim == 0:
-            msg = f"{letter} of {name} must be an array of numbers, not {_describe(array)}"
-            raise ValueError(msg)
-        if not np.isfinite(array).all():
-            msg = f"{letter} of {name} holds NaN or infinity"
-            raise ValueError(msg)
-    if len(x) != len(y) or len(x) == 0:
-        msg = f"x and y of {name} must be equally long, at least 1: {len(x)} and {len(y)}"
+def _without_train(names: list[str]) -> list[str]:
+    return [name.replace("_train", "", 1) for name in names]
+
+
+def _names(model: keras.Model, part: str) -> tuple[Any, Any]:
+    """Names of the arrays x and y, in the structures that the model takes and gives."""
+
+    def named(letter: str, structure: Any) -> Any:
+        if structure is None or len(keras.tree.flatten(structure)) == 1:
+            return f"{letter}{part}"
+        return keras.tree.map_structure(
+            lambda tensor: f"{letter}{part}_{keras_private.operation_of(tensor).name}", structure
+        )
+
+    return (
+        named("x", keras_private.input_structure(model)),
+        named("y", keras_private.output_structure(model)),
+    )
+
+
+def _check(x: Any, y: Any, objective: Objective, name: str) -> None:
+    for letter, structure in (("x", x), ("y", y)):
+        for array in keras.tree.flatten(structure):
+            if array.dtype.kind not in "biuf" or array.ndim == 0:
+                msg = f"{letter} of {name} must be an array of numbers, not {_describe(array)}"
+                raise ValueError(msg)
+            if not np.isfinite(array).all():
+                msg = f"{letter} of {name} holds NaN or infinity"
+                raise ValueError(msg)
+    lengths = [len(array) for array in keras.tree.flatten((x, y))]
+    if len(set(lengths)) > 1 or lengths[0] == 0:
+        msg = (
+            f"x and y of {name} must be equally long, at least 1: {' and '.join(map(str, lengths))}"
+        )
         raise ValueError(msg)
     _check_inputs(x, objective.model, name)
-    _check_targets(x, y, objective, name)
+    if len(keras.tree.flatten(y)) == 1:
+        _check_targets(x, y, objective, name)
 
 
-def _check_inputs(x: np.ndarray, model: keras.Model, name: str) -> None:
-    inputs = _shapes(model, "inputs")
-    if len(inputs) > 1 or len(_shapes(model, "outputs")) > 1:
-        msg = f"load_data is for models with one input and one output; {model.name!r} has more"
-        raise ValueError(msg)
-    if inputs and not _fits(x.shape, inputs[0]):
-        sizes = ", ".join("n" if size is None else str(size) for size in inputs[0])
-        msg = f"x of {name} has shape {[*x.shape]}; the model takes [{sizes}]"
-        raise ValueError(msg)
+def _check_inputs(x: Any, model: keras.Model, name: str) -> None:
+    # No shapes are known of a subclassed model.
+    for array, expected in zip(keras.tree.flatten(x), _shapes(model, "inputs"), strict=False):
+        if not _fits(array.shape, expected):
+            sizes = ", ".join("n" if size is None else str(size) for size in expected)
+            msg = f"x of {name} has shape {[*array.shape]}; the model takes [{sizes}]"
+            raise ValueError(msg)
 
 
-def _check_targets(x: np.ndarray, y: np.ndarray, objective: Objective, name: str) -> None:
-    labels = label_range(objective, Batch(x[:1], y[:1]))
-    outputs = objective.model(x[:1], training=False).shape[1:]
+def _check_targets(x: Any, y: np.ndarray, objective: Objective, name: str) -> None:
+    first = keras.tree.map_structure(lambda array: array[:1], x)
+    labels = label_range(objective, Batch(first, y[:1]))
+    outputs = objective.model(first, training=False).shape[1:]
     if labels is None:
+        if not _is_of_keras(objective.single_loss()):
+            return  # what another loss takes is its own affair
         kind, kinds = "numbers", "biuf"
         shapes = [outputs, *([outputs[:-1]] if outputs[-1] == 1 else [])]
     else:
         kind, kinds = "class indices", "biu"
         shapes = [outputs[:-1], (*outputs[:-1], 1)]
     if y.shape[1:] not in shapes or y.dtype.kind not in kinds:
-        wanted = " or ".join(str([len(x), *shape]) for shape in shapes)
+        wanted = " or ".join(str([len(y), *shape]) for shape in shapes)
         msg = f"y of {name} is {_describe(y)}; the model's loss takes {kind} of shape {wanted}"
         raise ValueError(msg)
     if labels is None:
@@ -159,6 +194,15 @@ def _check_targets(x: np.ndarray, y: np.ndarray, objective: Objective, name: str
             f"{labels.classes} outputs, so they must be from 0 to {labels.classes - 1}"
         )
         raise ValueError(msg)
+
+
+def _is_of_keras(loss: keras.losses.Loss | None) -> bool:
+    """Whether a loss is one of Keras's own."""
+    function = getattr(loss, "function", loss)
+    kind = (
+        function if callable(function) and not isinstance(function, keras.Loss) else type(function)
+    )
+    return kind.__module__.startswith("keras.")
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:

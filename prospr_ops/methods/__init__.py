@@ -31,6 +31,7 @@ class Method:
         signed: Whether the scores are signed numbers, of which the largest are kept, instead of
             logarithms of magnitudes.
         rounds: In how many rounds it prunes, where a sparsity is asked for.
+        settings: The settings that change its scores (see `prospr_ops.utils.settings`).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Method:
     sums: bool = True
     signed: bool = False
     rounds: int = 1
+    settings: tuple[str, ...] = ()
 
     @property
     def needs_data(self) -> bool:
@@ -53,6 +55,9 @@ class Method:
         return getattr(module, f"{self.name}_scores")
 
 
+_ONE_BATCH = ("batch_size", "microbatch", "seed")
+_STEPS = ("steps", "learning_rate", "momentum", *_ONE_BATCH)
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -61,26 +66,30 @@ METHODS: dict[str, Method] = {
             "ProsPr-exact",
             "|∂L_M(w_M)/∂c|, the paper's meta-gradient through M steps",
             lambda steps: 2 * steps + 1,
+            settings=("nesterov", *_STEPS),
         ),
         Method(
             "diagonal",
             "ProsPr-diagonal",
             "|∇L_M(w_M)| · Π|1 − α diag(H_m)| · |w₀|, the curvature of M steps",
             lambda steps: steps + 1,
+            settings=("curvature", "probes", *_STEPS),
         ),
         Method(
             "first_order",
             "ProsPr-first-order",
             "|∇L_M(w_M) ⊙ w₀| after M steps",
             lambda steps: steps + 1,
+            settings=("nesterov", *_STEPS),
         ),
-        Method("snip", "SNIP", "|∇L(w₀) ⊙ w₀| on one batch", lambda _: 1),
+        Method("snip", "SNIP", "|∇L(w₀) ⊙ w₀| on one batch", lambda _: 1, settings=_ONE_BATCH),
         Method(
             "grasp",
             "GraSP",
             "w₀ ⊙ Hg, signed: how much less gradient would flow without the weight",
             lambda _: 2,
             signed=True,
+            settings=_ONE_BATCH,
         ),
         Method(
             "synflow",
@@ -90,7 +99,14 @@ METHODS: dict[str, Method] = {
             rounds=100,
         ),
         Method("magnitude", "Magnitude", "|w₀|; needs no data", lambda _: 0),
-        Method("random", "Random", "a draw from the seed; needs no data", lambda _: 0, sums=False),
+        Method(
+            "random",
+            "Random",
+            "a draw from the seed; needs no data",
+            lambda _: 0,
+            sums=False,
+            settings=("seed",),
+        ),
     )
 }
 

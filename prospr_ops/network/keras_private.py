@@ -29,6 +29,7 @@ __all__ = [
     "moving_average",
     "nodes",
     "operation_of",
+    "output_structure",
     "own_trainable_variables",
     "run_graph",
     "seed_states",
@@ -63,6 +64,12 @@ def input_structure(model: keras.Model) -> Any:
     """The symbolic inputs of a functional or built Sequential model, as it takes them; else None."""
     graph = model._functional if isinstance(model, keras.Sequential) else model
     return getattr(graph, "_inputs_struct", None)
+
+
+def output_structure(model: keras.Model) -> Any:
+    """The symbolic outputs of a functional or built Sequential model, as it gives them; else None."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    return getattr(graph, "_outputs_struct", None)
 
 
 def nodes(model: Functional) -> Iterator[Any]:

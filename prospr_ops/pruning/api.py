@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from typing import Any
 
 import keras
@@ -12,14 +13,15 @@ import tensorflow as tf
 from prospr_ops.methods.engine.checkpoint import checkpoint_path
 from prospr_ops.network.loss import Loss
 from prospr_ops.network.weights import Prunable
+from prospr_ops.pruning.connectivity import depends_on_input, sampled
 from prospr_ops.pruning.flops import weight_uses
 from prospr_ops.pruning.mask_files import PackedMasks
 from prospr_ops.pruning.masks import apply_masks
 from prospr_ops.pruning.result import PruneResult
-from prospr_ops.pruning.scoring import Scoring, Target, run_scoring
-from prospr_ops.pruning.selection import SCOPES, Scores
+from prospr_ops.pruning.scoring import Scored, Scoring, Target, run_scoring
+from prospr_ops.pruning.selection import Masks, Scores
 from prospr_ops.utils.checks import check_integer, check_real, choose
-from prospr_ops.utils.settings import Settings
+from prospr_ops.utils.settings import CHOICES, Settings
 
 
 def prune(
@@ -93,7 +95,9 @@ def prune(
             TensorFlow's rounding (see docs/long_runs.md).
         min_keep: At least so many weights (or channels) of each layer's kernel are kept, or all of
             one that has fewer, whatever their score; see `select`.
-        allow_empty: Accept that a layer is left with no weight at all.
+        allow_empty: Whether to accept masks that cut the output off from the input. A layer that is
+            left without a weight is accepted where the output still depends on the input, with a
+            warning that names it.
         checkpoint: A file for the state of the run, from which the same call, with the same model
             and data, goes on if this process is killed, to the same masks, bit for bit. Needs a
             `seed`, and data that come in the same order again. Written between steps, as long as
@@ -115,7 +119,7 @@ def prune(
         TypeError: An argument is of the wrong type.
         ValueError: An argument is out of range, the model is not built or has nothing to prune, the
             data is empty or does not fit the model, the loss or a derivative becomes NaN or
-            infinite, or a layer would be left empty; `checkpoint` is damaged or of another run, or
+            infinite, or the output would no longer depend on the input; `checkpoint` is damaged or of another run, or
             comes without a `seed` or with replicas; or workers were given different things.
         OSError: `checkpoint` cannot be read or written.
         tf.errors.OpError: Another worker is lost.
@@ -123,9 +127,9 @@ def prune(
     start = time.perf_counter()
     settings = Settings.among(locals())
     check_real("sparsity", sparsity, below=1.0)
-    choose("scope", scope, SCOPES)
+    choose("scope", scope, CHOICES["scope"])
     min_keep = check_integer("min_keep", min_keep, at_least=0)
-    target = Target(float(sparsity), scope, min_keep, allow_empty)
+    target = Target(float(sparsity), scope, min_keep)
     scored = run_scoring(
         Scoring(
             model=model,
@@ -157,12 +161,35 @@ def prune(
         seconds=time.perf_counter() - start,
         uses=weight_uses(model, scored.inputs),
         input_shape=scored.sample_shape,
+        shrunk={} if scored.channels is None else scored.channels.shrunk_sizes(masks),
     )
+    if not allow_empty:
+        _check_connected(model, masks, scored)
     apply_masks(model, masks)  # the last that can fail
     scored.finish()
     if verbose:
         result.summary()
     return result
+
+
+def _check_connected(model: keras.Model, masks: Masks, scored: Scored) -> None:
+    """Warns of layers without a weight; refuses them if the output depends on no input any more.
+
+    Raises:
+        ValueError: It does not.
+    """
+    empty = [path for path, mask in masks.items() if mask.ndim > 1 and not mask.any()]
+    if not empty:
+        return
+    inputs = sampled(scored.inputs) if scored.first is None else scored.first
+    if inputs is not None and not depends_on_input(model, masks, inputs):
+        msg = (
+            f"the output of model {model.name!r} would no longer depend on its input: no weight is "
+            f"left in {', '.join(empty)}; lower sparsity, or pass min_keep=1 or scope='layer' "
+            "(allow_empty=True accepts it)"
+        )
+        raise ValueError(msg)
+    warnings.warn(f"no weight is left in {', '.join(empty)}", stacklevel=3)
 
 
 def score(

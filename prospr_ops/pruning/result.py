@@ -35,6 +35,8 @@ class PruneResult:
         seconds: Time the whole call took.
         uses: By variable path, the multiply-adds a sample that each weight of a kernel takes part in
             (see `prospr_ops.pruning.flops`); without those where it is not known.
+        shrunk: By variable path, the number of weights of each kernel once `shrink` has removed the
+            pruned channels; empty without structure="channel".
         input_shape: Shape of a sample, of a model with one input; None where it is not known.
     """
 
@@ -47,6 +49,7 @@ class PruneResult:
     seconds: float
     uses: dict[str, int] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
+    shrunk: dict[str, int] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
@@ -71,7 +74,7 @@ class PruneResult:
             f"{method_label(self.settings['method'])}, {percent(self.sparsity)} sparsity: "
             f"{self.kept:,} of {self.weights:,} weights kept"
         )
-        return layer_rows(title, self.masks, self.uses, self.estimators)
+        return layer_rows(title, self.masks, self.uses, self.estimators, self.shrunk)
 
     def _repr_html_(self) -> str:
         """The table of `summary`, as notebooks show it."""
@@ -81,8 +84,8 @@ class PruneResult:
         """Prints a table of the weights by layer: shape, how many are kept, and FLOPs a sample.
 
         FLOPs are two for each multiply-add with a weight, for all weights → those that are kept;
-        "–" where it is not known. With structure="channel", `shrink` saves more than that: what is
-        behind a pruned channel has fewer inputs too.
+        "–" where it is not known. With structure="channel" they are those after `shrink`, which
+        removes the inputs of what is behind a pruned channel too.
 
         Args:
             console: Where to print; by default standard output.
@@ -128,8 +131,8 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         KeyError: Something is missing.
         TypeError: Something is of another type.
     """
-    # Files of earlier versions have neither.
-    record = {"uses": {}, "input_shape": None, **record}
+    # Files of earlier versions have none of these.
+    record = {"uses": {}, "shrunk": {}, "input_shape": None, **record}
     number = (int, float)
     for name, kind, element in (
         ("sparsity", number, None),
@@ -138,6 +141,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         ("estimators", dict, str),
         ("seconds", number, None),
         ("uses", dict, int),
+        ("shrunk", dict, int),
         ("input_shape", (list, type(None)), int),
     ):
         value = record[name]

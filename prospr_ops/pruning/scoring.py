@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from prospr_ops import curvature as curvatures
 from prospr_ops.data.batches import checked, endless_batches
 from prospr_ops.methods import METHODS, Method
 from prospr_ops.methods.engine.checkpoint import Checkpoint, description
@@ -27,9 +26,7 @@ from prospr_ops.pruning.channels.groups import ChannelGroups
 from prospr_ops.pruning.flops import input_specs
 from prospr_ops.pruning.selection import Masks, Scores, select
 from prospr_ops.utils.checks import choose
-from prospr_ops.utils.settings import Settings
-
-STRUCTURES = ("weight", "channel")
+from prospr_ops.utils.settings import CHOICES, Settings
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,6 @@ class Target:
     sparsity: float
     scope: str
     min_keep: int
-    allow_empty: bool
 
     def masks(
         self, scores: Scores, channels: ChannelGroups | None, sparsity: float | None = None
@@ -50,7 +46,6 @@ class Target:
             self.sparsity if sparsity is None else sparsity,
             self.scope,
             min_keep=self.min_keep,
-            allow_empty=self.allow_empty,
         )
         return masks if channels is None else channels.masks(masks)
 
@@ -83,6 +78,7 @@ class Scored:
     estimators: dict[str, str]
     channels: ChannelGroups | None
     inputs: Any  # what the model takes, as `input_specs` says
+    first: Any  # inputs of the first batch; None for a method without data
     checkpoint: Checkpoint | None
 
     @property
@@ -114,7 +110,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     run = _resolve(asked)
     checkpoint = _open_checkpoint(asked, run)
     settings, target, model = asked.settings, asked.target, asked.model
-    specs: list[Any] = []
+    first: list[Any] = []
     with (
         shared_by(run.strategy, model) as replicas,
         preserved(model),
@@ -124,7 +120,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             settings = _agreed(replicas, settings, (asked.method, asked.structure, target), run)
         batches: Iterator[Batch] = iter(())
         if run.passes:
-            batches = _draw_batches(data, run.objective, settings, replicas, specs)
+            batches = _draw_batches(data, run.objective, settings, replicas, first)
         if checkpoint is not None:
             batches = checkpoint.watch(batches)
         problem = Problem(
@@ -154,7 +150,8 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
         found.losses,
         found.estimators,
         run.channels,
-        specs[0] if specs else input_specs(model),
+        input_specs(model, first[0] if first else None),
+        first[0] if first else None,
         checkpoint,
     )
 
@@ -184,8 +181,7 @@ def _resolve(asked: Scoring) -> _Run:
     """Checks the options, and finds what they name in the model."""
     model, settings = asked.model, asked.settings
     choose("method", asked.method, METHODS)
-    choose("structure", asked.structure, STRUCTURES)
-    curvatures.find(settings.curvature)
+    choose("structure", asked.structure, CHOICES["structure"])
     method = METHODS[asked.method]
     channels = ChannelGroups.of(model, asked.prunable) if asked.structure == "channel" else None
     if channels is None:
@@ -239,9 +235,9 @@ def _draw_batches(
     objective: Objective,
     settings: Settings,
     replicas: Replicas | None,
-    specs: list[Any],
+    first: list[Any],
 ) -> Iterator[Batch]:
-    """Endless batches, checked for all that is done with them; `specs` gets those of the first."""
+    """Endless batches, checked for all that is done with them; `first` gets the inputs of the first."""
     batches = endless_batches(data, settings.batch_size, settings.seed)
     if replicas is not None:  # first, so that all workers find the same wrong with a batch
         batches = replicas.same_batches(batches)
@@ -251,8 +247,8 @@ def _draw_batches(
     if settings.microbatch is not None:
         batches = splittable(batches, objective)
     for batch in batches:
-        if not specs:
-            specs.append(input_specs(objective.model, batch.x))
+        if not first:
+            first.append(batch.x)
         yield batch
 
 

@@ -13,12 +13,10 @@ import numpy.typing as npt
 
 from prospr_ops import _native
 from prospr_ops.utils.checks import check_integer, check_real, choose
+from prospr_ops.utils.settings import CHOICES
 
 Masks = dict[str, npt.NDArray[np.bool_]]
 Scores = dict[str, npt.NDArray[np.floating]]
-
-SCOPES = ("global", "layer")
-
 
 # A thread more pays from about so many scores on.
 _SCORES_PER_THREAD = 1_000_000
@@ -30,7 +28,6 @@ def select(
     scope: str = "global",
     *,
     min_keep: int = 0,
-    allow_empty: bool = False,
 ) -> Masks:
     """Keeps the weights with the largest scores.
 
@@ -44,7 +41,6 @@ def select(
         min_keep: At least so many weights of each array are kept, or all of an array that has fewer,
             whatever their rank. With scope "global" the others make room for them; with "layer" an
             array that would keep fewer keeps so many.
-        allow_empty: Accept a mask that leaves some array with no weight at all.
 
     Returns:
         Boolean array by variable path, True for a weight that is kept. Ties go to the lower index,
@@ -53,12 +49,11 @@ def select(
     Raises:
         TypeError: `scores`, `sparsity` or `min_keep` is of the wrong type.
         ValueError: `sparsity` or `scope` is out of range, `min_keep` is negative or needs more weights
-            than the sparsity leaves, `scores` is empty or holds NaN, or a mask would empty an array:
-            the message names it, and the largest sparsity that does not.
+            than the sparsity leaves, `scores` is empty or holds NaN.
     """
     check_real("sparsity", sparsity, below=1.0)
     check_integer("min_keep", min_keep, at_least=0)
-    choose("scope", scope, SCOPES)
+    choose("scope", scope, CHOICES["scope"])
     arrays = _checked(scores)
     if scope == "global":
         size = sum(array.size for array in arrays.values())
@@ -76,8 +71,6 @@ def select(
         for path, array in arrays.items():
             keep = max(kept_count(array.size, sparsity), min(min_keep, array.size))
             masks |= _keep_largest({path: array}, keep)
-    if not allow_empty:
-        _refuse_empty(masks, arrays, sparsity)
     return masks
 
 
@@ -119,23 +112,3 @@ def _keep_largest(arrays: Scores, keep: int, min_keep: int = 0) -> Masks:
                 raise ValueError(msg) from error
         raise
     return dict(zip(arrays, masks, strict=True))
-
-
-def _refuse_empty(masks: Masks, scores: Scores, sparsity: float) -> None:
-    empty = [path for path, mask in masks.items() if not mask.any()]
-    if not empty:
-        return
-    # Each array's best weight is kept from its rank among all on; the last of those ranks decides.
-    flat = np.concatenate([scores[path].ravel() for path in masks])
-    starts = np.cumsum([0, *(masks[path].size for path in masks)])
-    rank = 0
-    for start, path in zip(starts, masks, strict=False):
-        best = start + int(np.argmax(scores[path]))
-        better = np.count_nonzero(flat > flat[best]) + np.count_nonzero(flat[:best] == flat[best])
-        rank = max(rank, better + 1)
-    largest = math.floor(1e6 * (1 - rank / flat.size)) / 1e6
-    msg = (
-        f"sparsity {sparsity:g} would prune all of {', '.join(empty)}; the largest that leaves no "
-        f"layer empty is {largest:g} (or pass min_keep=1, scope='layer' or allow_empty=True)"
-    )
-    raise ValueError(msg)

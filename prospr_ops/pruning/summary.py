@@ -14,6 +14,7 @@ def layer_rows(
     masks: Mapping[str, np.ndarray],
     uses: Mapping[str, int],
     estimators: Mapping[str, str],
+    shrunk: Mapping[str, int],
 ) -> Rows:
     """Tabulates what pruning left of every weight array.
 
@@ -21,13 +22,16 @@ def layer_rows(
         title: Title of the table.
         masks: Boolean array by variable path, True for a weight that is kept.
         uses: By path, the multiply-adds per sample that each weight takes part in, where known.
-        estimators: By path, the curvature estimator; empty for no such column.
+        estimators: By path, the curvature estimator, with the reason for it in parentheses; empty
+            for no such column.
+        shrunk: By path, the number of weights once whole channels are removed; empty where none are.
 
     Returns:
         A row for each mask (shape, kept, density, FLOPs per sample before → after and the
-        estimator), and the totals of what is known.
+        estimator, whose reason is a note), and the totals of what is known.
     """
-    body = []
+    body: list[list[str]] = []
+    notes: list[str] = []
     size = kept = before = after = 0
     for path, mask in masks.items():
         count = int(np.count_nonzero(mask))
@@ -35,19 +39,32 @@ def layer_rows(
         flops = UNKNOWN
         if path in uses:
             each = 2 * uses[path]
-            before, after = before + each * mask.size, after + each * count
-            flops = _change(each * mask.size, each * count)
-        shape = " × ".join(map(str, mask.shape))
+            left = each * shrunk.get(path, count)
+            before, after = before + each * mask.size, after + left
+            flops = _change(each * mask.size, left)
+        shape = "×".join(map(str, mask.shape))
         body.append([path, shape, f"{count:,}", percent(count / max(1, mask.size)), flops])
         if estimators:
-            body[-1].append(estimators.get(path, ""))
+            body[-1].append(_tag(estimators.get(path, ""), notes))
     total = _change(before, after) if uses else UNKNOWN
     return Rows(
         title,
         ["weight", "shape", "kept", "density", "FLOPs", *(["curvature"] * bool(estimators))],
         body,
         ["total", "", f"{kept:,}", percent(kept / max(1, size)), total, *([""] * bool(estimators))],
+        [f"{number}: {note}" for number, note in enumerate(notes, start=1)],
     )
+
+
+def _tag(estimator: str, notes: list[str]) -> str:
+    """The estimator, with its reason as a number that stands for one of the notes."""
+    name, _, reason = estimator.partition(" (")
+    reason = reason.removesuffix(")")
+    if reason in ("", "exact"):
+        return f"{name} {reason}".strip()
+    if reason not in notes:
+        notes.append(reason)
+    return f"{name} [{notes.index(reason) + 1}]"
 
 
 def _change(before: float, after: float) -> str:

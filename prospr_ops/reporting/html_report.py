@@ -181,7 +181,6 @@ def _kept_scores(result: PruneResult) -> Masks:
         result.sparsity,
         settings.get("scope", "global"),
         min_keep=settings.get("min_keep", 0),
-        allow_empty=True,
     )
 
 

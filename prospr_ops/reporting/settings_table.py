@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
-from prospr_ops.methods import method_label
+from prospr_ops.methods import METHODS, method_label
 from prospr_ops.pruning.result import PruneResult
+from prospr_ops.utils.settings import Settings
 from prospr_ops.utils.tables import UNKNOWN, Rows
 
 
@@ -30,16 +33,21 @@ def result_labels(results: Sequence[PruneResult]) -> list[str]:
 
 
 def settings_rows(results: Sequence[PruneResult], labels: Sequence[str]) -> Rows:
-    """Tabulates the settings of results, a column each."""
-    names = list(dict.fromkeys(name for result in results for name in result.settings))
-    body = [
-        [name, *(_setting(result.settings.get(name, UNKNOWN)) for result in results)]
-        for name in names
-    ]
+    """Tabulates the settings of results, one column each: those that the methods use."""
+    used = [_used(result) for result in results]
+    names = dict.fromkeys(name for settings in used for name in settings)
+    body = [[name, *(_setting(settings.get(name, UNKNOWN)) for settings in used)] for name in names]
     body.append(["weights kept", *(f"{r.kept:,} of {r.weights:,}" for r in results)])
     body.append(["loss after the steps", *(_last_loss(result) for result in results)])
     body.append(["seconds", *(f"{result.seconds:.2f}" for result in results)])
     return Rows("Settings", ["", *labels], body)
+
+
+def _used(result: PruneResult) -> dict[str, Any]:
+    """The settings of a result without those that change nothing of its method's scores."""
+    method = METHODS.get(result.settings["method"])
+    unused = {f.name for f in fields(Settings)} - set(method.settings) if method else set()
+    return {name: value for name, value in result.settings.items() if name not in unused}
 
 
 def _setting(value: object) -> str:

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from prospr_ops.utils.checks import check_integer, check_real
+from prospr_ops.utils.checks import check_integer, check_real, choose
+
+# What options that name something accept.
+CHOICES = {
+    "curvature": ("auto", "ggn", "ggn_mc", "hutchinson", "row_sum"),
+    "scope": ("global", "layer"),
+    "structure": ("weight", "channel"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Settings:
             msg = "nesterov needs a momentum above 0"
             raise ValueError(msg)
         return cls(
-            curvature=curvature,
+            curvature=choose("curvature", curvature, CHOICES["curvature"]),
             probes=check_integer("probes", probes, at_least=1),
             steps=check_integer("steps", steps, at_least=0),
             learning_rate=check_real("learning_rate", learning_rate),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 
 UNKNOWN = "–"
@@ -34,29 +35,46 @@ class Rows(NamedTuple):
         headers: Of the columns.
         body: Rows of as many cells; the first is text, the others are numbers, or short.
         footer: A row of totals, or none.
+        notes: Lines below it, which its cells refer to.
     """
 
     title: str
     headers: Sequence[str]
     body: Sequence[Sequence[str]]
     footer: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
-def rich_table(rows: Rows) -> Table:
-    """The table for a terminal."""
+def rich_table(rows: Rows, width: int = 80) -> Table:
+    """The table for a terminal: no name is broken.
+
+    Where the lines would be longer than `width`, each name gets a line of its own.
+    """
+    lines = [row for row in (rows.headers, *rows.body, rows.footer) if row]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     table = Table(
         title=rows.title,
+        caption="\n".join(rows.notes),
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         show_footer=bool(rows.footer),
         padding=(0, 0, 0, 1),
     )
     footer = rows.footer or [""] * len(rows.headers)
+    if sum(widths) + len(widths) > width:
+
+        def below(row: Sequence[str]) -> str:
+            cells = [f"{cell:>{wide}}" for cell, wide in zip(row[1:], widths[1:], strict=True)]
+            return f"{row[0]}\n    {'  '.join(cells)}"
+
+        table.add_column(below(rows.headers), footer=below(footer), no_wrap=True)
+        for row in rows.body:
+            table.add_row(below(row))
+        return table
     for number, (header, total) in enumerate(zip(rows.headers, footer, strict=True)):
-        numbers = number > 0 and header != "curvature"
-        table.add_column(
-            header, footer=total, justify="right" if numbers else "left", overflow="fold"
-        )
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(header, footer=total, justify=justify, no_wrap=True)
     for row in rows.body:
         table.add_row(*row)
     return table
@@ -83,4 +101,5 @@ def html_table(rows: Rows) -> str:
     ]
     if rows.footer:
         parts.append(f"<tfoot>{line('td', rows.footer)}</tfoot>")
-    return "\n".join([*parts, "</table>"])
+    notes = [f"<p>{html.escape(note)}</p>" for note in rows.notes]
+    return "\n".join([*parts, "</table>", *notes])

@@ -552,3 +552,110 @@ def test_a_comparison_does_not_draw_over_its_journal(tmp_path, capfd):
     arguments = ["compare", "--contenders", "dense", "--out", tmp_path / "x.jsonl"]
     assert "nothing to compare" in failure(capfd, *arguments)
     assert not [*tmp_path.iterdir()]
+
+
+# --- what is the user's own -------------------------------------------------------------------------
+
+OWN = """
+import keras
+
+class Halved(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs / 2
+
+def own_loss(y_true, y_pred):
+    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+"""
+
+
+@pytest.fixture
+def own(files):
+    """A file with a layer and a loss of the user's own, and a model made of them."""
+    (files / "own.py").write_text(OWN)
+    found = runpy.run_path(str(files / "own.py"))
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), found["Halved"]()])
+    model.add(layers.Dense(3))
+    model.compile("sgd", found["own_loss"])
+    model.save(files / "own.keras")
+    return files
+
+
+def test_custom_layers_and_losses_are_imported(own):
+    command = [sys.executable, "-m", "prospr_ops", "prune", "own.keras", "--data", "data.npz"]
+    command += ["--sparsity", "0.5", "--out", "out.keras"]
+    alone = subprocess.run(command, cwd=own, capture_output=True, text=True, check=False)
+    assert alone.returncode == 2
+    assert "Could not locate" in alone.stderr
+    assert "--import" in alone.stderr
+    helped = subprocess.run(
+        [*command, "--import", "own.py"], cwd=own, capture_output=True, text=True, check=False
+    )
+    assert helped.returncode == 0, helped.stderr
+    assert (own / "out.keras").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.py", "No such file"),
+        ("no_such_module", "No module named"),
+        ("bad.py", "ZeroDivision"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line(name, message, files, capfd):
+    (files / "bad.py").write_text("1 / 0")
+    line = "train model.keras --data data.npz --epochs 1 --out out.keras --import"
+    shown = failure(capfd, *line.split(), name)
+    assert message in shown
+    assert name in shown
+
+
+@pytest.mark.usefixtures("files")
+def test_masks_are_applied_before_training():
+    run("prune model.keras --data data.npz --sparsity 0.75 --seed 1 --out masks.npz")
+    run("train model.keras --data data.npz --epochs 2 --masks masks.npz --out trained.keras")
+    trained = keras.saving.load_model("trained.keras")
+    masks = po.PruneResult.load("masks.npz").masks
+    for variable in trained.trainable_variables:
+        if variable.path in masks:
+            assert not variable.numpy()[~masks[variable.path]].any()
+
+
+def test_advice_is_in_the_options_of_the_shell():
+    options = {"min_keep", "scope", "loss"}
+    message = "pass min_keep=1, scope='layer' or allow_empty=True; give loss= a name"
+    expected = "pass --min-keep 1, --scope layer or allow_empty=True; give --loss a name"
+    assert parser.in_shell_terms(message, options) == expected
+
+
+def test_a_model_with_two_inputs_is_pruned(files):
+    left, right = keras.Input((3,), name="left"), keras.Input((2,), name="right")
+    outputs = layers.Dense(2, name="last")(layers.Concatenate()([left, right]))
+    model = keras.Model([left, right], outputs)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.save(files / "two.keras")
+    random = np.random.default_rng(0)
+    arrays = {"x_train_left": (40, 3), "x_train_right": (40, 2)}
+    np.savez(
+        files / "two.npz",
+        y_train=np.arange(40) % 2,
+        **{name: random.normal(size=shape) for name, shape in arrays.items()},
+    )
+    run("prune two.keras --data two.npz --sparsity 0.5 --out two_pruned.keras two.json")
+    assert sum(json.loads((files / "two.json").read_text())["kept"].values()) == 5
+
+
+def test_a_file_without_the_keys_names_those_it_has(files, capfd):
+    np.savez(files / "other.npz", images=np.zeros(3), labels=np.zeros(3))
+    shown = failure(
+        capfd,
+        *["prune", "model.keras", "--data", "other.npz", "--sparsity", "0.5", "--out", "a.npz"],
+    )
+    assert "it has images, labels; there must be x_train and y_train, or x and y" in shown
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"prospr {po.__version__}\n"

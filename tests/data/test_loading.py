@@ -81,9 +81,8 @@ def test_targets_that_fit(loss, classes, y, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x_train": None}, "no x_train; there must be x_train and y_train, or x and y"),
-        ({"y_train": None}, "no y_train"),
-        ({"x": np.zeros(3)}, "no y;"),
+        ({"x_train": None}, "it has y_train, .*; there must be x_train and y_train, or x and y"),
+        ({"y_train": None}, "it has x_train, .*; there must be"),
         ({"y_test": None}, "y_test"),
         ({"x_train": np.array([None] * 12)}, "allow_pickle"),
         ({"x_train": np.array(["text"] * 12)}, "x of the training set .* of numbers, not <U4"),
@@ -124,14 +123,6 @@ def test_damaged_archives(tmp_path):
 def test_absent(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*absent: data is an .npz file, a folder"):
         po.load_data(tmp_path / "absent", model())
-
-
-def test_several_inputs_are_refused(tmp_path):
-    inputs = [keras.Input((4, 4, 1)), keras.Input((4, 4, 1))]
-    two = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Add()(inputs))))
-    two.compile("sgd", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="one input and one output"):
-        po.load_data(archive(tmp_path), two)
 
 
 class Subclassed(keras.Model):

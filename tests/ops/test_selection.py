@@ -119,7 +119,7 @@ def test_op_refuses_bad_arguments(arguments, error, message):
 @given(arrays=ARRAYS, percent=st.integers(0, 99))
 def test_global_matches_sorting(arrays, percent):
     scores = {str(i): array for i, array in enumerate(arrays)}
-    masks = po.select(scores, percent / 100, allow_empty=True)
+    masks = po.select(scores, percent / 100)
     size = sum(array.size for array in arrays)
     keep = -(-size * (100 - percent) // 100)  # the exact ceiling
     assert sum(mask.sum() for mask in masks.values()) == keep
@@ -143,7 +143,7 @@ def test_min_keep_of_every_array(arrays, percent, min_keep):
     size = sum(array.size for array in arrays)
     keep = -(-size * (100 - percent) // 100)
     if sum(least) <= keep:
-        masks = po.select(scores, percent / 100, min_keep=min_keep, allow_empty=True)
+        masks = po.select(scores, percent / 100, min_keep=min_keep)
         for mask, wanted in zip(
             masks.values(), reference.select(arrays, keep, min_keep), strict=True
         ):
@@ -172,16 +172,10 @@ def test_ties_go_to_the_lower_index_across_arrays():
     np.testing.assert_array_equal(masks["b"], [True, False, False, False])
 
 
-def test_a_mask_that_would_empty_a_layer_is_refused_with_the_largest_sparsity():
-    scores = {"small": np.array([0.0, -1.0]), "large": np.arange(1.0, 99.0)}
-    with pytest.raises(ValueError, match=r"prune all of small; .* no layer empty is 0\.01 "):
-        po.select(scores, 0.5)
-    assert po.select(scores, 0.01)["small"].sum() == 1
-    with pytest.raises(ValueError, match="small"):
-        po.select(scores, 0.02)
-    assert po.select(scores, 0.5, allow_empty=True)["small"].sum() == 0
+def test_an_array_may_be_left_without_a_weight():
+    scores = {"small": np.zeros(2, np.float32), "large": np.ones(200, np.float32)}
+    assert po.select(scores, 0.5)["small"].sum() == 0
     assert po.select(scores, 0.5, min_keep=1)["small"].sum() == 1
-    assert po.select(scores, 0.5, scope="layer")["small"].sum() == 1
 
 
 def test_takes_tensors_and_arrays_of_any_layout_and_width():
@@ -194,7 +188,7 @@ def test_takes_tensors_and_arrays_of_any_layout_and_width():
         "scalar": np.float32(11),
         "strided": np.repeat(values, 2, axis=1)[:, ::2],
     }
-    masks = po.select(arrays, 0.8, allow_empty=True)
+    masks = po.select(arrays, 0.8)
     expected = reference.select([np.asarray(array, np.float64) for array in arrays.values()], 13)
     for mask, wanted in zip(masks.values(), expected, strict=True):
         np.testing.assert_array_equal(mask, wanted, strict=True)

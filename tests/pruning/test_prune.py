@@ -391,19 +391,6 @@ def test_no_model_is_refused():
         po.prune([], (X, Y), sparsity=0.5, loss=LOGITS, verbose=0)
 
 
-def test_a_mask_that_would_empty_a_layer_leaves_the_model_alone():
-    model = PROBLEMS[0].model()
-    model.layers[0].kernel.assign(keras.ops.zeros((5, 6)))
-    state = _state(model)
-    with pytest.raises(ValueError, match=r"would prune all of .*; the largest"):
-        po.prune(model, None, sparsity=0.7, method="magnitude", verbose=0)
-    _assert_unchanged(model, state)
-    result = po.prune(model, None, sparsity=0.7, method="magnitude", min_keep=2, verbose=0)
-    assert result.masks[model.layers[0].kernel.path].sum() == 2
-    assert result.kept == 15  # of 48, and no more than without min_keep
-    assert result.settings["min_keep"] == 2
-
-
 def test_an_interrupted_run_leaves_the_model_alone():
     model = PROBLEMS[0].model()
     state = _state(model)

@@ -35,7 +35,7 @@ def test_counts_of_a_real_run():
         kept = int(np.count_nonzero(mask))
         pixels = {"lenet5/conv_1/kernel": 28 * 28, "lenet5/conv_2/kernel": 10 * 10}.get(path, 1)
         assert rows[path] == [
-            " × ".join(map(str, mask.shape)),
+            "×".join(map(str, mask.shape)),
             f"{kept:,}",
             percent(kept / mask.size),
             f"{magnitude(2 * pixels * mask.size)} → {magnitude(2 * pixels * kept)}",

@@ -52,9 +52,21 @@ class Cells(HTMLParser):
 def test_layers_in_a_terminal():
     shown = lines(masked().rows())
     assert "ProsPr-diagonal, 95 % sparsity: 65 of 1,300 weights kept" in shown
-    assert "net/first/kernel 40 × 30 30 2.5 % 2.4 k → 60 ggn" in shown
-    assert "net/second/kernel 2 × 5 × 10 35 35 % 200 k → 70 k hutchinson" in shown
+    assert "net/first/kernel 40×30 30 2.5 % 2.4 k → 60 ggn" in shown
+    assert "net/second/kernel 2×5×10 35 35 % 200 k → 70 k hutchinson" in shown
     assert "total 65 5 % 202 k → 70.1 k" in shown
+
+
+def test_names_are_whole_and_reasons_are_notes_within_80_columns():
+    path = "bert_backbone/transformer_layer_0/self_attention_layer/query/kernel"
+    reason = "behind batch normalisation in training, where samples are mixed"
+    for name in ("net/kernel", path):
+        one = result(shapes={name: (40, 30)}, estimators={name: f"hutchinson ({reason})"})
+        shown = text(tables.rich_table(one.rows())).splitlines()
+        assert any(name in line for line in shown)
+        assert any("hutchinson [1]" in line for line in shown)
+        assert f"1: {reason}" in " ".join("".join(f"{line} " for line in shown).split())
+        assert max(map(len, shown)) <= 80
 
 
 def test_layers_in_html():
@@ -89,12 +101,16 @@ def test_html_is_escaped():
 
 
 def test_settings_beside_each_other():
-    results = [result(), result(settings={"method": "snip", "steps": 7}, losses=())]
+    results = [
+        result(),
+        result(settings={"method": "snip", "batch_size": 7, "steps": 3}, losses=()),
+    ]
     rows = settings_table.settings_rows(results, ["one", "two"])
     assert rows.headers == ["", "one", "two"]
     assert ["method", "diagonal", "snip"] in rows.body
     assert ["scope", "global", "–"] in rows.body
-    assert ["steps", "–", "7"] in rows.body
+    assert ["batch_size", "–", "7"] in rows.body
+    assert "steps" not in [row[0] for row in rows.body], "SNIP makes none"
     assert ["loss after the steps", "2.05", "–"] in rows.body
 
 

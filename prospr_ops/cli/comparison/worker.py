@@ -117,9 +117,7 @@ def _masks(cell: Cell) -> Masks:
         masks = _pruned(uncontrolled)  # in iterations, on the way to its sparsity
     else:
         # That a method empties a layer is one of the things to find out.
-        masks = select(
-            _scores(replace(uncontrolled, sparsity=0.0)), cell.sparsity, allow_empty=True
-        )
+        masks = select(_scores(replace(uncontrolled, sparsity=0.0)), cell.sparsity)
     if cell.contender.control != "shuffled":
         return masks
     random = np.random.default_rng(cell.seed)

@@ -23,6 +23,7 @@ behind a kernel column of zeros alone, beta or the bias would grow into a consta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -68,10 +69,13 @@ class ChannelGroups:
         groups: Every group once, by the path of the first kernel that makes one of its channels, in
             the model's order.
         members: What makes the groups, by variable path.
+        kernels: By path of each prunable kernel, its shape, and the group of each slice along each
+            axis that runs over channels: those that it makes, and those that it reads.
     """
 
     groups: dict[str, Labels]
     members: dict[str, Member]
+    kernels: dict[str, tuple[tuple[int, ...], dict[int, Labels]]]
 
     @classmethod
     def of(cls, model: keras.Model, prunable: Prunable | None = None) -> ChannelGroups:
@@ -125,7 +129,15 @@ class ChannelGroups:
                 f"and outputs, or to what is not prunable{why}"
             )
             raise ValueError(msg)
-        return cls(groups, members)
+        cut = {
+            paths[id(sliced.variable)]: (
+                tuple(sliced.variable.shape),
+                {axis: graph.groups(labels) for axis, labels in sliced.axes.items()},
+            )
+            for sliced in graph.sliced.values()
+            if paths.get(id(sliced.variable)) in kernels
+        }
+        return cls(groups, members, cut)
 
     def weights(self) -> dict[str, keras.Variable]:
         """The variables that add to a score: kernels, and whatever else is not zero."""
@@ -173,6 +185,23 @@ class ChannelGroups:
             member = self.members[path]
             np.add.at(total, member.labels, array.sum(axis=member.others, dtype=np.float64))
         return {path: total[groups] for path, groups in self.groups.items()}
+
+    def shrunk_sizes(self, masks: Masks) -> dict[str, int]:
+        """Number of weights of each kernel by path, without the slices of pruned channels."""
+        gone = {
+            int(label)
+            for path, mask in masks.items()
+            for label in self.members[path].labels[~mask.any(axis=self.members[path].others)]
+        }
+        sizes = {}
+        for path, (shape, axes) in self.kernels.items():
+            # A layer of which nothing is left keeps one channel.
+            kept = {
+                axis: max(1, sum(int(label) not in gone for label in labels))
+                for axis, labels in axes.items()
+            }
+            sizes[path] = math.prod(kept.get(axis, size) for axis, size in enumerate(shape))
+        return sizes
 
     def masks(self, kept: Mapping[str, Any]) -> Masks:
         """Masks of all members from those of the groups."""
