@@ -44,6 +44,14 @@ def dense_curvature(inputs: Any, factors: Any, accumulator: Any = None) -> tf.Te
     Raises:
         ValueError: The dtypes do not match, or shapes do not fit each other, have no elements or
             are not known well enough.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.constant([[1.0, 2.0]])  # N = 1 sample, I = 2
+        >>> factors = tf.constant([[[3.0]]])  # C = 1 column, O = 1
+        >>> po.ops.dense_curvature(inputs, factors).numpy().tolist()
+        [[9.0], [36.0]]
     """
     inputs, factors, sum_dtype = _checked(inputs, factors)
     shape = [_last_axis("inputs", inputs), _last_axis("factors", factors)]
@@ -93,6 +101,15 @@ def conv_curvature(
     Raises:
         ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
             not fit each other, have no elements or are not known well enough.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.constant([[[1.0], [2.0], [3.0]]])  # [N, pixels, channels] = [1, 3, 1]
+        >>> factors = tf.ones([1, 1, 2, 1])  # [C, N, output pixels, O]
+        >>> curvature = po.ops.conv_curvature(inputs, factors, 2)
+        >>> tf.squeeze(curvature).numpy().tolist()  # (1 + 2)², (2 + 3)²
+        [9.0, 25.0]
     """
     inputs, factors, sum_dtype = _checked(inputs, factors)
     axes = (inputs.shape.rank or 0) - 2
@@ -173,6 +190,16 @@ def pooled_conv_curvature(
     Raises:
         ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
             not fit each other, have no elements or are not known well enough.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.reshape(tf.constant([1.0, 2.0, 3.0, 4.0]), [1, 4, 1])
+        >>> factors = tf.ones([1, 1, 2, 1])  # 2 windows of 2 pixels each
+        >>> derivative = tf.reshape(tf.constant([0.0, 1.0, 1.0, 0.0]), [1, 4, 1])
+        >>> curvature = po.ops.pooled_conv_curvature(inputs, factors, derivative, 1)
+        >>> tf.squeeze(curvature).numpy().item()  # (2 + 3)²
+        25.0
     """
     inputs, factors, sum_dtype = _checked(inputs, factors)
     channels, outputs = _channels(inputs, factors)
@@ -226,6 +253,16 @@ def pooled_conv_input_gradient(
 
     Raises:
         ValueError: As for `pooled_conv_curvature`.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> kernel = tf.constant([[[2.0]]])  # [kernel size, channels, O]
+        >>> factors = tf.ones([1, 1, 2, 1])  # 2 windows of 2 pixels each
+        >>> derivative = tf.reshape(tf.constant([0.0, 1.0, 1.0, 0.0]), [1, 4, 1])
+        >>> gradient = po.ops.pooled_conv_input_gradient(kernel, factors, derivative, [4])
+        >>> tf.squeeze(gradient).numpy().tolist()
+        [0.0, 2.0, 2.0, 0.0]
     """
     kernel, factors, _ = _checked(kernel, factors, "kernel")
     axes = len(input_size)
@@ -267,6 +304,14 @@ def embedding_curvature(
             InvalidArgumentError when it runs; on a GPU, which is not waited for, no error: the index
             counts for nothing, as in TensorFlow's gather there), or shapes do not fit each other or
             have no elements.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> indices = tf.constant([[0, 2, 2]])  # one sample of three time steps
+        >>> factors = tf.ones([1, 1, 3, 1])  # [C, N, time steps, O]
+        >>> po.ops.embedding_curvature(indices, factors, 3).numpy().tolist()
+        [[1.0], [0.0], [4.0]]
     """
     indices = tf.convert_to_tensor(indices)
     factors = tf.convert_to_tensor(factors)

@@ -47,6 +47,13 @@ def select(
         TypeError: `scores` is no list or tuple, or `keep` or `min_keep` is no integer.
         ValueError: `scores` has no tensors, or one that is empty, holds NaN or is of another dtype;
             or `keep` or `min_keep` is out of range.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> masks = po.ops.select([tf.constant([3.0, 1.0]), tf.constant([[2.0, 0.0]])], keep=2)
+        >>> [mask.numpy().tolist() for mask in masks]
+        [[True, False], [[True, False]]]
     """
     if not isinstance(scores, (list, tuple)):
         msg = f"scores must be a list of tensors, not {type(scores).__name__}"

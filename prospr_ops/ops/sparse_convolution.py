@@ -48,6 +48,16 @@ def sparse_conv(
 
     Raises:
         ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of range.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
+        >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1 alone
+        >>> output = po.ops.sparse_conv(image, weights, bias, taps, splits, 1)
+        >>> output.numpy().ravel().tolist()
+        [30.5, 0.0]
     """
     size = per_axis("kernel_size", kernel_size, 2)
     return library.prospr_sparse_conv(image, weights, bias, taps, splits, kernel_size=size)
@@ -80,6 +90,17 @@ def sparse_conv_input_gradient(
     Raises:
         ValueError: The shapes do not fit together, or a tap, a split, the kernel size or the number of
             channels is out of range.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1 alone
+        >>> by_image = po.ops.sparse_conv_input_gradient(
+        ...     gradient, tf.constant([3.0]), taps, splits, 1, channels=2
+        ... )
+        >>> by_image.numpy().ravel().tolist()
+        [0.0, 6.0]
     """
     return library.prospr_sparse_conv_input_gradient(
         output_gradient,
@@ -112,6 +133,18 @@ def sparse_conv_filter_gradient(
 
     Raises:
         ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of range.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
+        >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1 alone
+        >>> by_weights, by_bias = po.ops.sparse_conv_filter_gradient(
+        ...     image, gradient, taps, splits, 1
+        ... )
+        >>> by_weights.numpy().tolist(), by_bias.numpy().tolist()
+        ([20.0], [2.0, 5.0])
     """
     size = per_axis("kernel_size", kernel_size, 2)
     return tuple(

@@ -1,4 +1,4 @@
-"""Which weights survive."""
+"""Selection: which weights are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Scores = dict[str, npt.NDArray[np.floating]]
 SCOPES = ("global", "layer")
 
 
-# A thread more pays from about so many scores on.
+# Scores per thread from which another thread pays.
 _SCORES_PER_THREAD = 1_000_000
 
 
@@ -32,29 +32,36 @@ def select(
     min_keep: int = 0,
     allow_empty: bool = False,
 ) -> Masks:
-    """Keeps the weights with the largest scores.
+    """Selects the weights with the largest scores.
 
     Args:
-        scores: Floating array or tensor of any shape by variable path, as `prospr_ops.score` returns
-            them; larger is more important, −inf is least. Weights are numbered array after array,
-            each in C order.
+        scores: Floating-point array or tensor of any shape by variable path, as `prospr_ops.score`
+            returns them; larger is more important, −inf is least. Weights are numbered array after
+            array, each in C order.
         sparsity: Fraction of the weights to prune, in [0, 1). Of n weights exactly
-            ⌈n (1 − sparsity)⌉ are kept, the sparsity taken as the decimal number that it prints as.
+            ⌈n (1 − sparsity)⌉ are kept; the sparsity is taken as the decimal number that it prints as.
         scope: "global" ranks all weights together; "layer" prunes each array by itself.
-        min_keep: At least so many weights of each array are kept, or all of an array that has fewer,
-            whatever their rank. With scope "global" the others make room for them; with "layer" an
-            array that would keep fewer keeps so many.
-        allow_empty: Accept a mask that leaves some array with no weight at all.
+        min_keep: Minimum number of weights kept in each array, whatever their rank; an array that has
+            fewer keeps all. With scope "global" fewer weights of the other arrays are kept in return;
+            with scope "layer" an array that would keep fewer keeps `min_keep`.
+        allow_empty: Whether a mask may leave an array without any weight.
 
     Returns:
-        Boolean array by variable path, True for a weight that is kept. Ties go to the lower index,
-        so the masks are the same on every machine.
+        Boolean array by variable path, True for a weight that is kept. Ties go to the lower index, so
+        the masks are the same on every machine.
 
     Raises:
-        TypeError: `scores`, `sparsity` or `min_keep` is of the wrong type.
-        ValueError: `sparsity` or `scope` is out of range, `min_keep` is negative or needs more weights
-            than the sparsity leaves, `scores` is empty or holds NaN, or a mask would empty an array:
-            the message names it, and the largest sparsity that does not.
+        TypeError: `scores`, `sparsity` or `min_keep` has the wrong type.
+        ValueError: `sparsity` or `scope` is out of range; `min_keep` is negative or needs more weights
+            than the sparsity leaves; `scores` is empty or holds NaN; or a mask would empty an array:
+            the message names the array, and the largest sparsity that keeps all arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> scores = {"a": np.array([3.0, 1.0]), "b": np.array([2.0, 0.0])}
+        >>> {path: mask.tolist() for path, mask in po.select(scores, 0.5).items()}
+        {'a': [True, False], 'b': [True, False]}
     """
     check_real("sparsity", sparsity, below=1.0)
     check_integer("min_keep", min_keep, at_least=0)
@@ -96,7 +103,7 @@ def _checked(scores: Mapping[str, Any]) -> Scores:
         if not array.size:
             msg = f"scores of {path} is empty: its shape is {array.shape}"
             raise ValueError(msg)
-    # One dtype that holds all of them exactly, in the layout that the kernel reads.
+    # One dtype that holds all scores exactly, in the layout that the kernel reads.
     dtype = np.result_type(np.float32, *(array.dtype for array in arrays.values()))
     return {path: np.require(array, dtype, ["C", "A"]) for path, array in arrays.items()}
 
@@ -112,7 +119,7 @@ def _keep_largest(arrays: Scores, keep: int, min_keep: int = 0) -> Masks:
     try:
         masks = _native.select(list(arrays.values()), keep, min_keep, threads=threads)
     except ValueError as error:
-        # It numbers the arrays; here they have names.
+        # The kernel numbers the arrays; here they have names.
         for path, array in arrays.items():
             if np.isnan(array).any():
                 msg = f"scores of {path} hold NaN"
@@ -125,7 +132,7 @@ def _refuse_empty(masks: Masks, scores: Scores, sparsity: float) -> None:
     empty = [path for path, mask in masks.items() if not mask.any()]
     if not empty:
         return
-    # Each array's best weight is kept from its rank among all on; the last of those ranks decides.
+    # An array is not empty once its best weight's rank is kept; the largest of these ranks decides.
     flat = np.concatenate([scores[path].ravel() for path in masks])
     starts = np.cumsum([0, *(masks[path].size for path in masks)])
     rank = 0

@@ -1,4 +1,4 @@
-"""The table of what pruning left of each layer."""
+"""The table of what is kept of each layer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def layer_rows(
     uses: Mapping[str, int],
     estimators: Mapping[str, str],
 ) -> Rows:
-    """Tabulates what pruning left of every weight array.
+    """Tabulates what is kept of every weight array.
 
     Args:
         title: Title of the table.
         masks: Boolean array by variable path, True for a weight that is kept.
-        uses: By path, the multiply-adds per sample that each weight takes part in, where known.
-        estimators: By path, the curvature estimator; empty for no such column.
+        uses: Multiply-adds per sample that each weight takes part in, by path; unknown ones missing.
+        estimators: Curvature estimator by path; without any, the table has no such column.
 
     Returns:
-        A row for each mask (shape, kept, density, FLOPs per sample before → after and the
-        estimator), and the totals of what is known.
+        One row per mask (shape, kept, density, FLOPs per sample before → after, and the estimator), and
+        the totals of what is known.
     """
     body = []
     size = kept = before = after = 0
