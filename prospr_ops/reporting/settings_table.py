@@ -10,7 +10,7 @@ from prospr_ops.utils.tables import UNKNOWN, Rows
 
 
 def result_labels(results: Sequence[PruneResult]) -> list[str]:
-    """Names each result by its method, and by the settings that differ where methods do not."""
+    """Labels each result by its method, and where methods are equal by the settings that differ."""
     settings = [result.settings for result in results]
     labels = []
     for number, one in enumerate(settings):
@@ -30,7 +30,7 @@ def result_labels(results: Sequence[PruneResult]) -> list[str]:
 
 
 def settings_rows(results: Sequence[PruneResult], labels: Sequence[str]) -> Rows:
-    """Tabulates the settings of results, a column each."""
+    """Tabulates the settings of results, one column per result."""
     names = list(dict.fromkeys(name for result in results for name in result.settings))
     body = [
         [name, *(_setting(result.settings.get(name, UNKNOWN)) for result in results)]
