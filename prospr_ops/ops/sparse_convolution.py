@@ -35,19 +35,21 @@ def sparse_conv(
     The same bits for every number of threads.
 
     Args:
-        image: ``[H, W, C, N]``, float32 or float64.
-        weights: ``[K]``, in that dtype.
-        bias: ``[F]``, in that dtype.
-        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * C)``.
-        splits: ``[F + 1]``, int32, rising from 0 to K.
-        kernel_size: Height and width of the filters, or one number for both; no larger than those of
-            the image.
+        image: Images with the samples along the last axis, ``[H, W, C, N]``, float32 or float64.
+        weights: Weights of all filters, one after the other, ``[K]``, of image's dtype.
+        bias: Bias of each filter, ``[F]``, of image's dtype.
+        taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
+            kernel_height * kernel_width * C)``.
+        splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
+        kernel_size: Height and width of the filters, or one number for both; no larger than those
+            of the image.
 
     Returns:
-        ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``.
+        The output, ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of range.
+        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of
+            range.
 
     Example:
         >>> import tensorflow as tf
@@ -77,19 +79,20 @@ def sparse_conv_input_gradient(
     The same bits for every number of threads.
 
     Args:
-        output_gradient: ``[R, S, F, N]``, float32 or float64.
-        weights: ``[K]``, in that dtype.
-        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * channels)``.
-        splits: ``[F + 1]``, int32, rising from 0 to K.
+        output_gradient: Gradient by the output, ``[R, S, F, N]``, float32 or float64.
+        weights: Weights of all filters, one after the other, ``[K]``, of output_gradient's dtype.
+        taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
+            kernel_height * kernel_width * channels)``.
+        splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
         kernel_size: Height and width of the filters, or one number for both.
-        channels: C of the image.
+        channels: Number of channels C of the image.
 
     Returns:
-        ``[R + kernel_height - 1, S + kernel_width - 1, C, N]``.
+        The gradient by the image, ``[R + kernel_height - 1, S + kernel_width - 1, C, N]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split, the kernel size or the number of
-            channels is out of range.
+        ValueError: The shapes do not fit together, or a tap, a split, the kernel size or the number
+            of channels is out of range.
 
     Example:
         >>> import tensorflow as tf
@@ -121,18 +124,21 @@ def sparse_conv_filter_gradient(
     The same bits for every number of threads.
 
     Args:
-        image: ``[H, W, C, N]``, float32 or float64.
-        output_gradient: ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``, in that dtype.
-        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * C)``.
-        splits: ``[F + 1]``, int32, rising from 0 to K.
-        kernel_size: Height and width of the filters, or one number for both; no larger than those of
-            the image.
+        image: Images with the samples along the last axis, ``[H, W, C, N]``, float32 or float64.
+        output_gradient: Gradient by the output, ``[H - kernel_height + 1, W - kernel_width + 1, F,
+            N]``, of image's dtype.
+        taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
+            kernel_height * kernel_width * C)``.
+        splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
+        kernel_size: Height and width of the filters, or one number for both; no larger than those
+            of the image.
 
     Returns:
-        ``[K]`` and ``[F]``.
+        The gradients by the weights, ``[K]``, and by the bias, ``[F]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of range.
+        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of
+            range.
 
     Example:
         >>> import tensorflow as tf
