@@ -133,7 +133,7 @@ def _estimate(
     columns: _Columns,
     fallback: Callable[..., list[tf.Tensor]] | None,
 ) -> Estimate:
-    """The closed form for every weight that has it; for the others `fallback`, or an error if None."""
+    """The closed form where a weight has it; elsewhere `fallback`, or an error if that is None."""
     layers = _layers_of(objective.model, weights)
     no_loss = None
     recording: AbstractContextManager[list[LossCall]] = nullcontext([])
@@ -247,7 +247,7 @@ def _covered(
     output: tf.Tensor,
     reasons: dict[int, str],
 ) -> list[_Covered]:
-    """The layers for whose recorded calls the closed form holds; `reasons` gets those of the others."""
+    """The layers whose recorded calls the closed form fits; `reasons` gets why others do not."""
     leading = leading_to(output)
     usable: list[tuple[Layer, ClosedForm]] = []
     for layer, form in layers.items():

@@ -166,8 +166,8 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
         raise NotApplicable(msg)
 
     if _function(loss) is keras.losses.categorical_crossentropy and _is_hidden(call, activation):
-        # On probabilities, targets scale the loss by their sum; on logits, TensorFlow differentiates
-        # as if they summed to 1.
+        # On probabilities, targets scale the loss by their sum; on logits, TensorFlow
+        # differentiates as if they summed to 1.
         smoothing = options.get("label_smoothing", 0.0)
         targets = (1 - smoothing) * tf.reduce_sum(call.target, axis=-1) + smoothing
         scale = scale if options.get("from_logits", False) else scale * targets

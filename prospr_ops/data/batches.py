@@ -140,6 +140,6 @@ def checked(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
         check_batch(batch, number, labels)
         if number == 0:
             with preserved(objective.model):
-                # Keras builds parts of a compiled loss on first use, which is not allowed in a tf.function.
+                # Keras builds parts of a compiled loss on first use, which a tf.function forbids.
                 objective(batch.map(lambda tensor: tensor[:1]))
         yield batch

@@ -47,13 +47,13 @@ def load_data(
     `source` is one of these:
 
     * An .npz file (`numpy.savez`) with the arrays x_train and y_train, or x and y, and for a test
-       set x_test and y_test. The arrays are returned unchanged.
+      set x_test and y_test. The arrays are returned unchanged.
     * A folder of images (.png, .jpg, .bmp, .gif) with one folder per class; or with the folders
-       train and test, each with one folder per class. Classes are numbered in the order of their
-       names. Images are resized to the model's input and converted to grey or colour; pixels range
-       from 0 to 255, so a model that needs another range begins with a `keras.layers.Rescaling`.
-       Images are read on use. Labels are class indices, one-hot vectors, or 0 and 1 for a single
-       output, whichever the loss takes.
+      train and test, each with one folder per class. Classes are numbered in the order of their
+      names. Images are resized to the model's input and converted to grey or colour; pixels range
+      from 0 to 255, so a model that needs another range begins with a `keras.layers.Rescaling`.
+      Images are read on use. Labels are class indices, one-hot vectors, or 0 and 1 for a single
+      output, whichever the loss takes.
     * "mnist", see `prospr_ops.data.mnist`.
 
     Args:

@@ -60,7 +60,7 @@ def sequential_graph(model: keras.Sequential) -> Functional | None:
 
 
 def input_structure(model: keras.Model) -> Any:
-    """The symbolic inputs of a functional or built Sequential model, in its structure; else None."""
+    """The symbolic inputs of a functional or built Sequential model, in their structure; else None."""
     graph = model._functional if isinstance(model, keras.Sequential) else model
     return getattr(graph, "_inputs_struct", None)
 
@@ -72,7 +72,7 @@ def nodes(model: Functional) -> Iterator[Any]:
 
 
 def run_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any:
-    """Outputs of a functional model on new inputs, with `call(operation)` in place of each operation."""
+    """Outputs of a functional model on new inputs, with `call(operation)` for each operation."""
     return model._run_through_graph(inputs, operation_fn=call)
 
 
@@ -97,7 +97,7 @@ def logits_of(prediction: Any) -> Any:
 
 
 def losses_of(model: keras.Model) -> tuple[Any, Any]:
-    """The `loss` and `loss_weights` that the model is compiled with; (None, None) without a loss."""
+    """The `loss` and `loss_weights` that the model is compiled with; (None, None) without."""
     compiled = model._compile_loss
     if compiled is None:
         return None, None

@@ -56,7 +56,7 @@ def sparse_conv(
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
         >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
-        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1 alone
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
         >>> output = po.ops.sparse_conv(image, weights, bias, taps, splits, 1)
         >>> output.numpy().ravel().tolist()
         [30.5, 0.0]
@@ -98,7 +98,7 @@ def sparse_conv_input_gradient(
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
-        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1 alone
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
         >>> by_image = po.ops.sparse_conv_input_gradient(
         ...     gradient, tf.constant([3.0]), taps, splits, 1, channels=2
         ... )
@@ -145,7 +145,7 @@ def sparse_conv_filter_gradient(
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
         >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
-        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1 alone
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
         >>> by_weights, by_bias = po.ops.sparse_conv_filter_gradient(
         ...     image, gradient, taps, splits, 1
         ... )

@@ -49,15 +49,15 @@ def prune(
 ) -> PruneResult:
     """Prunes a model at initialisation, in place.
 
-    Afterwards the pruned weights are zero and stay zero under training (see `apply_masks`); every other
-    weight and all other state of the model is unchanged. On any error the model is unchanged.
+    Afterwards the pruned weights are zero and stay zero under training (see `apply_masks`); every
+    other weight and all other state of the model is unchanged. On any error the model is unchanged.
 
     Args:
         model: A built Keras model.
         data: Training data: a tuple (x, y) or (x, y, sample_weight) of arrays, a batched
-            `tf.data.Dataset`, or a re-iterable of such batches. `steps` + 1 batches are drawn,
-            starting over at its end; arrays are shuffled. None for methods "synflow", "magnitude"
-            and "random".
+            `tf.data.Dataset`, or a re-iterable of such batches. Methods with steps draw `steps` + 1
+            batches, starting over at the end of the data; "snip" and "grasp" draw one. Arrays are
+            shuffled. None for methods "synflow", "magnitude" and "random".
         sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
         method: Pruning criterion: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's
@@ -120,7 +120,8 @@ def prune(
         ValueError: An argument is out of range; the model is not built or has nothing to prune; the
             data is empty or does not fit the model; the loss or a derivative is NaN or infinite; a
             layer would be left empty; `checkpoint` is damaged, belongs to another run, or is given
-            without a `seed` or with replicas; or the workers were given different arguments or data.
+            without a `seed` or with replicas; or the workers were given different arguments or
+            data.
         OSError: `checkpoint` cannot be read or written.
         tf.errors.OpError: Another worker is lost.
 
@@ -207,9 +208,9 @@ def score(
     Args:
         model: A built Keras model.
         data: Training data: a tuple (x, y) or (x, y, sample_weight) of arrays, a batched
-            `tf.data.Dataset`, or a re-iterable of such batches. `steps` + 1 batches are drawn,
-            starting over at its end; arrays are shuffled. None for methods "synflow", "magnitude"
-            and "random".
+            `tf.data.Dataset`, or a re-iterable of such batches. Methods with steps draw `steps` + 1
+            batches, starting over at the end of the data; "snip" and "grasp" draw one. Arrays are
+            shuffled. None for methods "synflow", "magnitude" and "random".
         method: Pruning criterion: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's
             meta-gradient as in the paper; keeps one copy of the weights per step), "first_order"
             (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
@@ -259,12 +260,13 @@ def score(
             samples.
 
     Returns:
-        Scores by variable path, for `select`: the logarithm of each weight's score, float32 (float64
-        for float64 weights), where larger is more important and −inf is least. The scores of "grasp"
-        are signed numbers, not logarithms; larger is more important. Those of "synflow" are the whole
-        model's, its first iteration: only `prune`, which knows the sparsity, runs the others. With
-        structure="channel", float64 vectors with one element per group of channels, by the path of the
-        first kernel that makes the group; `channel_masks` takes the masks that `select` makes of them.
+        Scores by variable path, for `select`: the logarithm of each weight's score, float32
+        (float64 for float64 weights), where larger is more important and −inf is least. The scores
+        of "grasp" are signed numbers, not logarithms; larger is more important. Those of "synflow"
+        are the whole model's, its first iteration: only `prune`, which knows the sparsity, runs the
+        others. With structure="channel", float64 vectors with one element per group of channels, by
+        the path of the first kernel that makes the group; `channel_masks` takes the masks that
+        `select` makes of them.
 
     Raises:
         TypeError: An argument has the wrong type.

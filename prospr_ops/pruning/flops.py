@@ -1,9 +1,9 @@
 """FLOPs: how often one sample uses each weight, and what that costs.
 
-If each of the n weights of a kernel takes part in p multiply-adds per sample, the kernel costs 2 n p
-floating-point operations, and 2 k p where only k weights are nonzero. p is the number of positions
-that the kernel is applied at: 1 for a Dense layer on vectors, the output's pixels for a convolution.
-Biases, normalisation and activations are not counted.
+If each of the n weights of a kernel takes part in p multiply-adds per sample, the kernel costs 2 n
+p floating-point operations, and 2 k p where only k weights are nonzero. p is the number of
+positions that the kernel is applied at: 1 for a Dense layer on vectors, the output's pixels for a
+convolution. Biases, normalisation and activations are not counted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def input_specs(model: keras.Model, batch: Any = None) -> Any:
             shapes (a subclassed model, or one for images of any size).
 
     Returns:
-        The structure, for a batch of one sample (or of the model's fixed batch size, or of the size of
-        `batch`); None if neither `model` nor `batch` gives the shapes.
+        The structure, for a batch of one sample (or of the model's fixed batch size, or of the size
+        of `batch`); None if neither `model` nor `batch` gives the shapes.
     """
     own = keras_private.input_structure(model)
     for inputs in (own, batch):
@@ -50,8 +50,8 @@ def input_specs(model: keras.Model, batch: Any = None) -> Any:
 def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
     """Multiply-adds per sample that each weight of a kernel takes part in.
 
-    The model is traced once and not run. Products with the padding of a convolution are counted, as is
-    usual; a row of an Embedding is looked up and multiplied by nothing.
+    The model is traced once and not run. Products with the padding of a convolution are counted, as
+    is usual; a row of an Embedding is looked up and multiplied by nothing.
 
     Args:
         model: A built model.
@@ -59,10 +59,10 @@ def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
 
     Returns:
         Count by path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
-        depthwise or separable convolution layer. Kernels are missing if their layer runs within a loop
-        (cells of an RNN) or a compiled function, whose iterations a trace does not show, if it is not
-        called, or if its shapes are unknown. Empty if the input shape is unknown or the model cannot be
-        traced.
+        depthwise or separable convolution layer. Kernels are missing if their layer runs within a
+        loop (cells of an RNN) or a compiled function, whose iterations a trace does not show, if it
+        is not called, or if its shapes are unknown. Empty if the input shape is unknown or the
+        model cannot be traced.
 
     Raises:
         TypeError: `model` is not a Keras model.

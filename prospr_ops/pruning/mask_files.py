@@ -1,4 +1,4 @@
-"""Masks in memory at 1 bit per weight, and in a file together with scores and a record of the run."""
+"""Masks in memory at 1 bit per weight, and in a file with scores and a record of the run."""
 
 from __future__ import annotations
 

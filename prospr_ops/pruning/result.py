@@ -136,7 +136,8 @@ class PruneResult:
         Example:
             >>> import prospr_ops as po
             >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
-            >>> po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0).save("pruned.npz")
+            >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
+            >>> result.save("pruned.npz")
             >>> po.PruneResult.load("pruned.npz").sparsity
             0.9
         """

@@ -38,23 +38,23 @@ def select(
         scores: Floating-point array or tensor of any shape by variable path, as `prospr_ops.score`
             returns them; larger is more important, −inf is least. Weights are numbered array after
             array, each in C order.
-        sparsity: Fraction of the weights to prune, in [0, 1). Of n weights exactly
-            ⌈n (1 − sparsity)⌉ are kept; the sparsity is taken as the decimal number that it prints as.
+        sparsity: Fraction of the weights to prune, in [0, 1). Of n weights exactly ⌈n (1 −
+            sparsity)⌉ are kept; the sparsity is taken as the decimal number that it prints as.
         scope: "global" ranks all weights together; "layer" prunes each array by itself.
-        min_keep: Minimum number of weights kept in each array, whatever their rank; an array that has
-            fewer keeps all. With scope "global" fewer weights of the other arrays are kept in return;
-            with scope "layer" an array that would keep fewer keeps `min_keep`.
+        min_keep: Minimum number of weights kept in each array, whatever their rank; an array that
+            has fewer keeps all. With scope "global" fewer weights of the other arrays are kept in
+            return; with scope "layer" an array that would keep fewer keeps `min_keep`.
         allow_empty: Whether a mask may leave an array without any weight.
 
     Returns:
-        Boolean array by variable path, True for a weight that is kept. Ties go to the lower index, so
-        the masks are the same on every machine.
+        Boolean array by variable path, True for a weight that is kept. Ties go to the lower index,
+        so the masks are the same on every machine.
 
     Raises:
         TypeError: `scores`, `sparsity` or `min_keep` has the wrong type.
-        ValueError: `sparsity` or `scope` is out of range; `min_keep` is negative or needs more weights
-            than the sparsity leaves; `scores` is empty or holds NaN; or a mask would empty an array:
-            the message names the array, and the largest sparsity that keeps all arrays.
+        ValueError: `sparsity` or `scope` is out of range; `min_keep` is negative or needs more
+            weights than the sparsity leaves; `scores` is empty or holds NaN; or a mask would empty
+            an array: the message names the array, and the largest sparsity that keeps all arrays.
 
     Example:
         >>> import numpy as np

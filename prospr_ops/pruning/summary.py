@@ -20,12 +20,13 @@ def layer_rows(
     Args:
         title: Title of the table.
         masks: Boolean array by variable path, True for a weight that is kept.
-        uses: Multiply-adds per sample that each weight takes part in, by path; unknown ones missing.
+        uses: Multiply-adds per sample that each weight takes part in, by path; unknown ones
+            missing.
         estimators: Curvature estimator by path; without any, the table has no such column.
 
     Returns:
-        One row per mask (shape, kept, density, FLOPs per sample before → after, and the estimator), and
-        the totals of what is known.
+        One row per mask (shape, kept, density, FLOPs per sample before → after, and the estimator),
+        and the totals of what is known.
     """
     body = []
     size = kept = before = after = 0

@@ -88,7 +88,7 @@ def report(
     *,
     png_folder: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
-    """Writes a report on one or several results: one self-contained HTML file that needs no network.
+    """Writes a report on one or several results: one self-contained HTML file.
 
     The report shows the settings; the density by layer and a table of the layers; histograms of the
     scores with the threshold; the first layer's masks if they form an image; the losses of the

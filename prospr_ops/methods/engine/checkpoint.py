@@ -69,7 +69,7 @@ def checkpoint_path(path: str | os.PathLike[str] | None, seed: int | None) -> Pa
 def description(
     objective: Objective, weights: Mapping[str, keras.Variable], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything, except their data, in which two runs with equal scores must agree, as JSON values."""
+    """What two runs with equal scores must have in common besides their data, as JSON values."""
     model = objective.model
     loss = model.loss if objective.loss is None else objective.loss
     versions = build_info()

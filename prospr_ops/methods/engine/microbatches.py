@@ -17,7 +17,7 @@ _MEANS = ("sum_over_batch_size", "mean")
 
 
 def split(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
-    """Yields parts of at most `size` samples, each with its fraction of the samples of the batch."""
+    """Yields parts of at most `size` samples, each with its fraction of the batch's samples."""
     samples = int(keras.tree.flatten(batch.x)[0].shape[0])
     size = samples if size is None else size
     for start in range(0, samples, size):

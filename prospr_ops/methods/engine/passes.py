@@ -1,4 +1,4 @@
-"""Passes over batches: derivatives of the loss, averaged over the samples, and the update after them."""
+"""Passes over batches: mean derivatives of the loss, and the update that follows."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def hessian_products_by(
     variables: Sequence[tf.Variable],
     vectors: Callable[[], Sequence[tf.Tensor]],
 ) -> Evaluate:
-    """A function that evaluates the loss and Hu, where `vectors` returns u, one tensor per variable.
+    """A function that evaluates the loss and Hu, where `vectors` returns u by variable.
 
     `gradients` must be `gradients_by` the same variables.
     """

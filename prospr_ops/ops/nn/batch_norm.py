@@ -15,7 +15,7 @@ _stock_batch_normalization = tf.nn.batch_normalization
 
 
 class BatchNormalisation:
-    """tf.nn.moments and tf.nn.batch_normalization, faster if a tensor is normalised by its own moments.
+    """tf.nn.moments and tf.nn.batch_normalization, faster for a tensor and its own moments.
 
     y = (x − μ) γ / √(σ² + ε) + β depends on the other rows of a channel only through the sums of 1,
     x and x², so it is a map of `prospr_ops.ops.nn.channel_maps`. Recognised by tensor identity:
@@ -108,6 +108,7 @@ def _mean_and_variance(products: tf.Tensor) -> list[tf.Tensor]:
     square, total, rows = products[0, 0], products[0, 1], products[1, 1]
     mean = total / rows
     variance = square / rows - tf.square(mean)
-    # For a constant channel the difference is rounding, and may be below −epsilon. A stopped gradient
-    # lifts it to zero: tf.maximum would also remove the second derivative, which is not zero there.
+    # For a constant channel the difference is rounding, and may be below −epsilon. It is lifted to
+    # zero by a stopped gradient: tf.maximum would also remove the second derivative, which is not
+    # zero there.
     return [mean, variance + tf.stop_gradient(tf.nn.relu(-variance))]

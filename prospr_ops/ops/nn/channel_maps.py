@@ -25,8 +25,8 @@ class Combination(NamedTuple):
     further: Sequence[tf.Tensor]
 
 
-# A function of the tensors' products, as `ops.channel_products` returns them, and of the parameters,
-# each float64 [C].
+# A function of the tensors' products, as `ops.channel_products` returns them, and of the
+# parameters, each float64 [C].
 Rule: TypeAlias = Callable[[tf.Tensor, Sequence[tf.Tensor]], Combination]
 
 

@@ -35,13 +35,13 @@ class Graph(Protocol):
     def slice(
         self, variable: keras.Variable | None, axes: dict[int, Labels], own: int | None = None
     ) -> None:
-        """Records which slices of a variable belong to which labels, and the axis that makes channels."""
+        """Records which slices of a variable belong to which labels, and which axis is its own."""
 
     def activate(self, node: Any, made: Labels, activation: Callable[..., Any]) -> None:
         """Fixes an activation's channels unless the activation maps zero to zero."""
 
 
-# A function of a graph, a node of the model and the labels of its inputs; returns those of its output.
+# A function of a graph, a node of the model and its input labels; returns its output labels.
 Rule: TypeAlias = Callable[[Graph, Any, list[Labels]], Labels]
 
 

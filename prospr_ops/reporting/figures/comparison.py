@@ -41,7 +41,7 @@ def losses_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
         axes.plot(
             values,
             color=COLOURS[number % len(COLOURS)],
-            # On the same batches, methods with the same steps share a line; the first stays visible.
+            # On the same batches, methods with steps share a line; the first stays visible.
             linewidth=max(1.5, 2.0 + 1.2 * (len(losses) - number - 1)),
             marker=MARKERS[number % len(MARKERS)] if len(values) <= _MOST_MARKERS else None,
             label=wrapped(label),

@@ -125,7 +125,7 @@ def _rows(
 
 
 def _symmetric_log(result: PruneResult) -> Callable[[Any], Any]:
-    """A scale that is linear up to about the median magnitude of all scores, and logarithmic beyond."""
+    """A scale: linear up to about the median magnitude of all scores, logarithmic beyond."""
     median = float(np.median(np.abs(np.concatenate([v.ravel() for v in result.scores.values()]))))
     return lambda values: np.arcsinh(values / (median or 1.0))
 
