@@ -1,8 +1,8 @@
 """FLOPs: how often one sample uses each weight, and what that costs.
 
-If each of the n weights of a kernel takes part in p multiply-adds per sample, the kernel costs 2 n
-p floating-point operations, and 2 k p where only k weights are nonzero. p is the number of
-positions that the kernel is applied at: 1 for a Dense layer on vectors, the output's pixels for a
+If each of the n weights of a kernel takes part in p multiply-adds per sample, the kernel costs
+2 n p floating-point operations, and 2 k p where only k weights are nonzero. p is the number of
+positions at which the kernel is applied: 1 for a Dense layer on vectors, the output's pixels for a
 convolution. Biases, normalisation and activations are not counted.
 """
 
