@@ -77,8 +77,8 @@ def hutchinson_estimate(
 ) -> Estimate:
     """diag(H) ≈ mean of z ⊙ Hz over `probes` random sign vectors z.
 
-    Unbiased for any model and loss, including batch statistics and dropout: E[z_i z_j] is 1 for i =
-    j and else 0, so E[z_i Σ_j H_ij z_j] = H_ii. The variance of element i is Σ_{j≠i} H_ij² per
+    Unbiased for any model and loss, including batch statistics and dropout: E[z_i z_j] is 1 if
+    i = j, else 0, so E[z_i Σ_j H_ij z_j] = H_ii. The variance of element i is Σ_{j≠i} H_ij² per
     probe. Each probe costs one Hessian-vector product, reverse over reverse (Bekas, Kokiopoulou and
     Saad, "An estimator for the diagonal of a matrix", 2007).
     """

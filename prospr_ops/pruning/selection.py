@@ -38,8 +38,8 @@ def select(
         scores: Floating-point array or tensor of any shape by variable path, as `prospr_ops.score`
             returns them; larger is more important, −inf is least. Weights are numbered array after
             array, each in C order.
-        sparsity: Fraction of the weights to prune, in [0, 1). Of n weights exactly ⌈n (1 −
-            sparsity)⌉ are kept; the sparsity counts as the decimal number that it prints as.
+        sparsity: Fraction of the weights to prune, in [0, 1). Of n weights exactly
+            ⌈n (1 − sparsity)⌉ are kept; the sparsity is the decimal number that it prints as.
         scope: "global" ranks all weights together; "layer" prunes each array by itself.
         min_keep: Minimum number of weights kept in each array, whatever their rank; an array that
             has fewer keeps all. With scope "global" fewer weights of the other arrays are kept in
