@@ -23,8 +23,8 @@ def exact_scores(problem: Problem) -> Found:
     """log|∂L_M(w_M)/∂c| at c = 1, for a mask c that multiplies the initial weights.
 
     This is ProsPr's score (Alizadeh et al., arXiv 2202.08132), which its authors compute by
-    backpropagation through all steps. Here only the batch and the initial weights of each step are
-    stored, and the derivatives λ = ∂L_M/∂w and ν = ∂L_M/∂v are taken back from step to step,
+    backpropagation through all steps. Here only the batch of each step and the weights before it
+    are stored, and the derivatives λ = ∂L_M/∂w and ν = ∂L_M/∂v are taken back from step to step,
 
         ν ← ν − α λ        λ ← λ + H_m ν        ν ← μ ν
 

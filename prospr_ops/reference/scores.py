@@ -25,8 +25,8 @@ def diagonal_scores(
     """Twin of the method "diagonal": ∇L_M(w_M) · ∂w_M/∂w_0 · w_0, with its sign.
 
     The derivative p = ∂w/∂w_0 follows from q = ∂v/∂w_0 by q ← μ q + h p, then p ← p − α q, with
-    p = 1 and q = 0 at first, where h is the Hessian's diagonal. Without momentum this is p ← (1 − α h) p. The
-    model's trainable variables are changed.
+    p = 1 and q = 0 at first, where h is the Hessian's diagonal. Without momentum this is
+    p ← (1 − α h) p. The model's trainable variables are changed.
 
     Args:
         objective: The loss as a function of a batch.

@@ -17,8 +17,8 @@ def gradient_descent(
 ) -> tuple[Callable[[Sequence[tf.Tensor]], None], list[tf.Variable]]:
     """A function that makes one SGD step, given gradients g; and the velocities, if any.
 
-    As PyTorch defines it: v ← μ v + g, then w ← w − α v; with Nesterov momentum w ← w − α (g + μ
-    v).
+    As PyTorch defines it: v ← μ v + g, then w ← w − α v; with Nesterov momentum
+    w ← w − α (g + μ v).
     """
     learning_rate, momentum = settings.learning_rate, settings.momentum
     if momentum == 0.0:
