@@ -5,8 +5,8 @@
     result = po.prune(model, (x, y), sparsity=0.95)
     model.fit(x, y)  # the pruned weights stay zero
 
-Names are imported when they are first used, so that the shell command answers at once and the
-native kernels can be tested without TensorFlow.
+Names are imported on first use, so that the shell command answers at once and the native kernels
+can be tested without TensorFlow.
 """
 
 from __future__ import annotations

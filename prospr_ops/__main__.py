@@ -1,4 +1,4 @@
-"""Makes `python -m prospr_ops` the same as `prospr`."""
+"""Runs the command `prospr` as `python -m prospr_ops`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keras callbacks for the training of pruned models."""
+"""Keras callbacks for training pruned models."""
 
 from prospr_ops.callbacks.sparsity_logger import SparsityLogger
 

@@ -4,8 +4,8 @@ An estimator is a function
 
     estimate(objective, batch, variables, weights, probes, seed) -> Estimate
 
-that returns the loss, its gradient by `variables` and the diagonal of its Hessian by `weights`, all
-of one forward pass, so that dropout masks and batch statistics are the same in each. It is called
+that returns the loss, its gradient by `variables` and the diagonal of its Hessian by `weights`. All
+come from one forward pass, so dropout masks and batch statistics are the same in each. It is called
 inside a `tf.function`. To add one, add a file and a line in `ESTIMATORS`.
 """
 
@@ -40,10 +40,21 @@ __all__ = ["ESTIMATORS", "Estimate", "Estimator", "diagonal", "find"]
 
 
 def find(name: str) -> Estimator:
-    """The estimator of that name.
+    """Finds an estimator by its name.
+
+    Args:
+        name: A key of `ESTIMATORS`.
+
+    Returns:
+        The estimator.
 
     Raises:
-        ValueError: There is none; the message lists them.
+        ValueError: There is no such estimator; the message lists the names.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> po.curvature.find("ggn").__name__
+        'ggn_estimate'
     """
     return ESTIMATORS[choose("curvature", name, ESTIMATORS)]
 
@@ -59,30 +70,42 @@ def diagonal(
     seed: int | None = None,
     prunable: Prunable | None = None,
 ) -> dict[str, tf.Tensor]:
-    """The diagonal of the Hessian of the training loss, on one batch.
+    """The diagonal of the Hessian of the training loss on one batch.
 
     Args:
-        model: A built Keras model. It is left as it was.
-        x: Inputs, samples along the first axis.
-        y: Targets.
-        loss: A Keras loss, its name or a function; None for the one the model is compiled with.
-            Regularisation losses of the model are added.
-        estimator: "ggn" (the closed form; exact where the model is piecewise linear and treats each
-            sample by itself), "ggn_mc" (the same with random columns), "hutchinson" (unbiased, any
-            model), "row_sum" (H·1, which is *not* the diagonal) or "auto" ("ggn" for every weight
-            that has the closed form, "hutchinson" for the rest).
-        probes: Random vectors that an estimator with randomness averages over.
-        seed: Of that randomness; None draws one.
-        prunable: Which weights, as in `prospr_ops.prune`.
+        model: A built Keras model; it is unchanged.
+        x: Inputs, with samples along the first axis.
+        y: Targets, with samples along the first axis.
+        loss: Training loss: a Keras loss, its name or a function of (y, prediction); None for the
+            loss that the model is compiled with. The model's regularisation losses are added.
+        estimator: "ggn" (closed form; exact where the model is piecewise linear and treats each
+            sample separately), "ggn_mc" (closed form with random columns), "hutchinson" (unbiased
+            for any model), "row_sum" (H·1, which is *not* the diagonal) or "auto" ("ggn" for every
+            weight that has the closed form, "hutchinson" for the others).
+        probes: Random vectors that a random estimator averages over; ≥ 1.
+        seed: Seed for the random vectors; None draws one.
+        prunable: Weights to return: None for the kernels of Dense, EinsumDense, Embedding,
+            convolution, transposed, depthwise and separable convolution layers; a function (layer,
+            variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
 
     Returns:
         A tensor in the shape of each weight, by variable path: float64 for a float64 weight, else
         float32. Deterministic for a given seed and number of intra-op threads.
 
     Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: An argument is out of range, the model is not built, the data does not fit it,
-            or the curvature is not finite.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, the model is not built, the data does not fit the
+            model, or the curvature is not finite.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+        >>> x, y = np.array([[1.0, 3.0]], np.float32), np.array([[0.0]], np.float32)
+        >>> (curvature,) = po.curvature.diagonal(model, x, y, loss="mse").values()
+        >>> curvature.numpy().round(3).tolist()  # 2 x², for the loss (w · x + b)²
+        [[2.0], [18.0]]
     """
     estimate = find(estimator)
     settings = Settings.of(curvature=estimator, probes=probes, seed=seed)

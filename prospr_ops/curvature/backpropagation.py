@@ -1,4 +1,4 @@
-"""Backpropagation of several columns at once."""
+"""Backpropagation of several gradient columns at once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from prospr_ops import ops
 
 # Operations with one input whose derivative is another tensor of its shape.
 _ELEMENTWISE = "Elu Erf Exp LeakyRelu Relu Relu6 Selu Sigmoid Softplus Softsign Square Tanh"
-# Our kernel is worth it from so many windows on: it passes over the convolution's kernel for each
-# sample, and does too little with it where there are few.
+# Windows per sample from which our kernel is faster: it reads the convolution's kernel once per
+# sample, which does not pay for few windows.
 _LEAST_WINDOWS = 16
 
 
 def leading_to(output: tf.Tensor) -> set[str]:
-    """Names of the operations that a tensor is computed from."""
+    """Names of the operations from which a tensor is computed."""
     found: set[str] = set()
     todo = [output.op]
     while todo:
@@ -29,14 +29,15 @@ def leading_to(output: tf.Tensor) -> set[str]:
 
 
 class Gradient(NamedTuple):
-    """Gradients of K columns at a tensor of some shape: [K, *shape].
+    """Gradients of K columns at a tensor: [K, *shape].
 
     Attributes:
-        shape: Of the tensor.
-        values: The gradients, or what gives them when multiplied by `derivative`.
-        derivative: The same for all columns, and not yet multiplied with.
-        pooled: Whether `values` are those after a pooling, one for each window of those that tile
-            the tensor; the derivative is then mostly zero.
+        shape: Shape of the tensor.
+        values: The gradients, or what must be multiplied by `derivative` to give them.
+        derivative: Factor that all columns share and that is not multiplied in yet; None for no
+            factor.
+        pooled: Whether `values` are gradients after a pooling whose windows tile the tensor, one
+            per window; the derivative is then mostly zero.
     """
 
     shape: tf.TensorShape
@@ -45,7 +46,7 @@ class Gradient(NamedTuple):
     pooled: bool = False
 
     def dense(self) -> tf.Tensor:
-        """The gradients themselves."""
+        """The gradients with the derivative multiplied in."""
         if self.derivative is None:
             return self.values
         if self.pooled:
@@ -54,9 +55,9 @@ class Gradient(NamedTuple):
         return self.values * self.derivative
 
     def has_kernel(self) -> bool:
-        """Whether there is a derivative, and kernels that multiply with it on the way.
+        """Whether there is a derivative, and compiled kernels that multiply by it on the way.
 
-        On a GPU, where those skip no zeros, what takes dense gradients is faster (docs/cuda.md).
+        GPU kernels do not skip zeros, so dense gradients are faster there (docs/cuda.md).
         """
         return (
             self.derivative is not None
@@ -65,7 +66,7 @@ class Gradient(NamedTuple):
         )
 
     def plus(self, other: Gradient) -> Gradient:
-        """The sum of the gradients that two uses of a tensor give."""
+        """The sum of the gradients from two uses of a tensor."""
         return Gradient(self.shape, self.dense() + other.dense())
 
     def times(self, derivative: tf.Tensor) -> Gradient:
@@ -76,16 +77,16 @@ class Gradient(NamedTuple):
 
 
 class Backpropagation:
-    """The way back from a model's output to tensors that lead to it, for several columns at once.
+    """Backpropagation from a model's output to earlier tensors, for several columns at once.
 
-    `tf.vectorized_map` over the whole of it would do, but it tiles whatever is the same for all
-    columns, and searches the windows of a pooling layer anew for each. So it goes an operation at a
-    time, and the derivatives of activations and of pooling are taken once. The gradients before a
-    max-pooling, which has one non-zero in each window, stay pooled as long as they can.
+    `tf.vectorized_map` over all of it would tile whatever the columns share, and would search the
+    windows of a pooling layer once per column. This class goes one operation at a time and computes
+    the derivatives of activations and of pooling once. The gradients before a max-pooling, which
+    are nonzero at one element per window, stay pooled as long as possible.
 
     Args:
-        output: Where the columns are.
-        targets: Where their gradients are wanted.
+        output: Tensor at which the columns are given.
+        targets: Tensors at which the gradients are wanted.
     """
 
     def __init__(self, output: tf.Tensor, targets: Sequence[tf.Tensor]) -> None:
@@ -98,14 +99,14 @@ class Backpropagation:
             sources = {t.name: t for t in operation.inputs if t.name in dependent}
             if sources and operation.name in leading:
                 self._path.append((operation, list(sources.values())))
-                # No gradient goes through a comparison.
+                # Comparisons have no gradient.
                 dependent.update(t.name for t in operation.outputs if t.dtype.is_floating)
         self._derivatives = {
             operation.name: _gradients(operation.outputs, sources)[0]
             for operation, sources in self._path
             if operation.type in _ELEMENTWISE.split() or _is_tiling(operation)
         }
-        # Windows, by the names of tensors whose gradients stay pooled.
+        # Number of windows, by the names of tensors whose gradients stay pooled.
         self._windows: dict[str, int] = {}
         for operation, sources in reversed(self._path):
             after = operation.outputs[0]
@@ -115,14 +116,14 @@ class Backpropagation:
                 self._windows[sources[0].name] = self._windows[after.name]
 
     def bytes_per_column(self) -> int:
-        """What the gradients of a column at all targets take, roughly."""
+        """Approximate size in bytes of the gradients of one column at all targets."""
         return sum(
             self._windows.get(target.name, target.shape.num_elements()) * target.dtype.size
             for target in self._targets
         )
 
     def __call__(self, columns: tf.Tensor) -> list[Gradient]:
-        """Takes columns [K, N, C], gives the gradients [K, …] at the targets."""
+        """Returns the gradients [K, …] at the targets, for columns [K, N, C] at the output."""
         found = {self._output.name: Gradient(self._output.shape, columns)}
         for operation, sources in reversed(self._path):
             outputs = [tensor for tensor in operation.outputs if tensor.name in found]
@@ -181,7 +182,7 @@ def _gradients(
 
 
 def _is_tiling(operation: tf.Operation) -> bool:
-    """Whether this is a max-pooling that has each pixel in one window."""
+    """Whether this is a max-pooling whose windows tile the image."""
     if operation.type != "MaxPool" or operation.get_attr("data_format") != b"NHWC":
         return False
     if operation.get_attr("padding") not in (b"VALID", b"SAME"):
@@ -203,8 +204,8 @@ def _is_matrix_product(operation: tf.Operation, sources: Sequence[tf.Tensor]) ->
 def _times_matrix(values: tf.Tensor, operation: tf.Operation) -> Gradient:
     """The gradients before a product with a matrix.
 
-    By hand: with the axis of columns it has four axes, of which the batch may be 1, and there
-    TensorFlow 2.21 writes past the end of its memory (tensorflow/tensorflow#117700).
+    Written by hand because with the axis of columns the product has four axes, where TensorFlow
+    2.21 writes out of bounds if the batch is 1 (tensorflow/tensorflow#117700).
     """
     left, matrix = operation.inputs
     rows = tf.reshape(values, [-1, values.shape[-1]])
@@ -213,7 +214,7 @@ def _times_matrix(values: tf.Tensor, operation: tf.Operation) -> Gradient:
 
 
 def _is_pixel_by_pixel(operation: tf.Operation, sources: Sequence[tf.Tensor]) -> bool:
-    """Whether gradients before an operation are those after it, but for a derivative."""
+    """Whether an operation changes gradients by an elementwise derivative at most."""
     if operation.type == "BiasAdd":
         return len(sources) == 1 and sources[0] is operation.inputs[0]
     return operation.type in _ELEMENTWISE.split()
@@ -225,7 +226,7 @@ def _is_worth_a_kernel(gradient: Gradient) -> bool:
 
 
 def _is_plain_convolution(operation: tf.Operation, sources: Sequence[tf.Tensor]) -> bool:
-    """Whether there is a kernel that takes pooled gradients back to its input."""
+    """Whether a compiled kernel takes pooled gradients back to the input of this operation."""
     return (
         operation.type == "Conv2D"
         and operation.get_attr("data_format") == b"NHWC"
@@ -251,7 +252,7 @@ def _through_convolution(convolution: tf.Operation, after: Gradient) -> Gradient
 
 
 def _unpooled(values: tf.Tensor, derivative: tf.Tensor) -> tf.Tensor:
-    """Each pixel's window's gradient, times the derivative; a row of windows at a time."""
+    """The gradient of each pixel's window times the derivative, one row of windows at a time."""
     samples, _, width, channels = derivative.shape
     count, _, rows, columns, _ = values.shape
     row = tf.concat([values] * (width // columns), axis=-1)

@@ -1,7 +1,7 @@
-"""The closed form of each kind of layer: which compiled contraction, of what.
+"""The closed form of each kind of layer: its compiled contraction, and the operands.
 
-For a layer's recorded calls and the gradient factors s at the output of each, a contraction gives
-Σ_n Σ_c (Σ_t a s)² for each of the layer's kernels.
+For the recorded calls of a layer with inputs a, and the gradient factors s at the output of each
+call, a contraction gives Σ_n Σ_c (Σ_t a s)² for each of the layer's kernels.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from prospr_ops.curvature.loss_factors import NotApplicable
 from prospr_ops.network.layer_calls import Call
 
 Layer: TypeAlias = keras.layers.Layer
-# Takes a layer, its calls and the factors, [K, N, …], at the output of each; gives the diagonal of
-# each kernel, in the order of `ClosedForm.kernels`.
+# A function of a layer, its calls and the factors [K, N, …] at the output of each call; returns the
+# diagonal of each kernel, in the order of `ClosedForm.kernels`.
 Contraction = Callable[[Layer, Sequence[Call], Sequence[tf.Tensor]], list[tf.Tensor]]
 
 
 class ClosedForm(NamedTuple):
-    """What is known of a kind of layer."""
+    """The closed form of a kind of layer: its kernels and their contraction."""
 
     kernels: tuple[str, ...]
     contract: Contraction
-    # For one call, and a gradient whose derivative is not multiplied with yet.
+    # The same for one call, and a gradient whose derivative is not multiplied in yet.
     contract_with_derivative: Callable[[Layer, Call, Gradient], list[tf.Tensor]] | None = None
 
     def diagonals(
         self, layer: Layer, calls: Sequence[Call], gradients: Sequence[Gradient]
     ) -> list[tf.Tensor]:
-        """The contraction with the gradients at the output of each call as the factors."""
+        """The contraction, with the gradients at the output of each call as the factors."""
         first = gradients[0]
         if self.contract_with_derivative and len(calls) == 1 and first.has_kernel():
             return self.contract_with_derivative(layer, calls[0], first)
@@ -43,10 +43,10 @@ class ClosedForm(NamedTuple):
 
 
 def closed_form(layer: Layer) -> ClosedForm | None:
-    """The closed form of a layer; None if it has none, or computes its output in its own way."""
+    """The closed form of a layer; None if it has none or overrides how its output is computed."""
     for kind, form in _CLOSED_FORMS.items():
         if isinstance(layer, kind):
-            # Subclasses of a convolution are told to override `convolution_op`.
+            # Keras tells subclasses of a convolution to override `convolution_op`.
             own = any(
                 getattr(type(layer), method, None) is not getattr(kind, method, None)
                 for method in ("call", "convolution_op", *form.kernels)
@@ -60,7 +60,7 @@ def _columns_of(factors: tf.Tensor) -> int:
 
 
 def _with_positions(inputs: tf.Tensor, factors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """[N, …, I] and [K, N, …, O] with the middle axes as one."""
+    """[N, …, I] and [K, N, …, O] with the middle axes merged into one."""
     samples = inputs.shape[0]
     return (
         tf.reshape(inputs, [samples, -1, inputs.shape[-1]]),
@@ -69,7 +69,7 @@ def _with_positions(inputs: tf.Tensor, factors: tf.Tensor) -> tuple[tf.Tensor, t
 
 
 def _dense_calls(calls: Sequence[Call], factors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """A kernel that is used several times sums over the positions of all its uses."""
+    """The diagonal for several calls: the sum runs over the positions of all calls."""
     if len(calls) == 1:
         return ops.dense_curvature(calls[0].inputs, factors[0])
     pairs = [_with_positions(call.inputs, s) for call, s in zip(calls, factors, strict=True)]
@@ -83,7 +83,7 @@ def _dense(layer: Layer, calls: Sequence[Call], factors: Sequence[tf.Tensor]) ->
 
 
 def _dense_with_derivative(layer: Layer, call: Call, gradient: Gradient) -> list[tf.Tensor]:
-    """A dense layer without positions is a convolution of one pixel."""
+    """Treats a dense layer without positions as a convolution of one pixel."""
     if call.inputs.shape.rank != 2:
         return _dense(layer, [call], [gradient.dense()])
     assert gradient.derivative is not None
@@ -99,7 +99,7 @@ def _dense_with_derivative(layer: Layer, call: Call, gradient: Gradient) -> list
 def _einsum_dense(
     layer: Layer, calls: Sequence[Call], factors: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """An einsum over batch and positions P, contracted axes I and output axes O is a dense layer.
+    """Treats an einsum as a dense layer over positions P (with the batch), inputs I and outputs O.
 
     "abc,cde->abde": P = ab, I = c, O = de.
     """
@@ -167,7 +167,7 @@ def _conv_calls(
         return ops.conv_curvature(
             inputs[0], factors[0], padding=layer.padding, groups=groups, depthwise=depthwise, **axes
         )
-    # Several uses become one more spatial axis, on which the kernel has size 1: the pixels of all
+    # Several calls become one more spatial axis, on which the kernel has size 1: the pixels of all
     # of them are summed before the square.
     same_shape = len({tuple(tensor.shape) for tensor in inputs}) == 1
     if not same_shape or layer.rank == 3 or layer.padding == "causal":
@@ -214,7 +214,7 @@ def _depthwise(
 def _separable(
     layer: Layer, calls: Sequence[Call], factors: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """A depthwise convolution, then a pointwise one, which is a dense layer over pixels."""
+    """A depthwise convolution followed by a pointwise one, which is a dense layer over pixels."""
     between = [
         keras.ops.depthwise_conv(
             call.inputs,

@@ -27,12 +27,12 @@ from prospr_ops.network import keras_private
 from prospr_ops.network.layer_calls import Call, recorded_calls
 from prospr_ops.network.loss import Batch, Objective
 
-# Columns are backpropagated together as long as their gradients at all layers stay below this.
+# Limit in bytes of the gradients, at all layers, of the columns backpropagated together.
 COLUMN_BYTES = 5 * 2**24
 
 
 class _Covered(NamedTuple):
-    """A layer whose kernels get the closed form, and what that is worth."""
+    """A layer whose kernels get the closed form, and how it relates to the Hessian's diagonal."""
 
     layer: Layer
     form: ClosedForm
@@ -40,7 +40,7 @@ class _Covered(NamedTuple):
     worth: str
 
 
-# Takes a loss's factor; gives the number of columns to take, and a function from indices to them.
+# A function of a loss's factor; returns the number of columns and a function of their indices.
 _Columns = Callable[[LossFactor], tuple[int, Callable[[tf.Tensor], tf.Tensor]]]
 
 
@@ -52,16 +52,16 @@ def ggn_estimate(
     probes: int,
     seed: tf.Tensor,
 ) -> Estimate:
-    """Takes h = Σ_n Σ_c (Σ_t a s)², with all columns c of the loss's factor.
+    """Computes h = Σ_n Σ_c (Σ_t a s)² over all columns c of the loss's factor.
 
     The loss Hessian at the model's output is S Sᵀ for each sample n; s are the columns of S
     backpropagated to a layer's output, a its inputs, t its positions (pixels, time steps). Where
     the model is piecewise linear between the layer and the output and uses the weight once, this is
-    the diagonal of the Hessian, exactly; else that of the generalised Gauss-Newton matrix.
-    (Schraudolph, 2002; for the contraction Dangel, Kunstner and Hennig, "BackPACK", 2020.)
+    exactly the diagonal of the Hessian; otherwise it is that of the generalised Gauss-Newton matrix
+    (Schraudolph, 2002; for the contraction Dangel, Kunstner and Hennig, "BackPACK", 2020).
 
     Raises:
-        ValueError: Some weight has no closed form; the message says which and why.
+        ValueError: A weight has no closed form; the message names the weight and the reason.
     """
     del probes, seed  # nothing here is random
     return _estimate("ggn", objective, batch, variables, weights, _all_columns, None)
@@ -75,13 +75,13 @@ def ggn_mc_estimate(
     probes: int,
     seed: tf.Tensor,
 ) -> Estimate:
-    """`ggn` with `probes` random columns: unbiased, at a cost that does not grow with the classes.
+    """`ggn` with `probes` random columns: unbiased, at a cost independent of the number of classes.
 
     For a cross-entropy a column is p − e_y with y drawn from p, whose outer product has the mean
     diag(p) − p pᵀ; for a squared error it is a random sign vector.
 
     Raises:
-        ValueError: Some weight has no closed form; the message says which and why.
+        ValueError: A weight has no closed form; the message names the weight and the reason.
     """
 
     def random_columns(factor: LossFactor) -> tuple[int, Callable[[tf.Tensor], tf.Tensor]]:
@@ -105,11 +105,11 @@ def auto_estimate(
     probes: int,
     seed: tf.Tensor,
 ) -> Estimate:
-    """`ggn` for every weight that has the closed form, `hutchinson` for the rest, in one pass.
+    """`ggn` for every weight that has the closed form, `hutchinson` for the others, in one pass.
 
-    Hutchinson's sign vectors are zero on the weights that do without, which lowers the variance of
-    the others. For a weight that has the Gauss-Newton diagonal but not the Hessian's, because the
-    model is curved, the former is taken.
+    Hutchinson's sign vectors are zero on the weights that have the closed form, which lowers the
+    variance of the others. A weight whose closed form is the Gauss-Newton diagonal but not the
+    Hessian's, because the model is curved, gets the Gauss-Newton diagonal.
     """
 
     def fallback(
@@ -133,7 +133,7 @@ def _estimate(
     columns: _Columns,
     fallback: Callable[..., list[tf.Tensor]] | None,
 ) -> Estimate:
-    """The closed form for every weight that has it; `fallback`, or an error, for the others."""
+    """The closed form where a weight has it; elsewhere `fallback`, or an error if that is None."""
     layers = _layers_of(objective.model, weights)
     no_loss = None
     recording: AbstractContextManager[list[LossCall]] = nullcontext([])
@@ -207,7 +207,7 @@ def _kernels(layer: Layer, form: ClosedForm) -> list[tf.Variable]:
 
 
 def _layers_of(model: keras.Model, weights: Sequence[tf.Variable]) -> dict[Layer, ClosedForm]:
-    """The layers that have a closed form and own one of the weights."""
+    """The layers that have a closed form and own at least one of the weights."""
     wanted = {id(weight) for weight in weights}
     forms = {layer: closed_form(layer) for layer in keras_private.all_layers(model)}
     return {
@@ -222,7 +222,7 @@ def _path(model: keras.Model, weight: tf.Variable) -> str:
 
 
 def _regularisation(model: keras.Model) -> Callable[[tf.Variable], float]:
-    """Second derivative of the regularisation loss by a weight.
+    """A function that gives the second derivative of the regularisation loss by a weight.
 
     Raises:
         NotApplicable: The model adds losses that have no closed form.
@@ -247,7 +247,7 @@ def _covered(
     output: tf.Tensor,
     reasons: dict[int, str],
 ) -> list[_Covered]:
-    """The layers whose recorded calls the closed form holds for; why not, for the others."""
+    """The layers whose recorded calls the closed form fits; `reasons` gets why others do not."""
     leading = leading_to(output)
     usable: list[tuple[Layer, ClosedForm]] = []
     for layer, form in layers.items():
@@ -302,7 +302,7 @@ def _check_calls(
         if sum(reader.name in leading for reader in readers) > used:
             msg = "it is used outside its layer too"
             raise NotApplicable(msg)
-    # Raises what the contraction cannot do; nothing of this is ever computed.
+    # Raises if the contraction cannot take the layer; the graph never runs this.
     no_factors = [tf.zeros([1, *call.outputs.shape], call.outputs.dtype) for call in calls]
     form.contract(layer, calls, no_factors)
 
@@ -317,12 +317,12 @@ def _contract(
     count, take = columns(factor)
     backpropagate = Backpropagation(factor.output, outputs)
     parts = math.ceil(count / max(1, COLUMN_BYTES // backpropagate.bytes_per_column()))
-    # Of parts up to half that size, those that leave the fewest columns to fill up with zeros.
+    # Among parts down to half that size, the size that pads the fewest zero columns.
     parts = min(range(parts, 2 * parts + 1), key=lambda parts: -(-count // parts) * parts)
     size = math.ceil(count / parts)
 
     def sums_of(indices: tf.Tensor) -> list[tf.Tensor]:
-        # The last part may go past the end; a column there is 0.
+        # The last part may go past the end; columns there are 0.
         chosen = take(tf.minimum(indices, count - 1))
         chosen *= tf.cast(indices < count, chosen.dtype)[:, None, None]
         gradients = iter(backpropagate(tf.cast(chosen, factor.output.dtype)))
@@ -337,7 +337,7 @@ def _contract(
     if parts == 1:
         sums = sums_of(tf.range(size))
     else:
-        # All parts in the loop: one beside it could run, and hold its memory, at the same time.
+        # All parts are in the loop: a part outside could run, and hold memory, at the same time.
         zeros = [
             tf.zeros(kernel.shape, sum_dtype(item.calls[0].outputs.dtype))
             for item in covered

@@ -11,7 +11,7 @@ from prospr_ops.network.loss import Batch, Objective
 
 
 def rademacher(shape: tf.TensorShape, dtype: tf.DType, seed: tf.Tensor) -> tf.Tensor:
-    """A tensor of independent −1 and +1, each with probability one half."""
+    """A tensor of independent random signs: −1 and +1 with probability ½ each."""
     bits = tf.random.stateless_uniform(
         shape, seed, minval=0, maxval=2, dtype=tf.int32, alg="philox"
     )
@@ -28,11 +28,11 @@ def mean_of_probes(
     """Mean of z ⊙ Hz over random sign vectors z.
 
     Args:
-        tape: Persistent; has watched how `gradients` came about.
-        gradients: Of the loss, by each of `weights`.
-        weights: The variables that H is taken by.
-        probes: Number of vectors.
-        seed: int64 [2].
+        tape: Persistent tape that has recorded the computation of `gradients`.
+        gradients: Gradients of the loss by each of `weights`.
+        weights: Variables by which H is taken.
+        probes: Number of sign vectors.
+        seed: Seed for the sign vectors, int64 [2].
 
     Returns:
         A tensor in the shape of each weight; float32 for half precision.
@@ -57,7 +57,7 @@ def mean_of_probes(
             ),
         )
 
-    # A loop in the graph: neither tracing nor memory grows with the number of probes.
+    # As a loop in the graph, neither tracing nor memory grows with the number of probes.
     _, *sums = tf.while_loop(
         lambda probe, *_: probe < probes,
         add_probe,
@@ -77,10 +77,10 @@ def hutchinson_estimate(
 ) -> Estimate:
     """diag(H) ≈ mean of z ⊙ Hz over `probes` random sign vectors z.
 
-    Unbiased for any model and loss, batch statistics and dropout included: E[z_i z_j] is 1 for
-    i = j and else 0, so E[z_i Σ_j H_ij z_j] = H_ii. The variance of element i is Σ_{j≠i} H_ij² a
-    probe. One Hessian-vector product, reverse over reverse, a probe. (Bekas, Kokiopoulou and Saad,
-    "An estimator for the diagonal of a matrix", 2007.)
+    Unbiased for any model and loss, including batch statistics and dropout: E[z_i z_j] is 1 if
+    i = j, else 0, so E[z_i Σ_j H_ij z_j] = H_ii. The variance of element i is Σ_{j≠i} H_ij² per
+    probe. Each probe costs one Hessian-vector product, reverse over reverse (Bekas, Kokiopoulou and
+    Saad, "An estimator for the diagonal of a matrix", 2007).
     """
     with tf.GradientTape(persistent=True) as outer:
         with tf.GradientTape() as inner:

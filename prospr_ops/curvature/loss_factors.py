@@ -20,7 +20,7 @@ from prospr_ops.network.loss import FunctionLoss, Objective
 
 
 class NotApplicable(Exception):
-    """Why there is no closed form."""
+    """Raised where there is no closed form, with the reason."""
 
 
 class LossFactor(NamedTuple):
@@ -29,10 +29,10 @@ class LossFactor(NamedTuple):
     Attributes:
         output: z, [N, C]: the logits, or the prediction for squared error.
         columns: Number of columns of S.
-        column: Takes indices, int32 [K], and gives those columns, [K, N, C], in float32 (float64
-            for a float64 model).
-        sample: Takes a seed, int64 [2], and gives one random column, [N, C], whose outer product
-            has the Hessian as its mean.
+        column: Function that takes indices, int32 [K], and returns those columns, [K, N, C], in
+            float32 (float64 for a float64 model).
+        sample: Function that takes a seed, int64 [2], and returns one random column, [N, C], whose
+            outer product has the Hessian as its mean.
     """
 
     output: tf.Tensor
@@ -42,7 +42,7 @@ class LossFactor(NamedTuple):
 
 
 class LossCall(NamedTuple):
-    """The arguments and the result of a loss: one number a sample, before the average."""
+    """The arguments and the result of a loss: one number per sample, before the average."""
 
     target: tf.Tensor
     prediction: tf.Tensor
@@ -72,10 +72,10 @@ def recorded_loss(loss: keras.losses.Loss) -> Iterator[list[LossCall]]:
 
 
 def loss_with_closed_form(objective: Objective) -> keras.losses.Loss:
-    """The single Keras loss that the objective is made of.
+    """The objective's loss, if it is a single Keras loss with a closed form.
 
     Raises:
-        NotApplicable: There is none, or it has no closed form here.
+        NotApplicable: There is no single loss, or it has no closed form here.
     """
     loss = objective.single_loss()
     if loss is None:
@@ -87,24 +87,24 @@ def loss_with_closed_form(objective: Objective) -> keras.losses.Loss:
     return loss
 
 
-# Of losses that do nothing but call their function.
+# Losses that only call their function.
 _PLAIN_CALLS = (FunctionLoss.call, keras.losses.MeanSquaredError.call)
 
 
 def _function(loss: keras.losses.Loss) -> Any:
-    """The function of (target, prediction) that a loss object averages, if it does nothing else."""
+    """The function of (target, prediction) that a loss averages; None if it does anything else."""
     kind = type(loss)
     if kind.__call__ is not keras.losses.Loss.__call__ or kind.call not in _PLAIN_CALLS:
-        return None  # a subclass may do anything to its losses, and to their average
+        return None  # a subclass may change its losses and their average
     function = getattr(loss, "function", getattr(loss, "fn", None))
     return function if isinstance(function, Hashable) else None
 
 
 def _logits(call: LossCall, activation: str, *, from_logits: bool) -> tf.Tensor:
-    """The logits that Keras computes the loss of.
+    """The logits from which Keras computes the loss.
 
-    Keras looks for the softmax or sigmoid that gave the prediction, though not behind a cast, and
-    goes back to what it was given, even if it was told that the prediction is the logits.
+    Keras looks for the softmax or sigmoid that gave the prediction (but not behind a cast) and uses
+    its input, even if it was told that the prediction is the logits.
     """
     prediction = call.prediction
     logits = keras_private.logits_of(prediction)
@@ -121,13 +121,13 @@ def _logits(call: LossCall, activation: str, *, from_logits: bool) -> tf.Tensor:
 
 
 def _is_hidden(call: LossCall, activation: str | None) -> bool:
-    """Whether Keras does not see that an activation gave the prediction."""
+    """Whether an activation gave the prediction and Keras does not find it."""
     known = keras_private.logits_of(call.prediction) is not None
     return not known and call.prediction.op.type != activation
 
 
 def _uncast(tensor: tf.Tensor) -> tf.Tensor:
-    """The layers' own tensor, whose gradient is wanted, not a cast of it."""
+    """The layer's own tensor, whose gradient is wanted, instead of a cast of it."""
     while tensor.op.type in ("Identity", "Cast"):
         tensor = tensor.op.inputs[0]
     return tensor
@@ -137,8 +137,8 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
     """The factor of a loss on a batch.
 
     Args:
-        loss: One that `loss_with_closed_form` accepts.
-        call: Its recorded call.
+        loss: A loss that `loss_with_closed_form` returned.
+        call: The recorded call of the loss.
         scale: Derivative of the total loss by each of `call.losses`: 1/N for an average, times the
             sample weights.
 
@@ -166,8 +166,8 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
         raise NotApplicable(msg)
 
     if _function(loss) is keras.losses.categorical_crossentropy and _is_hidden(call, activation):
-        # Of probabilities, targets that do not sum to 1 count as much as they sum to; of logits,
-        # TensorFlow differentiates as if they did.
+        # On probabilities, targets scale the loss by their sum; on logits, TensorFlow
+        # differentiates as if they summed to 1.
         smoothing = options.get("label_smoothing", 0.0)
         targets = (1 - smoothing) * tf.reduce_sum(call.target, axis=-1) + smoothing
         scale = scale if options.get("from_logits", False) else scale * targets
@@ -211,7 +211,7 @@ def _softmax_factor(output: tf.Tensor, z: tf.Tensor, root: tf.Tensor) -> LossFac
 
 
 def _unit_columns(output: tf.Tensor, length: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Columns of a diagonal S: `length`, [N, C], times the unit vectors."""
+    """Columns of a diagonal S: `length`, [N, C], times unit vectors."""
 
     def column(indices: tf.Tensor) -> tf.Tensor:
         units = tf.one_hot(indices, output.shape[-1], dtype=length.dtype)
@@ -221,7 +221,7 @@ def _unit_columns(output: tf.Tensor, length: tf.Tensor) -> Callable[[tf.Tensor],
 
 
 def _sigmoid_factor(output: tf.Tensor, z: tf.Tensor, root: tf.Tensor) -> LossFactor:
-    """The mean over C binary cross-entropies: S = diag(√(p (1 − p) / C))."""
+    """The factor of the mean of C binary cross-entropies: S = diag(√(p (1 − p) / C))."""
     outputs = output.shape[-1]
     p = tf.sigmoid(z)
     root = root / outputs**0.5
@@ -235,7 +235,7 @@ def _sigmoid_factor(output: tf.Tensor, z: tf.Tensor, root: tf.Tensor) -> LossFac
 
 
 def _squared_factor(output: tf.Tensor, z: tf.Tensor, root: tf.Tensor) -> LossFactor:
-    """The mean over C squares: S = √(2 / C) I."""
+    """The factor of the mean of C squares: S = √(2 / C) I."""
     outputs = output.shape[-1]
     length = root * tf.ones_like(z) * (2 / outputs) ** 0.5
 
@@ -245,8 +245,8 @@ def _squared_factor(output: tf.Tensor, z: tf.Tensor, root: tf.Tensor) -> LossFac
     return LossFactor(output, outputs, _unit_columns(output, length), sample)
 
 
-# For each loss function: the activation that its probabilities come from, if it takes such, and
-# what makes the factor.
+# For each loss function: the activation that gives its probabilities (None if it takes none), and
+# the function that makes the factor.
 _FORMS: dict[Any, tuple[str | None, Callable[[tf.Tensor, tf.Tensor, tf.Tensor], LossFactor]]] = {
     keras.losses.sparse_categorical_crossentropy: ("Softmax", _softmax_factor),
     keras.losses.categorical_crossentropy: ("Softmax", _softmax_factor),

@@ -18,10 +18,10 @@ def row_sum_estimate(
     probes: int,
     seed: tf.Tensor,
 ) -> Estimate:
-    """H·1, what differentiating the gradient a second time gives.
+    """H·1, the result of differentiating the sum of the gradient.
 
-    Σ_j H_ij is *not* H_ii: it is wrong by the sum of the off-diagonal elements, which does not
-    average out. It is here because it is the path that people reach for, to compare with.
+    Σ_j H_ij is *not* H_ii: it differs by the sum of the off-diagonal elements, which does not
+    average out. It is here for comparison, since it is often mistaken for the diagonal.
     """
     del probes, seed  # nothing here is random
     with tf.GradientTape() as outer:

@@ -1,8 +1,8 @@
-"""What the closed form is worth for a layer: the Hessian, the Gauss-Newton matrix, or nothing.
+"""Whether a layer's closed form is the Hessian's diagonal, Gauss-Newton's, or not applicable.
 
-Decided on the traced graph between a layer's output and the model's, so it holds for any model,
-subclassed ones included. An operation that is not listed here counts as one that could mix samples:
-the closed form is never used on a guess.
+This is decided on the traced graph between the layer's output and the model's, so it works for any
+model, including subclassed ones. An operation that is not listed here counts as one that may mix
+samples, so the closed form is never used on a guess.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 
 class Validity(IntEnum):
-    """Of the closed-form diagonal; the larger, the less it holds."""
+    """How the closed-form diagonal relates to the Hessian; larger is worse."""
 
     EXACT = 0
     GAUSS_NEWTON = 1
@@ -32,16 +32,16 @@ class Verdict(NamedTuple):
 
 _EXACT = Verdict(Validity.EXACT, "piecewise linear")
 
-# Piecewise linear, element by element, whatever operands depend on the layer.
+# Elementwise and piecewise linear, whichever operands depend on the layer.
 _ELEMENTWISE = """
 Abs Add AddN AddV2 BroadcastTo Cast ClipByValue Equal Greater GreaterEqual Identity LeakyRelu Less
 LessEqual LogicalAnd LogicalNot LogicalOr Maximum Minimum Neg NotEqual OnesLike PreventGradient Relu
 Relu6 Select SelectV2 Sign StopGradient Sub ZerosLike
 """
-# Moves elements about within a sample.
+# Rearranges elements within a sample.
 _RESHAPING = "ExpandDims Reshape Slice Split SplitV Squeeze StridedSlice Tile"
-# Piecewise linear in the first operand, or the third, and no sample sees another's; the other
-# operands must not depend on the layer.
+# Piecewise linear in the first operand (or the third) without mixing samples; the other operands
+# must not depend on the layer.
 _FIRST = """
 AvgPool AvgPool3D BatchToSpaceND BiasAdd Conv2D Conv3D DepthToSpace DepthwiseConv2dNative
 FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 MatMul MaxPool MaxPool3D MaxPoolV2 MirrorPad Pad
@@ -49,31 +49,32 @@ PadV2 ResizeBicubic ResizeBilinear ResizeNearestNeighbor SpaceToBatchND SpaceToD
 """
 _THIRD = "Conv2DBackpropInput Conv3DBackpropInputV2"
 _ONLY_OPERAND = dict.fromkeys(_FIRST.split(), 0) | dict.fromkeys(_THIRD.split(), 2)
-# Linear in each operand: exact while only one of them depends on the layer.
+# Linear in each operand: exact if only one of them depends on the layer.
 _MULTILINEAR = "BatchMatMul BatchMatMulV2 BatchMatMulV3 Mul"
-# Element by element, but curved.
+# Elementwise and curved.
 _CURVED = """
 Atan Cos Elu Erf Erfc Exp Expm1 Log Log1p Pow RealDiv Reciprocal Rsqrt Selu Sigmoid Sin Softplus
 Softsign Sqrt Square SquaredDifference Tanh Xdivy Xlogy
 """
 # Curved along the last axis.
 _SOFTMAX = "LogSoftmax Softmax"
-# Over axes that the second operand names.
+# Reductions over the axes in the second operand.
 _REDUCTIONS = "Cumsum Max Mean Min ReverseV2 Sum"
-# Linear in all of their operands together.
+# Piecewise linear in all operands jointly.
 _JOINTLY_LINEAR = f"{_ELEMENTWISE} {_RESHAPING} ConcatV2 IdentityN Pack Unpack"
 
 
 def _rows(tensor: tf.Tensor) -> int | None:
-    """Size of the first axis."""
+    """Size of the first axis; None if unknown."""
     return tensor.shape[0] if tensor.shape.rank else None
 
 
 class _Operation(NamedTuple):
-    """An operation that some layer's output goes into.
+    """An operation that takes a layer's output.
 
     Samples lie along the first axis of its operands, one after the other, each in one row or
-    several; or, around a dilated convolution, `phased`: in blocks of all samples.
+    several. If `phased` (around a dilated convolution), they lie in blocks that each hold all
+    samples.
     """
 
     op: tf.Operation
@@ -91,7 +92,7 @@ class _Operation(NamedTuple):
         return [outputs[operand]] if self.op.type == "IdentityN" else list(outputs)
 
     def verdict(self) -> Verdict:
-        """What the operation does to the operands that depend on a layer."""
+        """How the operation acts on the operands that depend on a layer."""
         kind = self.op.type
         if kind.startswith("FusedBatchNorm") and self.op.get_attr("is_training"):
             return Verdict(
@@ -110,13 +111,13 @@ class _Operation(NamedTuple):
         return _EXACT
 
     def _keeps_samples(self) -> bool:
-        """Whether the rows of operands and outputs are rows of the same samples."""
+        """Whether the rows of operands and outputs belong to the same samples."""
         for i in self.dependent:
             before = _rows(self.op.inputs[i])
             after = [_rows(output) or 0 for output in self.outputs_of(i)]
             if not before or before % self.samples or 0 in after:
                 return False
-            # Rows in their order, each of one sample, can be cut and joined within the samples.
+            # Consecutive rows of one sample can be split and merged within that sample.
             recut = self.op.type == "Reshape" and not self.phased
             if self.op.type in ("SpaceToBatchND", "BatchToSpaceND") or recut:
                 if any(rows % self.samples for rows in after):
@@ -126,11 +127,11 @@ class _Operation(NamedTuple):
         return True
 
     def _samples_apart(self) -> bool:
-        """Whether an operation that keeps the number of rows leaves their samples apart."""
+        """Whether an operation that keeps the number of rows does not mix samples."""
         op, kind, dependent = self.op, self.op.type, self.dependent
         rank = self.operands[0].shape.rank
         if kind in f"{_ELEMENTWISE} {_CURVED} {_MULTILINEAR}".split():
-            # An operand of lower rank is broadcast: its first axis is not the output's.
+            # An operand of lower rank is broadcast, so its first axis is not the output's.
             same = all(tensor.shape.rank == op.outputs[0].shape.rank for tensor in self.operands)
             return same and (not kind.startswith("BatchMatMul") or rank > 2)
         if kind == "StridedSlice":
@@ -159,12 +160,12 @@ class _Operation(NamedTuple):
         elif kind in ("ConcatV2", "GatherV2"):
             axes = tf.get_static_value(op.inputs[-1])
         else:
-            return False  # an operation that is not known here
+            return False  # unknown operation
         return axes is not None and not np.any(np.ravel(axes) % rank == 0)
 
 
 def _whole_first_axis(op: tf.Operation) -> bool:
-    """Whether a slice that keeps the number of rows takes them all, in their order."""
+    """Whether a slice that keeps the number of rows takes all of them, in order."""
     if (op.get_attr("new_axis_mask") | op.get_attr("shrink_axis_mask")) & 1:
         return False
     if op.get_attr("ellipsis_mask") & 1:
@@ -175,18 +176,18 @@ def _whole_first_axis(op: tf.Operation) -> bool:
 
 
 def judge(sources: Sequence[tf.Tensor], output: tf.Tensor) -> list[Verdict]:
-    """Judges each source's way to the output.
+    """Judges the path from each source to the output.
 
     Args:
-        sources: Outputs of layers, before their activation, samples on the first axis.
-        output: The model's output, in the same graph.
+        sources: Outputs of layers before their activation, with samples on the first axis.
+        output: Output of the model, in the same graph.
 
     Returns:
-        For each source the worst verdict on any path to the output. A source that does not reach it
-        counts as exact: its curvature is zero.
+        For each source, the worst verdict on any path to the output. A source that does not reach
+        the output counts as exact: its curvature is zero.
     """
     operations = output.graph.get_operations()
-    phased = {source.name: False for source in sources}  # of every tensor that depends on a source
+    phased = {source.name: False for source in sources}  # for every tensor that depends on a source
     uses: dict[str, _Operation] = {}
     for op in operations:
         operands = [i for i, tensor in enumerate(op.inputs) if tensor.name in phased]

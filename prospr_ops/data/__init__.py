@@ -1,4 +1,4 @@
-"""Data sets as NumPy arrays, and batches out of whatever people train Keras models on."""
+"""Data sets as NumPy arrays, and batches from any data that Keras models are trained on."""
 
 from prospr_ops.data.datasets import Dataset, mnist
 

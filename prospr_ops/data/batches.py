@@ -1,4 +1,4 @@
-"""Batches out of whatever people train Keras models on."""
+"""Batches from any data that Keras models are trained on."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from prospr_ops.network.restore import preserved
 
 
 def endless_batches(data: Any, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Yields batches of tensors, starting over when the data ends.
+    """Yields batches of tensors, starting over at the end of the data.
 
     Args:
-        data: A tuple (x, y) or (x, y, sample_weight) of arrays (or of structures of arrays), which
-            is shuffled anew every time round; or a batched `tf.data.Dataset`, or any re-iterable of
-            such tuples, which is taken as it comes. Not one that tf.distribute has distributed.
-        batch_size: Samples a batch, for arrays. The last, smaller batch of a round is dropped,
-            unless there is no other.
-        seed: Of the shuffle.
+        data: Training data: a tuple (x, y) or (x, y, sample_weight) of arrays (or of structures of
+            arrays), which is shuffled anew in every round; or a batched `tf.data.Dataset` or any
+            re-iterable of such tuples, used in its own order. A dataset distributed by
+            tf.distribute is refused.
+        batch_size: Samples per batch, where `data` is a tuple of arrays. The last, smaller batch of
+            a round is dropped unless it is the only one.
+        seed: Seed for shuffling.
 
     Yields:
-        Batches; their samples are along the first axis.
+        Batches, with samples along the first axis.
 
     Raises:
-        TypeError: `data` is none of the above.
+        TypeError: `data` is none of these types.
         ValueError: `data` is empty, or its arrays differ in length.
     """
     if data is None:
@@ -60,7 +61,7 @@ def endless_batches(data: Any, batch_size: int, seed: int) -> Iterator[Batch]:
 
 
 class _ArrayBatches:
-    """A re-iterable of batches out of arrays, in a new order every time round."""
+    """A re-iterable of batches from arrays, in a new order in every round."""
 
     def __init__(self, arrays: tuple[Any, ...], batch_size: int, seed: int) -> None:
         if len(arrays) not in (2, 3):
@@ -86,14 +87,14 @@ class _ArrayBatches:
 
 
 class LabelRange(NamedTuple):
-    """Class indices that are accepted: 0 to `classes` − 1, and `ignored` if it is not None."""
+    """The accepted class indices: 0 to `classes` − 1, and `ignored` if it is not None."""
 
     classes: int
     ignored: int | None
 
 
 def label_range(objective: Objective, batch: Batch) -> LabelRange | None:
-    """The accepted labels, if the targets are class indices; None if they are anything else."""
+    """The accepted labels if the targets are class indices; else None."""
     loss = objective.sparse_labels()
     if loss is None:
         return None
@@ -102,12 +103,12 @@ def label_range(objective: Objective, batch: Batch) -> LabelRange | None:
 
 
 def check_batch(batch: Batch, number: int, labels: LabelRange | None) -> None:
-    """Refuses a batch that no loss can be computed on.
+    """Refuses a batch on which the loss cannot be computed.
 
     Args:
-        batch: The batch.
-        number: Its number, from 0, for the message.
-        labels: The accepted class indices, if the targets are such.
+        batch: Batch to check.
+        number: Number of the batch, from 0, for the message.
+        labels: The accepted class indices; None if the targets are not class indices.
 
     Raises:
         ValueError: Inputs or targets hold NaN or infinity, or a label is out of range.
@@ -131,7 +132,7 @@ def check_batch(batch: Batch, number: int, labels: LabelRange | None) -> None:
 
 
 def checked(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
-    """Yields the batches, each checked before it is handed out (see `check_batch`)."""
+    """Yields the batches, each checked by `check_batch` first."""
     labels = None
     for number, batch in enumerate(batches):
         if number == 0:
@@ -139,6 +140,6 @@ def checked(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
         check_batch(batch, number, labels)
         if number == 0:
             with preserved(objective.model):
-                # Keras builds some of a compiled loss on first use, which a tf.function forbids.
+                # Keras builds parts of a compiled loss on first use, which a tf.function forbids.
                 objective(batch.map(lambda tensor: tensor[:1]))
         yield batch

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 # Mean and standard deviation of all pixels (0 to 255) of MNIST's 60,000 training images. They are
-# used whatever the source, so that the embedded sample and the full set look alike to a model.
+# used for every source, so that the embedded sample and the full set are scaled alike.
 _MNIST_MEAN = 33.318421449829934
 _MNIST_STD = 78.56748998339798
 
@@ -40,11 +40,19 @@ class Dataset:
     Attributes:
         x_train: Training inputs, float32 `[n, ...]`, standardised.
         y_train: Training labels, int64 `[n]`, in `[0, classes)`.
-        x_test: Test inputs, float32 `[m, ...]`, standardised by the same constants.
+        x_test: Test inputs, float32 `[m, ...]`, standardised by the constants of the training set.
         y_test: Test labels, int64 `[m]`, in `[0, classes)`.
-        name: The data set, for example `"MNIST"`.
+        name: Name of the data set, for example `"MNIST"`.
         classes: Number of classes.
         source: Where the arrays came from, in words.
+
+    Example:
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> x, y = np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1])
+        >>> data = po.data.Dataset(x, y, x, y, name="zeros", classes=2, source="memory")
+        >>> data.classes
+        2
     """
 
     x_train: np.ndarray
@@ -59,25 +67,33 @@ class Dataset:
 def mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
     """Loads MNIST: handwritten digits, 28 x 28 grey pixels, 10 classes.
 
-    The first of these that exists is used:
+    The first of these sources that exists is used:
 
-    1. `folder`, or the folder that the environment variable `PROSPR_DATA` names. It holds the four
-       IDX files under their usual names, plain or `.gz`, or `mnist.npz` with Keras's keys.
+    1. `folder`, or the folder in the environment variable `PROSPR_DATA`. It holds the four IDX
+       files under their usual names, plain or `.gz`, or `mnist.npz` with Keras's keys.
     2. Keras's copy, from its cache or by download.
     3. A sample of 6,000 training and 2,000 test digits in this package, with a warning.
 
     Images are standardised by the mean and standard deviation of the full training set.
 
     Args:
-        folder: Folder to read; by default the one that `PROSPR_DATA` names, if any.
+        folder: Folder to read; None for the folder in `PROSPR_DATA`, if that is set.
 
     Returns:
-        The digits, `x_train` and `x_test` of shape `[n, 28, 28, 1]`. `source` says which of the
-        three they are.
+        The digits, with `x_train` and `x_test` of shape `[n, 28, 28, 1]`. `source` names the
+        source.
 
     Raises:
-        FileNotFoundError: If `folder` or `PROSPR_DATA` is given and does not hold MNIST.
-        ValueError: If a file there is damaged or is not what its name says; the file is named.
+        FileNotFoundError: `folder` or `PROSPR_DATA` is given and does not hold MNIST.
+        ValueError: A file there is damaged or is not what its name says; the message names the
+            file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import prospr_ops as po
+        >>> data = po.data.mnist(Path(po.data.__file__).parent / "digits")  # the embedded sample
+        >>> data.x_train.shape, data.x_test.shape
+        ((6000, 28, 28, 1), (2000, 28, 28, 1))
     """
     folder = folder or os.environ.get("PROSPR_DATA")
     if folder:
@@ -175,7 +191,7 @@ def _read_npz(file: Path) -> _Arrays:
     except KeyError as error:
         msg = f"{file} lacks an array that MNIST needs: {error.args[0]}"
         raise ValueError(msg) from error
-    # An IndexError is how a file with a single array, no archive, answers to the keys.
+    # A file with a single array instead of an archive raises IndexError here.
     except (EOFError, IndexError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         msg = f"{file} is not a NumPy archive, or is damaged: {error}"
         raise ValueError(msg) from error
@@ -200,7 +216,7 @@ def _check_labels(labels: np.ndarray, file: Path, *, count: int) -> None:
 
 
 def _mnist_of_keras() -> _Arrays | None:
-    """MNIST from Keras's cache or by download; None without either, within seconds."""
+    """MNIST from Keras's cache or by download; None within seconds if there is neither."""
     home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     if not (home / "datasets" / "mnist.npz").is_file() and not _answers(_MNIST_URL):
         return None
@@ -213,7 +229,7 @@ def _mnist_of_keras() -> _Arrays | None:
 
 
 def _answers(url: str) -> bool:
-    """Whether a server answers for `url`, asked for `_NETWORK_SECONDS` at most."""
+    """Whether a server answers for `url` within `_NETWORK_SECONDS`."""
     answered = threading.Event()
 
     def ask() -> None:
@@ -224,7 +240,7 @@ def _answers(url: str) -> bool:
         ):
             answered.set()
 
-    # A thread, because no timeout covers the look-up of the server's name.
+    # In a thread, because no timeout covers the lookup of the server's name.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_NETWORK_SECONDS)

@@ -24,9 +24,10 @@ class Samples(NamedTuple):
     """Samples in the form that `prune`, `model.fit` and `model.evaluate` take.
 
     Attributes:
-        train: Arrays (x, y), or a batched `tf.data.Dataset` of such.
-        test: The same to test on; None if there is no test set.
-        source: Where they came from, in words.
+        train: Training set: arrays (x, y), or a batched `tf.data.Dataset` of such pairs.
+        test: Test set: arrays (x, y), or a batched `tf.data.Dataset` of such pairs; None if there
+            is none.
+        source: Where the samples came from, in words.
     """
 
     train: tuple[np.ndarray, np.ndarray] | tf.data.Dataset
@@ -42,27 +43,28 @@ def load_data(
     batch_size: int = 128,
     seed: int = 0,
 ) -> Samples:
-    """Reads labelled samples for a model, and checks that they fit it.
+    """Reads labelled samples for a model, and checks that they fit the model.
 
     `source` is one of these:
 
-    * An .npz file (`numpy.savez`) of the arrays x_train and y_train, or x and y, and, for a test set,
-      x_test and y_test. They are given to the model unchanged. A model with several inputs or
+    * An .npz file (`numpy.savez`) with the arrays x_train and y_train, or x and y, and for a test
+      set x_test and y_test. The arrays are returned unchanged. A model with several inputs or
       outputs takes one array for each, with its layer's name appended: x_train_left, x_train_right.
-    * A folder of images (.png, .jpg, .bmp, .gif) with a folder for each class; or with folders train
-      and test, each with a folder for each class. The classes are numbered by their names' order.
-      Images are resized to what the model takes, and converted to grey or colour; pixels are from 0
-      to 255, so a model that wants others begins with a `keras.layers.Rescaling`. They are read
-      while they are used. Their labels are class indices, one-hot vectors, or 0 and 1 for a single
-      output, as the loss wants them.
+    * A folder of images (.png, .jpg, .bmp, .gif) with one folder per class; or with the folders
+      train and test, each with one folder per class. Classes are numbered in the order of their
+      names. Images are resized to the model's input and converted to grey or colour; pixels range
+      from 0 to 255, so a model that needs another range begins with a `keras.layers.Rescaling`.
+      Images are read on use. Labels are class indices, one-hot vectors, or 0 and 1 for a single
+      output, whichever the loss takes.
     * "mnist", see `prospr_ops.data.mnist`.
 
     Args:
-        source: A file, a folder or "mnist".
-        model: A built model; one with several inputs or outputs takes an .npz file.
-        loss: That the samples are for; None for the one the model is compiled with.
-        batch_size: Images a batch; arrays are not batched.
-        seed: Of the order of images.
+        source: An .npz file, a folder of images, or "mnist".
+        model: A built model; one with several inputs or outputs needs an .npz file.
+        loss: Loss that the samples are for: a Keras loss, its name or a function of (y,
+            prediction); None for the loss that the model is compiled with.
+        batch_size: Images per batch; arrays are not batched.
+        seed: Seed for shuffling images.
 
     Returns:
         The training set, and the test set if there is one.
@@ -71,7 +73,16 @@ def load_data(
         OSError: `source` does not exist or cannot be read.
         TypeError: `loss` is not a loss, a name or a function.
         ValueError: The file is damaged, holds other arrays or would execute code; there are no
-            images; or the samples do not fit the model: their shape, their number, their labels.
+            images; or the shape, number or labels of the samples do not fit the model.
+
+    Example:
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> np.savez("data.npz", x=np.zeros((4, 8), np.float32), y=np.array([0, 1, 2, 0]))
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> samples = po.load_data("data.npz", model, loss="sparse_categorical_crossentropy")
+        >>> samples.train[0].shape, samples.test
+        ((4, 8), None)
     """
     objective = Objective.of(model, loss)
     path = Path(source)
@@ -94,7 +105,7 @@ def load_data(
 
 
 def _read_arrays(file: Path, model: keras.Model) -> tuple[Any, Any]:
-    """Reads (x, y) to train on, and to test on or None."""
+    """Reads (x, y) to train on, and (x, y) to test on or None."""
     try:
         with file.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
@@ -216,7 +227,7 @@ def _describe(array: np.ndarray) -> str:
 
 
 def _shapes(model: keras.Model, ends: str) -> list[tuple[int | None, ...]]:
-    """The shapes of a model's "inputs" or "outputs"; none of a subclassed model."""
+    """The shapes of a model's "inputs" or "outputs"; empty for a subclassed model."""
     return [tensor.shape for tensor in getattr(model, ends, None) or []]
 
 

@@ -63,6 +63,14 @@ def export(model: keras.Model, path: str | os.PathLike[str], format: str | None 
         OSError: It cannot be written. What was there before is as it was.
         TypeError: As for `strip`.
         ValueError: The format is unknown or the path does not end as it must, or as for `strip`.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
+        >>> exported = po.export(model, "model.keras")
+        >>> exported.nonzero, exported.weights  # the biases are zero at initialisation
+        (3270, 33103)
     """
     path = Path(path)
     if format is None:

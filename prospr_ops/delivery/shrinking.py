@@ -40,6 +40,22 @@ def shrink(model: keras.Model) -> keras.Model:
     Raises:
         TypeError: `model` is no Keras model.
         ValueError: It is subclassed, or not built.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> result = po.prune(
+        ...     model,
+        ...     None,
+        ...     sparsity=0.5,
+        ...     method="magnitude",
+        ...     structure="channel",
+        ...     scope="layer",
+        ...     verbose=0,
+        ... )
+        >>> small = po.shrink(model)
+        >>> [layer.units for layer in model.layers[1:]], [layer.units for layer in small.layers[1:]]
+        ([300, 100, 3], [150, 50, 3])
     """
     graph = ChannelGraph(model)
     if graph.left_whole:

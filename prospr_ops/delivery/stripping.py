@@ -25,6 +25,14 @@ def strip(model: keras.Model) -> keras.Model:
     Raises:
         TypeError: `model` is no Keras model, or a subclassed one that Keras cannot make again.
         ValueError: The model is not built.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
+        >>> plain = po.strip(model)
+        >>> [layer.kernel_constraint for layer in plain.layers[1:]]
+        [None, None, None]
     """
     if not isinstance(model, keras.Model):
         msg = f"model must be a keras.Model, not {type(model).__name__}"

@@ -1,8 +1,8 @@
 """Pruning methods: one file and one row of `METHODS` each.
 
-The method `name` is the function `name_scores` of the module `name`: it takes a `Problem` and returns
-what it `Found`. This table imports none of them, and no TensorFlow, so that the shell's help can be
-made of it.
+The method `name` is the function `name_scores` of the module `name`, which takes a `Problem` and
+returns a `Found`. This table imports neither these modules nor TensorFlow, so that the shell
+command can make its help from it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Method:
     """A pruning method.
 
     Attributes:
-        name: Its name as an argument.
-        label: Its name as papers write it.
-        summary: What the score of a weight is, in one line.
-        passes: How many passes over a batch it makes, by the number of steps; always 0 for a method
-            that looks at no data, and can be called with data=None.
-        sums: Whether the score of a channel is the sum of its weights' (with `Found.signs`); else
-            the function is given one element per channel instead of its weights.
+        name: Name of the method as an argument.
+        label: Name of the method in papers.
+        summary: The score of a weight, in one line.
+        passes: Number of passes over a batch, as a function of the number of steps; always 0 for a
+            method that uses no data, which accepts data=None.
+        sums: Whether the score of a channel is the sum of its weights' scores (with `Found.signs`);
+            otherwise the function is given one element per channel instead of the weights.
         signed: Whether the scores are signed numbers, of which the largest are kept, instead of
             logarithms of magnitudes.
-        rounds: In how many rounds it prunes, where a sparsity is asked for.
-        settings: The settings that change its scores (see `prospr_ops.utils.settings`).
+        rounds: Number of rounds in which the method prunes if a sparsity is given.
+        settings: Names of the settings that change its scores (see `prospr_ops.utils.settings`).
     """
 
     name: str
@@ -45,12 +45,12 @@ class Method:
 
     @property
     def needs_data(self) -> bool:
-        """Whether it looks at data."""
+        """Whether the method uses data."""
         return self.passes(0) > 0
 
     @property
     def scores(self) -> Callable[[Problem], Found]:
-        """The function, imported when it is first asked for."""
+        """The function that scores, imported on first use."""
         module = importlib.import_module(f"{__name__}.{self.name}")
         return getattr(module, f"{self.name}_scores")
 
@@ -112,5 +112,5 @@ METHODS: dict[str, Method] = {
 
 
 def method_label(name: str) -> str:
-    """The name of a method as papers write it; "dense" is "Dense", an unknown one stays as it is."""
+    """The name of a method in papers; "dense" is "Dense", an unknown name is returned unchanged."""
     return METHODS[name].label if name in METHODS else {"dense": "Dense"}.get(name, name)

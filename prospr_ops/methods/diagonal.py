@@ -18,9 +18,11 @@ class _Accumulator(NamedTuple):
     """The running product of one weight's factors.
 
     Attributes:
-        step: Takes the gradient and the curvature; returns whether they were finite.
-        factor: Gives log|∂w/∂w_0| after the last step, and what has the sign of ∂w/∂w_0.
-        state: What outlives a step, besides the weight.
+        step: Function that takes the gradient and the curvature and makes one step; returns whether
+            both were finite.
+        factor: Function that returns log|∂w/∂w_0| after the last step, and a tensor with the sign
+            of ∂w/∂w_0.
+        state: Variables that persist between steps, besides the weight.
     """
 
     step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -31,14 +33,14 @@ class _Accumulator(NamedTuple):
 def diagonal_scores(problem: Problem) -> Found:
     """log|∇L_M(w_M)| + Σ_m log|γ_m| + log|w_0|, with γ_m = 1 − α diag(H_m).
 
-    The derivative ∂w_M/∂w_0 of the inner gradient descent is a product of matrices I − α H_m; here
-    each is replaced by its diagonal, so the product is one number a weight and only its logarithm
-    and sign outlive a step. With momentum the number becomes a pair (see
+    The derivative ∂w_M/∂w_0 of the inner gradient descent is a product of matrices I − α H_m. Here
+    each is replaced by its diagonal, so the product is one number per weight, and only its
+    logarithm and sign are kept between steps. With momentum the number becomes a pair (see
     `prospr_ops.ops.gamma_momentum_step`). After ProsPr (Alizadeh et al., arXiv 2202.08132), which
     differentiates through the steps.
 
     Raises:
-        ValueError: Nesterov's momentum is asked for.
+        ValueError: Nesterov momentum is asked for.
     """
     passes, settings = Passes(problem), problem.settings
     if settings.nesterov:
@@ -56,7 +58,7 @@ def diagonal_scores(problem: Problem) -> Found:
         found = estimate(
             problem.objective, batch, [*weights, *others], weights, settings.probes, seed
         )
-        # Runs when the pass is traced: the choice of estimator is the same for every batch.
+        # Runs once, when the pass is traced: every batch uses the same estimators.
         passes.estimators.update(zip(problem.weights, found.origin, strict=True))
         return found.loss, [*found.gradients, *found.diagonal]
 
@@ -88,7 +90,7 @@ def _accumulator(weight: tf.Variable, learning_rate: float, momentum: float) -> 
     if weight.dtype in (tf.float32, tf.float64):
         return _full_precision(weight, learning_rate, momentum)
 
-    # Half precision holds neither a sum of logarithms nor a small step: both happen in float32.
+    # Half precision is too coarse for sums of logarithms and small steps: both are in float32.
     shadow = tf.Variable(tf.cast(weight, tf.float32))
     of_shadow = _full_precision(shadow, learning_rate, momentum)
 

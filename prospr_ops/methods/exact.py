@@ -1,4 +1,4 @@
-"""ProsPr's meta-gradient, exactly, without a graph through the steps."""
+"""ProsPr's exact meta-gradient, without a graph through the steps."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 
 
 def exact_scores(problem: Problem) -> Found:
-    """log|∂L_M(w_M)/∂c|, for a mask c that multiplies the initial weights, at c = 1.
+    """log|∂L_M(w_M)/∂c| at c = 1, for a mask c that multiplies the initial weights.
 
-    This is ProsPr's score (Alizadeh et al., arXiv 2202.08132), which its authors get by
-    backpropagation through all steps. Here a step leaves behind only its batch and the weights it
-    began with, and the derivatives λ = ∂L_M/∂w and ν = ∂L_M/∂v go back from step to step:
+    This is ProsPr's score (Alizadeh et al., arXiv 2202.08132), which its authors compute by
+    backpropagation through all steps. Here only the batch of each step and the weights before it
+    are stored, and the derivatives λ = ∂L_M/∂w and ν = ∂L_M/∂v are taken back from step to step,
 
         ν ← ν − α λ        λ ← λ + H_m ν        ν ← μ ν
 
-    with one Hessian-vector product each. Nothing else grows with the number of steps.
+    with one Hessian-vector product per step. Nothing else grows with the number of steps.
 
-    A checkpoint holds λ and ν, and not the weights of all steps: a run that is resumed makes the steps
-    forward again, a third of its work, and goes back from where it was.
+    A checkpoint holds λ and ν, not the weights of all steps: a resumed run repeats the forward
+    steps, a third of its work, and continues backwards from where it was.
     """
     passes, settings = Passes(problem), problem.settings
     variables = [*problem.prunable(), *problem.others()]
-    # A step is differentiated as it was taken.
+    # Each step is differentiated in the state in which it was taken.
     state = problem.model_state()
     initial = problem.values_now()
 
@@ -50,7 +50,7 @@ def exact_scores(problem: Problem) -> Found:
     trajectory = []
     for number in range(settings.steps):
         batch = next(problem.batches)
-        # Shares the variables' buffers: TensorFlow copies one when it is next written.
+        # Shares the variables' buffers: TensorFlow copies a buffer on its next write.
         trajectory.append((batch, [tf.identity(variable) for variable in state]))
         passes.run(step, number, batch)
 
@@ -88,17 +88,17 @@ def _adjoint_step(
     by_velocity: list[tf.Variable],
     log_scale: tf.Variable,
 ) -> tuple[Callable[[], list[tf.Tensor]], Apply]:
-    """The vector u of one step, and what takes λ and ν back over it, given Hu.
+    """The vector u of one step, and the function that takes λ and ν back over the step, given Hu.
 
-    They are `adjoint` · exp(`log_scale`) and `by_velocity` · exp(`log_scale`), which is empty without
-    momentum.
+    λ and ν are `adjoint` · exp(`log_scale`) and `by_velocity` · exp(`log_scale`); `by_velocity` is
+    empty without momentum.
 
-    λ and ν are divided by a power of two after each step, which is exact: however many steps there
-    are, nothing overflows or vanishes.
+    After each step λ and ν are divided by a power of two, which is exact, so they neither overflow
+    nor vanish over any number of steps.
     """
     learning_rate, momentum = problem.settings.learning_rate, problem.settings.momentum
 
-    # Derivatives by this step's velocity (of all that it enters) and by its gradient.
+    # Derivatives by this step's velocity (total, through every use) and by its gradient.
     def by_this_velocity() -> list[tf.Tensor]:
         weight = learning_rate * (momentum if problem.settings.nesterov else 1.0)
         if not momentum:
@@ -124,9 +124,9 @@ def _adjoint_step(
 
 
 def _power_of_two(tensors: list[tf.Tensor]) -> tf.Tensor:
-    """The largest power of two, float64, that is at most the largest magnitude of any element.
+    """The largest power of two, float64, not above the largest magnitude of any element.
 
-    Kept within float32's normal numbers; of what is beyond, the next step takes the rest.
+    It is kept within float32's normal numbers; the next step divides by what is left beyond them.
     """
     largest = tf.reduce_max(
         [tf.cast(tf.reduce_max(tf.abs(tensor)), tf.float64) for tensor in tensors]

@@ -8,7 +8,7 @@ from prospr_ops.methods.engine.problem import Found, Problem
 
 
 def first_order_scores(problem: Problem) -> Found:
-    """log|∇L_M(w_M) ⊙ w_0|: the meta-gradient with every step's Jacobian taken as the identity.
+    """log|∇L_M(w_M) ⊙ w_0|: the meta-gradient with every step's Jacobian replaced by the identity.
 
     (Alizadeh et al., arXiv 2202.08132, section on first-order approximation.)
     """

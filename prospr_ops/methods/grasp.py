@@ -1,4 +1,4 @@
-"""Gradient signal preservation."""
+"""GraSP: gradient signal preservation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from prospr_ops.methods.engine.problem import Found, Problem
 def grasp_scores(problem: Problem) -> Found:
     """w_0 ⊙ Hg, with its sign: g and H of all trainable variables, on one batch.
 
-    The paper's score is S(−w) = −w ⊙ Hg, to first order (and up to a factor of 2) the change of the
-    gradient flow ‖g‖² when a weight is taken away; it removes the weights with the *largest* S, whose
-    removal lowers the flow least, or raises it most. Here larger is kept, so it is −S. A weight with
-    a score far below zero is the first to go, not one near zero: this is no magnitude and has no
-    logarithm. `steps` is not used. (Wang, Zhang and Grosse, "GraSP", arXiv 2002.07376, equation 8 and
-    what follows it; without the temperature of 200 that the authors' code divides the logits by.)
+    The paper's score is S(−w) = −w ⊙ Hg: to first order, and up to a factor of 2, the change of the
+    gradient flow ‖g‖² when a weight is removed. The paper removes the weights with the *largest* S,
+    whose removal reduces the flow least or increases it most. Here larger scores are kept, so the
+    score is −S. The scores are signed: the weight with the lowest score is pruned first, not the
+    one nearest to zero, so no logarithm is taken. `steps` is not used. (Wang, Zhang and Grosse,
+    "GraSP", arXiv 2002.07376, equation 8 and the text after it; without the temperature of 200 by
+    which the authors' code divides the logits.)
     """
     passes = Passes(problem)
     variables = [*problem.prunable(), *problem.others()]
@@ -33,7 +34,7 @@ def grasp_scores(problem: Problem) -> Found:
     batch = next(problem.batches)
     gradients = gradients_by(problem, variables)
     vector = gradient_on(passes, gradients, batch)
-    # The second pass over the batch sees the same masks of dropout.
+    # The second pass over the batch draws the same dropout masks.
     for variable, value in zip(state, values, strict=True):
         variable.assign(value)
 

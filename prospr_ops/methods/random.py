@@ -8,7 +8,7 @@ from prospr_ops.methods.engine.problem import Found, Problem
 
 
 def random_scores(problem: Problem) -> Found:
-    """Independent uniform scores, from the seed; no data is looked at."""
+    """Independent uniform scores from the seed; uses no data."""
     scores = {
         path: tf.math.log(
             tf.random.stateless_uniform(weight.shape, [problem.settings.seed, number], alg="philox")

@@ -11,7 +11,7 @@ def snip_scores(problem: Problem) -> Found:
     """log|∇L(w_0) ⊙ w_0|, the connection sensitivity before any step; `steps` is not used.
 
     (Lee, Ajanthan and Torr, "SNIP", arXiv 1810.02340, equation 6, without the normalisation, which
-    changes no ranking.)
+    does not change the ranking.)
     """
     passes = Passes(problem)
     gradients = log_final_gradient(passes, gradients_by(problem, problem.prunable()))

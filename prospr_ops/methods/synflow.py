@@ -1,4 +1,4 @@
-"""Synaptic flow."""
+"""SynFlow: synaptic flow."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network import keras_private
 from prospr_ops.network.tracing import traced
 
-# Below this part of R, what the weights add to it is rounding.
+# Below this fraction of R, the weights' share is rounding.
 _NOISE = 1e-9
 
 
 def synflow_scores(problem: Problem) -> Found:
-    """log|∂R/∂θ ⊙ θ| for R = 1ᵀ(Π_l |θ_l|)1, in as many iterations as the paper's where it prunes.
+    """log|∂R/∂θ ⊙ θ| for R = 1ᵀ(Π_l |θ_l|)1, iterated as in the paper when it prunes.
 
     R is the sum of the model's outputs on one input of ones, in inference mode, with the absolute
-    value of every variable and without the activation functions of its layers (`activation=`, and the
-    ceiling of ReLU6): the equation has none, and ReLU on positive numbers is the identity. No data is
-    looked at.
+    value of every variable and without the layers' activation functions (`activation=`, and the
+    ceiling of ReLU6): the equation has none, and ReLU is the identity on positive numbers. No data
+    is used.
 
-    With a sparsity known, that is in `prune`, weights go in n = 100 iterations, in each of which the
-    scores are taken anew: after iteration k the density is ρ^(k/n), ρ = 1 − sparsity. The scores
-    are the last iteration's, −inf for what went before. In `score` they are those of the whole
-    model, which is the first iteration's: to select by them is SynFlow in one shot.
+    If the sparsity is known, as in `prune`, weights are pruned in n = 100 iterations with new
+    scores in each: after iteration k the density is ρ^(k/n), with ρ = 1 − sparsity. The returned
+    scores are the last iteration's, with −inf for weights pruned before it. `score` returns those
+    of the whole model, the first iteration's; selecting by them is one-shot SynFlow.
 
-    Computed in float64 whatever the model's dtype, and as the gradient of log R: a deep model has an
-    R far beyond float32. (Tanaka, Kunin, Yamins and Ganguli, "SynFlow", arXiv 2006.05467, equation 5
-    and algorithm 1.)
+    Computed in float64 whatever the model's dtype, as the gradient of log R, since R of a deep
+    model exceeds float32's range. (Tanaka, Kunin, Yamins and Ganguli, "SynFlow", arXiv 2006.05467,
+    equation 5 and algorithm 1.)
 
     Raises:
-        ValueError: The model takes integers or looks words up, the shape of its input is not known, or
-            R is zero, infinite or independent of the weights.
+        ValueError: The model takes integers or has embeddings, the shape of its input is unknown,
+            or R is zero, infinite or independent of the weights.
     """
     model = problem.objective.model
     ones = _ones(model)
@@ -57,7 +57,7 @@ def synflow_scores(problem: Problem) -> Found:
 
 
 def _scorer(problem: Problem, ones: Any) -> Callable[[], Found]:
-    """A function that scores the weights as they are, all of them positive or zero."""
+    """A function that scores the current weights, all of which are positive or zero."""
     model, weights = problem.objective.model, problem.prunable()
 
     @traced
@@ -95,10 +95,11 @@ def _scorer(problem: Problem, ones: Any) -> Callable[[], Found]:
 
 
 def _ones(model: keras.Model) -> Any:
-    """One sample of ones, in the structure that the model takes.
+    """One sample of ones, in the structure of the model's inputs.
 
     Raises:
-        ValueError: As `synflow`.
+        ValueError: The model takes integers or has embeddings, or the shape of its input is
+            unknown.
     """
     lookups = [
         layer.name
@@ -130,9 +131,10 @@ def _ones(model: keras.Model) -> Any:
 
 @contextmanager
 def _linear_in_float64(model: keras.Model) -> Iterator[None]:
-    """All layers compute in float64 and without activation functions while the context is open.
+    """Lets all layers compute in float64 without activation functions while the context is open.
 
-    Set on the instances, past Keras's attribute tracking, and as before on exit.
+    The attributes are set on the instances, bypassing Keras's attribute tracking, and restored on
+    exit.
     """
     policy = keras.DTypePolicy("float64")
     before: list[tuple[keras.layers.Layer, str, Any]] = []
@@ -142,7 +144,7 @@ def _linear_in_float64(model: keras.Model) -> Iterator[None]:
             if callable(vars(layer).get("activation")):
                 replacements["activation"] = keras.activations.linear
             if isinstance(layer, keras.layers.ReLU):
-                replacements["max_value"] = None  # ReLU6 would end the flow at 6
+                replacements["max_value"] = None  # ReLU6 would cap the flow at 6
             for name, value in replacements.items():
                 before.append((layer, name, vars(layer)[name]))
                 object.__setattr__(layer, name, value)

@@ -1,4 +1,4 @@
-"""The LeNets that pruning papers train on MNIST. All are uncompiled and end in logits."""
+"""The LeNets that pruning papers train on MNIST: uncompiled, with logits as outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ def lenet_300_100(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) -
         classes: Number of logits.
 
     Returns:
-        A model from `[n, *input_shape]` to logits `[n, classes]`.
+        An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> po.models.lenet_300_100().count_params()
+        266610
     """
     return keras.Sequential(
         [
@@ -33,16 +38,22 @@ def lenet_300_100(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) -
 
 
 def lenet5(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) -> keras.Sequential:
-    """LeNet-5 of 6-16-120-84 units with ReLU and max-pooling (61,706 parameters).
+    """LeNet-5 with 6-16-120-84 units, ReLU and max-pooling (61,706 parameters).
 
-    The first convolution pads, so that 28 x 28 images pass as the 32 x 32 ones of the original.
+    The first convolution pads, so that 28 x 28 images take the place of the original's 32 x 32
+    ones.
 
     Args:
-        input_shape: Shape of one input, `(height, width, channels)`, at least 12 x 12.
+        input_shape: Shape of one input, `(height, width, channels)`, at least 12 x 12 pixels.
         classes: Number of logits.
 
     Returns:
-        A model from `[n, *input_shape]` to logits `[n, classes]`.
+        An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> po.models.lenet5().count_params()
+        61706
     """
     return keras.Sequential(
         [
@@ -61,17 +72,22 @@ def lenet5(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) -> keras
 
 
 def lenet5_caffe(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) -> keras.Sequential:
-    """Caffe's LeNet-5 of 20-50-500 units (431,080 parameters).
+    """Caffe's LeNet-5 with 20-50-500 units (431,080 parameters).
 
-    As in Caffe's example, no activation follows the convolutions; max-pooling is what is not linear
+    As in Caffe's example, no activation follows the convolutions; only max-pooling is nonlinear
     there.
 
     Args:
-        input_shape: Shape of one input, `(height, width, channels)`, at least 16 x 16.
+        input_shape: Shape of one input, `(height, width, channels)`, at least 16 x 16 pixels.
         classes: Number of logits.
 
     Returns:
-        A model from `[n, *input_shape]` to logits `[n, classes]`.
+        An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> po.models.lenet5_caffe().count_params()
+        431080
     """
     return keras.Sequential(
         [
@@ -106,5 +122,5 @@ def _conv(
 
 
 def _variance_scaling() -> keras.initializers.Initializer:
-    """The initialisation of SNIP; an instance a layer, since one repeats its numbers."""
+    """SNIP's initialiser; one instance per layer, since an instance repeats its numbers."""
     return keras.initializers.VarianceScaling(scale=1.0, mode="fan_in")

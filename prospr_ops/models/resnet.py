@@ -1,4 +1,4 @@
-"""The residual network that pruning papers train on CIFAR. Uncompiled, and ends in logits."""
+"""The residual network that pruning papers train on CIFAR: uncompiled, with logits as outputs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["resnet20"]
 
 
 def resnet20(input_shape: Sequence[int] = (32, 32, 3), classes: int = 10) -> keras.Model:
-    """ResNet-20 for CIFAR: three stages of three blocks, 16-32-64 channels (268,336 kernel weights).
+    """ResNet-20 for CIFAR: three stages of three blocks, 16-32-64 channels (268,336 weights).
 
-    Its shortcuts hold no weights: where a stage begins, they take every second pixel and pad the
+    Its shortcuts hold no weights: at the start of a stage they take every second pixel and pad the
     channels with zeros (option A of He et al., "Deep Residual Learning for Image Recognition",
     2016).
 
@@ -22,7 +22,12 @@ def resnet20(input_shape: Sequence[int] = (32, 32, 3), classes: int = 10) -> ker
         classes: Number of logits.
 
     Returns:
-        A model from `[n, *input_shape]` to logits `[n, classes]`.
+        An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> po.models.resnet20(input_shape=(16, 16, 3)).output_shape
+        (None, 10)
     """
     inputs = keras.Input(input_shape)
     x = _conv(inputs, 16, "stem")
@@ -49,7 +54,7 @@ def _block(x: keras.KerasTensor, channels: int, stride: int, name: str) -> keras
 
 
 def _conv(x: keras.KerasTensor, channels: int, name: str, stride: int = 1) -> keras.KerasTensor:
-    """A normalised 3 x 3 convolution, centred on the pixels that the shortcut takes."""
+    """A 3 x 3 convolution with batch normalisation, centred on the pixels of the shortcut."""
     if stride > 1:
         x = layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
     x = layers.Conv2D(

@@ -1,4 +1,4 @@
-"""The VGG that pruning papers train on CIFAR. Uncompiled, and ends in logits."""
+"""The VGG that pruning papers train on CIFAR: uncompiled, with logits as outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras import layers
 
 __all__ = ["vgg16"]
 
-# Channels of each convolution; max-pooling between the stages.
+# Channels of each convolution, with max-pooling between the stages.
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -18,16 +18,21 @@ def vgg16(
 ) -> keras.Sequential:
     """VGG-16 for CIFAR: 13 convolutions and one dense layer (14,715,584 kernel weights).
 
-    Global average pooling and one dense layer stand for the three dense layers of Simonyan and
+    Global average pooling and one dense layer replace the three dense layers of Simonyan and
     Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2015).
 
     Args:
-        input_shape: Shape of one input, `(height, width, channels)`, at least 16 x 16.
+        input_shape: Shape of one input, `(height, width, channels)`, at least 16 x 16 pixels.
         classes: Number of logits.
         batch_norm: Whether batch normalisation follows each convolution, which then has no bias.
 
     Returns:
-        A model from `[n, *input_shape]` to logits `[n, classes]`.
+        An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> po.models.vgg16(input_shape=(16, 16, 3)).output_shape
+        (None, 10)
     """
     parts = [keras.Input(input_shape)]
     for i, stage in enumerate(_STAGES, start=1):

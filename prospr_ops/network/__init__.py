@@ -1,1 +1,1 @@
-"""What we ask of a Keras model: its weights, its loss, its layers' calls, and to be put back."""
+"""Access to a Keras model: its weights, its loss, the calls of its layers, and its state."""

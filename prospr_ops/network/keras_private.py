@@ -1,6 +1,6 @@
 """All use of Keras's private parts, so that a new version of Keras is checked against one file.
 
-Read in Keras 3.12 to 3.15. What has a public name in Keras is not here.
+Checked against Keras 3.12 to 3.15. Names that are public in Keras are not here.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ __all__ = [
     "sequential_graph",
 ]
 
-# The attribute of a layer that holds its dtype policy.
+# Name of the attribute that holds the dtype policy of a layer.
 DTYPE_POLICY = "_dtype_policy"
 
 
 def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """The model, its layers, theirs, and so on."""
+    """The model, its layers, their layers, and so on."""
     yield from model._flatten_layers()
 
 
 def own_trainable_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The trainable variables that a layer made itself, without those of its sublayers."""
+    """A layer's trainable variables without those of its sublayers."""
     return layer._trainable_variables
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:
-    """The variables that the random layers of a model draw from."""
+    """The seed variables of the random layers of a model."""
     return [generator.state for layer in all_layers(model) for generator in layer._seed_generators]
 
 
 def sequential_graph(model: keras.Sequential) -> Functional | None:
-    """The functional model that a Sequential one builds; None before it is built."""
+    """The functional model inside a Sequential one; None before it is built."""
     return model._functional
 
 
 def input_structure(model: keras.Model) -> Any:
-    """The symbolic inputs of a functional or built Sequential model, as it takes them; else None."""
+    """The symbolic inputs of a functional or built Sequential model, in their structure; else None."""
     graph = model._functional if isinstance(model, keras.Sequential) else model
     return getattr(graph, "_inputs_struct", None)
 
@@ -73,38 +73,38 @@ def output_structure(model: keras.Model) -> Any:
 
 
 def nodes(model: Functional) -> Iterator[Any]:
-    """The calls of operations in a functional model, each after those that it depends on."""
+    """The calls of operations in a functional model, each after the calls it depends on."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from model._nodes_by_depth[depth]
 
 
 def run_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any:
-    """Outputs of a functional model on other inputs, with `call(operation)` in place of each."""
+    """Outputs of a functional model on new inputs, with `call(operation)` for each operation."""
     return model._run_through_graph(inputs, operation_fn=call)
 
 
 def operation_of(tensor: keras.KerasTensor) -> Any:
-    """The layer or operation that a symbolic tensor comes out of."""
+    """The layer or operation that made a symbolic tensor."""
     return tensor._keras_history.operation
 
 
 def mark_as_called(model: keras.Model) -> None:
-    """Lets Keras export a model that was built without a call."""
+    """Lets Keras export a model that was built but never called."""
     model._called = True
 
 
 def mask_of(tensor: Any) -> Any:
-    """The mask of time steps that Keras has attached to a tensor, or None."""
+    """The mask of time steps that Keras attached to a tensor, or None."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def logits_of(prediction: Any) -> Any:
-    """The logits that an output is the softmax or sigmoid of, where Keras has kept them; else None."""
+    """The logits whose softmax or sigmoid an output is, if Keras kept them; else None."""
     return getattr(prediction, "_keras_logits", None)
 
 
 def losses_of(model: keras.Model) -> tuple[Any, Any]:
-    """What the model was compiled with as `loss` and `loss_weights`; (None, None) without a loss."""
+    """The `loss` and `loss_weights` that the model is compiled with; (None, None) without."""
     compiled = model._compile_loss
     if compiled is None:
         return None, None
@@ -112,11 +112,11 @@ def losses_of(model: keras.Model) -> tuple[Any, Any]:
 
 
 def moving_average(variable: Any) -> keras.Variable | None:
-    """The moving average that the optimizer which now updates a variable keeps of it.
+    """The moving average that the optimizer now updating a variable keeps of it, or None.
 
     Keras averages before it runs constraints, and finally copies the averages to the weights
-    without running them again. It tells a constraint nothing of the optimizer, other than by the
-    scope that both run in.
+    without running the constraints again. A constraint can find the optimizer only by the name
+    scope in which both run.
     """
     scopes = get_global_attribute("name_scope_stack")
     optimizer = scopes[-1].caller if scopes else None

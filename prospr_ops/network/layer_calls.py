@@ -1,4 +1,4 @@
-"""What went into a layer and came out of it, in one forward pass."""
+"""The inputs and outputs of layers in one forward pass."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Call(NamedTuple):
     """One call of a layer.
 
     Attributes:
-        inputs: What the layer was given, after Keras cast it to the layer's dtype.
-        outputs: Its output before its activation function.
+        inputs: Input of the layer, after Keras cast it to the layer's dtype.
+        outputs: Output of the layer before its activation function.
     """
 
     inputs: tf.Tensor
@@ -26,14 +26,14 @@ class Call(NamedTuple):
 def recorded_calls(layers: Iterable[keras.layers.Layer]) -> Iterator[dict[int, list[Call]]]:
     """Records every call of the layers while the context is open.
 
-    A layer's `call` and `activation` are shadowed on the instance, past Keras's attribute tracking,
-    and are as before on exit.
+    A layer's `call` and `activation` are replaced on the instance, bypassing Keras's attribute
+    tracking, and restored on exit.
 
     Args:
-        layers: The layers to listen to.
+        layers: Layers whose calls are recorded.
 
     Yields:
-        Calls in their order, by the layer's `id`; filled while the context is open.
+        Calls in their order, by the `id` of the layer; filled while the context is open.
     """
     calls: dict[int, list[Call]] = {id(layer): [] for layer in layers}
     shadowed: list[tuple[keras.layers.Layer, str, bool, Any]] = []

@@ -12,12 +12,12 @@ from types import ModuleType
 
 
 def register_with_keras(module: str) -> None:
-    """Registers what .keras files can hold: at once, or as soon as Keras is imported.
+    """Registers the classes that .keras files may hold: at once, or when Keras is imported.
 
-    Keras takes seconds to import, which a shell command that does not need it should not wait for.
+    Importing Keras takes seconds, which a shell command that does not need it should not spend.
 
     Args:
-        module: Name of the module that registers it when it is imported.
+        module: Name of the module that registers the classes when it is imported.
     """
     if "keras" in sys.modules:
         importlib.import_module(module)

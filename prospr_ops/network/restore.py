@@ -1,4 +1,4 @@
-"""Puts a model back as it was."""
+"""Restores the variables of a model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import tensorflow as tf
 
 @contextmanager
 def preserved(model: keras.Model) -> Iterator[None]:
-    """Restores every variable of the model on exit, whatever happened in between.
+    """Restores every variable of the model on exit, also after an exception.
 
-    Weights, moving averages, seed generators and metrics are all put back, bit for bit; the
-    optimizer is not touched by anything here. TensorFlow copies a variable's buffer only when it is
-    first written, so what is never changed costs no memory.
+    Weights, moving averages, seed generators and metrics are restored bit for bit; the optimizer is
+    not touched by this package. TensorFlow copies a variable's buffer only on its first write, so a
+    variable that never changes costs no memory.
     """
     variables = [*model.variables, *model.metrics_variables]
     values = [tf.identity(variable.value) for variable in variables]

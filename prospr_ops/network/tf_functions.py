@@ -1,4 +1,4 @@
-"""Functions of tf.nn that Keras's layers call, replaced while a model is called."""
+"""Functions of tf.nn that Keras layers call, replaced while a model is called."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import tensorflow as tf
 
 _stock_moments = tf.nn.moments
-# Other threads must neither find the replacements nor take them away.
+# Other threads must neither see the replacements nor undo them.
 _replaced_lock = threading.RLock()
 
 
 def moments(*args: Any, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """tf.nn.moments, which can be differentiated twice.
+    """tf.nn.moments with a correct second derivative.
 
-    The original takes the variance about the mean as about a constant, a = mean: the first
-    derivative of E[(x − a)²] is right, as deviations from the mean sum to zero, and the second is
-    not. The variance is E[(x − a)²] − (mean − a)² for every a; the last term is zero, but for its
-    own second derivative.
+    The original treats the mean a in the variance E[(x − a)²] as a constant. The first derivative
+    is right, since deviations from the mean sum to zero; the second is not. The variance equals
+    E[(x − a)²] − (mean − a)² for every a; at a = mean the last term and its first derivative are
+    zero, but its second derivative is not.
     """
     mean, about_mean = _stock_moments(*args, **options)
     return mean, about_mean - tf.square(mean - tf.stop_gradient(mean))
@@ -28,7 +28,7 @@ def moments(*args: Any, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
 
 @contextmanager
 def replaced(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Replaces functions of tf.nn, which Keras's layers call, while the context is open."""
+    """Replaces functions of tf.nn, which Keras layers call, while the context is open."""
     with _replaced_lock:
         before = {name: getattr(tf.nn, name) for name in functions}
         try:

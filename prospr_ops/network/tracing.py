@@ -1,4 +1,4 @@
-"""Traced functions that are made anew in every call."""
+"""Functions that are traced anew in every call of the package."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import tensorflow as tf
 def traced(function: Callable[..., Any]) -> Callable[..., Any]:
     """A `tf.function` of a closure, for one run.
 
-    Shapes are traced as they are, a new batch size anew: the curvature estimators want to know the
-    first axis. TensorFlow warns of functions that are traced again and again; every run has its own
-    model and so its own function, so that warning is turned off.
+    Shapes are traced as they are, and every new batch size anew: the curvature estimators need the
+    size of the first axis. TensorFlow warns about functions that are traced repeatedly; every run
+    has its own model and so its own function, so that warning is turned off.
 
-    Without AutoGraph, which would take nearly all of the time to the first step: Keras does not use
-    it on a model's code either.
+    AutoGraph is off, since it would take most of the time to the first step; Keras does not apply
+    it to a model's code either.
     """
     compiled = tf.function(function, autograph=False)
     compiled._omit_frequent_tracing_warning = True

@@ -1,4 +1,4 @@
-"""Which weights of a model can be pruned."""
+"""The weights of a model that can be pruned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prospr_ops.network import keras_private
 
 Prunable: TypeAlias = Callable[[keras.layers.Layer, keras.Variable], bool] | Iterable[str]
 
-# Attributes that hold the kernels of each kind of layer.
+# Attributes that hold the kernels, by kind of layer.
 _KERNELS: dict[type[keras.layers.Layer], tuple[str, ...]] = {
     keras.layers.Dense: ("kernel",),
     keras.layers.EinsumDense: ("kernel",),
@@ -31,7 +31,7 @@ _KERNELS: dict[type[keras.layers.Layer], tuple[str, ...]] = {
 
 
 def is_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
-    """Whether a variable is what is pruned of a layer by default."""
+    """Whether a variable of a layer is prunable by default."""
     return any(
         getattr(layer, attribute) is variable
         for kind, attributes in _KERNELS.items()
@@ -41,7 +41,12 @@ def is_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
 
 
 def owned_weights(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.Variable]]:
-    """Each of `trainable_weights` with the layer that owns it."""
+    """Each of `trainable_weights` with the layer that owns it.
+
+    Raises:
+        TypeError: `model` is not a Keras model.
+        ValueError: The model is not built.
+    """
     if not isinstance(model, keras.Model):
         msg = f"model must be a keras.Model, not {type(model).__name__}"
         raise TypeError(msg)
@@ -66,12 +71,13 @@ def owned_weights(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, ker
 
 
 def trainable_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """All trainable variables of a built model by their path, in the model's order.
+    """All trainable variables of a built model by path, in the model's order.
 
-    A second variable of the same path gets "#2" appended, and so on.
+    If several variables have the same path, "#2", "#3" and so on are appended from the second one
+    on.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is not a Keras model.
         ValueError: The model is not built.
     """
     return {path: variable for path, (_, variable) in owned_weights(model).items()}
@@ -80,22 +86,21 @@ def trainable_weights(model: keras.Model) -> dict[str, keras.Variable]:
 def prunable_weights(
     model: keras.Model, prunable: Prunable | None = None
 ) -> dict[str, keras.Variable]:
-    """The prunable ones among `trainable_weights`.
+    """The prunable variables among `trainable_weights`.
 
     Args:
-        model: A built model.
-        prunable: None for the kernels of Dense, EinsumDense, Embedding, convolution, transposed,
-            depthwise and separable convolution layers; or a function of (layer, variable) that says
-            yes or no to each trainable variable; or variable paths, in which `*` and `?` are
-            wildcards.
+        model: A built Keras model.
+        prunable: Weights that may be pruned: None for the kernels of Dense, EinsumDense, Embedding,
+            convolution, transposed, depthwise and separable convolution layers; a function (layer,
+            variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
 
     Returns:
-        Variables by their path, in the model's order.
+        Variables by path, in the model's order.
 
     Raises:
-        TypeError: `model` is no Keras model.
+        TypeError: `model` is not a Keras model.
         ValueError: The model is not built, a path matches nothing, nothing can be pruned, or a
-            prunable weight is not a float.
+            prunable weight is not floating-point.
     """
     candidates = owned_weights(model)
     if prunable is None or callable(prunable):

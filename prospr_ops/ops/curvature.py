@@ -33,10 +33,10 @@ def dense_curvature(inputs: Any, factors: Any, accumulator: Any = None) -> tf.Te
     the same bits for any number of threads.
 
     Args:
-        inputs: The layer's input, ``[N, ..., I]``, of float16, bfloat16, float32 or float64.
-        factors: Gradient factors at its output, ``[C, N, ..., O]``, of the inputs' dtype.
-        accumulator: What the result is added to, ``[I, O]``, of float64 for float64 inputs, else
-            float32. Zeros by default.
+        inputs: Input of the layer, ``[N, ..., I]``, of float16, bfloat16, float32 or float64.
+        factors: Gradient factors at the layer's output, ``[C, N, ..., O]``, of the inputs' dtype.
+        accumulator: Tensor to which the result is added, ``[I, O]``, of float64 for float64 inputs,
+            else float32. Zeros by default.
 
     Returns:
         The diagonal, ``[I, O]``, of the accumulator's dtype.
@@ -44,6 +44,14 @@ def dense_curvature(inputs: Any, factors: Any, accumulator: Any = None) -> tf.Te
     Raises:
         ValueError: The dtypes do not match, or shapes do not fit each other, have no elements or
             are not known well enough.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.constant([[1.0, 2.0]])  # N = 1 sample, I = 2
+        >>> factors = tf.constant([[[3.0]]])  # C = 1 column, O = 1
+        >>> po.ops.dense_curvature(inputs, factors).numpy().tolist()
+        [[9.0], [36.0]]
     """
     inputs, factors, sum_dtype = _checked(inputs, factors)
     shape = [_last_axis("inputs", inputs), _last_axis("factors", factors)]
@@ -72,20 +80,21 @@ def conv_curvature(
     result is the same bits for any number of threads.
 
     Args:
-        inputs: The layer's input, ``[N, spatial..., channels]``, of float16, bfloat16, float32 or
+        inputs: Input of the layer, ``[N, spatial..., channels]``, of float16, bfloat16, float32 or
             float64.
-        factors: Gradient factors at its output, ``[C, N, output spatial..., O]``, of the inputs'
-            dtype.
-        kernel_size: The kernel's size on each spatial axis, or one for all.
-        strides: The same for the strides.
-        padding: ``"valid"``, ``"same"`` or, with one spatial axis, ``"causal"``; as in Keras.
-        dilation_rate: The same as kernel_size for the dilations.
-        groups: Groups of channels that are convolved apart.
+        factors: Gradient factors at the layer's output, ``[C, N, output spatial..., O]``, of the
+            inputs' dtype.
+        kernel_size: Size of the kernel along each spatial axis, or one number for all.
+        strides: Stride along each spatial axis, or one number for all.
+        padding: Padding as in Keras: ``"valid"``, ``"same"`` or, with one spatial axis,
+            ``"causal"``.
+        dilation_rate: Dilation along each spatial axis, or one number for all.
+        groups: Number of channel groups, each convolved by its own filters.
         depthwise: Whether this is a depthwise convolution, with O = channels * multiplier. Each
-            channel is then a group of its own, and groups must be 1.
-        accumulator: What the result is added to, in the shape of the Keras kernel: ``[kernel_size,
-            channels / groups, O]``, or ``[kernel_size, channels, multiplier]`` if depthwise; of
-            float64 for float64 inputs, else float32. Zeros by default.
+            channel then forms its own group, and `groups` must be 1.
+        accumulator: Tensor to which the result is added, in the shape of the Keras kernel:
+            ``[kernel_size, channels / groups, O]``, or ``[kernel_size, channels, multiplier]`` if
+            depthwise; of float64 for float64 inputs, else float32. Zeros by default.
 
     Returns:
         The diagonal, in the accumulator's shape and dtype.
@@ -93,6 +102,15 @@ def conv_curvature(
     Raises:
         ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
             not fit each other, have no elements or are not known well enough.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.constant([[[1.0], [2.0], [3.0]]])  # [N, pixels, channels] = [1, 3, 1]
+        >>> factors = tf.ones([1, 1, 2, 1])  # [C, N, output pixels, O]
+        >>> curvature = po.ops.conv_curvature(inputs, factors, 2)
+        >>> tf.squeeze(curvature).numpy().tolist()  # (1 + 2)², (2 + 3)²
+        [9.0, 25.0]
     """
     inputs, factors, sum_dtype = _checked(inputs, factors)
     axes = (inputs.shape.rank or 0) - 2
@@ -154,18 +172,19 @@ def pooled_conv_curvature(
     same bits for any number of threads.
 
     Args:
-        inputs: The layer's input, ``[N, spatial..., channels]``, of float32 or float64.
+        inputs: Input of the layer, ``[N, spatial..., channels]``, of float32 or float64.
         factors: Gradient factors after the pooling, ``[C, N, windows..., O]``, of the inputs'
             dtype; the windows on each spatial axis divide the output's size.
-        derivative: Of the pooling and of all that is elementwise before it, ``[N, output
+        derivative: Derivative of the pooling and of what lies elementwise before it, ``[N, output
             spatial..., O]``, of the inputs' dtype.
-        kernel_size: The kernel's size on each spatial axis, or one for all.
-        strides: The same for the strides.
-        padding: ``"valid"``, ``"same"`` or, with one spatial axis, ``"causal"``; as in Keras.
-        dilation_rate: The same as kernel_size for the dilations.
-        groups: Groups of channels that are convolved apart.
-        accumulator: What the result is added to, ``[kernel_size, channels / groups, O]``, of the
-            inputs' dtype. Zeros by default.
+        kernel_size: Size of the kernel along each spatial axis, or one number for all.
+        strides: Stride along each spatial axis, or one number for all.
+        padding: Padding as in Keras: ``"valid"``, ``"same"`` or, with one spatial axis,
+            ``"causal"``.
+        dilation_rate: Dilation along each spatial axis, or one number for all.
+        groups: Number of channel groups, each convolved by its own filters.
+        accumulator: Tensor to which the result is added, ``[kernel_size, channels / groups, O]``,
+            of the inputs' dtype. Zeros by default.
 
     Returns:
         The diagonal, in the accumulator's shape and dtype.
@@ -173,6 +192,16 @@ def pooled_conv_curvature(
     Raises:
         ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
             not fit each other, have no elements or are not known well enough.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.reshape(tf.constant([1.0, 2.0, 3.0, 4.0]), [1, 4, 1])
+        >>> factors = tf.ones([1, 1, 2, 1])  # 2 windows of 2 pixels each
+        >>> derivative = tf.reshape(tf.constant([0.0, 1.0, 1.0, 0.0]), [1, 4, 1])
+        >>> curvature = po.ops.pooled_conv_curvature(inputs, factors, derivative, 1)
+        >>> tf.squeeze(curvature).numpy().item()  # (2 + 3)²
+        25.0
     """
     inputs, factors, sum_dtype = _checked(inputs, factors)
     channels, outputs = _channels(inputs, factors)
@@ -210,22 +239,35 @@ def pooled_conv_input_gradient(
     result is the same bits for any number of threads.
 
     Args:
-        kernel: The convolution's, ``[kernel_size, channels / groups, O]``, of float32 or float64.
+        kernel: Kernel of the convolution, ``[kernel_size, channels / groups, O]``, of float32 or
+            float64.
         factors: Gradient factors after the pooling, ``[C, N, windows..., O]``, of the kernel's
             dtype; the windows on each spatial axis divide the output's size.
-        derivative: Of the pooling and of all that is elementwise before it, ``[N, output
+        derivative: Derivative of the pooling and of what lies elementwise before it, ``[N, output
             spatial..., O]``, of the kernel's dtype.
-        input_size: The spatial axes of the convolution's input.
-        strides: The stride on each spatial axis, or one for all.
-        padding: ``"valid"``, ``"same"`` or, with one spatial axis, ``"causal"``; as in Keras.
-        dilation_rate: The same as strides for the dilations.
-        groups: Groups of channels that are convolved apart.
+        input_size: Size of the convolution's input along each spatial axis.
+        strides: Stride along each spatial axis, or one number for all.
+        padding: Padding as in Keras: ``"valid"``, ``"same"`` or, with one spatial axis,
+            ``"causal"``.
+        dilation_rate: Dilation along each spatial axis, or one number for all.
+        groups: Number of channel groups, each convolved by its own filters.
 
     Returns:
         The gradients, ``[C, N, input_size, channels]``, of the kernel's dtype.
 
     Raises:
-        ValueError: As for `pooled_conv_curvature`.
+        ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
+            not fit each other, have no elements or are not known well enough.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> kernel = tf.constant([[[2.0]]])  # [kernel size, channels, O]
+        >>> factors = tf.ones([1, 1, 2, 1])  # 2 windows of 2 pixels each
+        >>> derivative = tf.reshape(tf.constant([0.0, 1.0, 1.0, 0.0]), [1, 4, 1])
+        >>> gradient = po.ops.pooled_conv_input_gradient(kernel, factors, derivative, [4])
+        >>> tf.squeeze(gradient).numpy().tolist()
+        [0.0, 2.0, 2.0, 0.0]
     """
     kernel, factors, _ = _checked(kernel, factors, "kernel")
     axes = len(input_size)
@@ -251,22 +293,30 @@ def embedding_curvature(
     bits for any number of threads.
 
     Args:
-        indices: The layer's input, ``[N, ...]``, of int32 or int64; each at least 0 and less than
+        indices: Input of the layer, ``[N, ...]``, of int32 or int64; each at least 0 and less than
             vocabulary.
-        factors: Gradient factors at its output, ``[C, N, ..., O]``, of float16, bfloat16, float32
-            or float64.
-        vocabulary: Rows of the table, V.
-        accumulator: What the result is added to, ``[V, O]``, of float64 for float64 factors, else
-            float32. Zeros by default.
+        factors: Gradient factors at the layer's output, ``[C, N, ..., O]``, of float16, bfloat16,
+            float32 or float64.
+        vocabulary: Number of rows V of the table.
+        accumulator: Tensor to which the result is added, ``[V, O]``, of float64 for float64
+            factors, else float32. Zeros by default.
 
     Returns:
         The diagonal, ``[V, O]``, of the accumulator's dtype.
 
     Raises:
         ValueError: The dtypes do not match, an index is out of range (inside a `tf.function`: an
-            InvalidArgumentError when it runs; on a GPU, which is not waited for, no error: the index
-            counts for nothing, as in TensorFlow's gather there), or shapes do not fit each other or
-            have no elements.
+            InvalidArgumentError when it runs; on a GPU, which is not waited for, no error: the
+            index counts for nothing, as in TensorFlow's gather there), or shapes do not fit each
+            other or have no elements.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> indices = tf.constant([[0, 2, 2]])  # one sample of three time steps
+        >>> factors = tf.ones([1, 1, 3, 1])  # [C, N, time steps, O]
+        >>> po.ops.embedding_curvature(indices, factors, 3).numpy().tolist()
+        [[1.0], [0.0], [4.0]]
     """
     indices = tf.convert_to_tensor(indices)
     factors = tf.convert_to_tensor(factors)

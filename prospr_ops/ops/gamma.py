@@ -62,6 +62,15 @@ def gamma_update(
     Raises:
         ValueError: Shapes or dtypes do not fit, a tensor is empty, or the learning rate is negative
             or not finite.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> sign = tf.constant([1, 1], tf.int8)
+        >>> curvature = tf.constant([4.0, 24.0])
+        >>> log_gamma, sign = po.ops.gamma_update(tf.zeros(2), sign, curvature, 0.125)
+        >>> tf.exp(log_gamma).numpy().round(3).tolist(), sign.numpy().tolist()  # γ = 0.5, −2
+        ([0.5, 2.0], [1, -1])
     """
     log_gamma = tf.convert_to_tensor(log_gamma)
     learning_rate = _scalar(learning_rate, log_gamma.dtype)
@@ -99,6 +108,17 @@ def gamma_step(
         TypeError: One of the first three is no variable.
         ValueError: Shapes or dtypes do not fit, a tensor is empty, a variable is given twice or not
             initialised, or the learning rate is negative or not finite.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> weight, log_gamma = tf.Variable([1.0]), tf.Variable([0.0])
+        >>> sign = tf.Variable([1], dtype=tf.int8)
+        >>> gradient, curvature = tf.constant([2.0]), tf.constant([4.0])
+        >>> bool(po.ops.gamma_step(weight, log_gamma, sign, gradient, curvature, 0.125))
+        True
+        >>> weight.numpy().round(3).tolist(), tf.exp(log_gamma).numpy().round(3).tolist()
+        ([0.75], [0.5])
     """
     variables = _variables(weight=weight, log_gamma=log_gamma, sign=sign)
     tensors = (gradient, curvature, _scalar(learning_rate, variables[0].dtype))
@@ -146,6 +166,22 @@ def gamma_momentum_step(
         TypeError: One of the first five is no variable.
         ValueError: Shapes or dtypes do not fit, a tensor is empty, a variable is given twice or not
             initialised, or a scalar is negative or not finite.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> weight, velocity, log_scale = (tf.Variable([value]) for value in (1.0, 0.0, 0.0))
+        >>> p, q = tf.Variable([1.0]), tf.Variable([0.0])
+        >>> gradient, curvature = tf.constant([2.0]), tf.constant([4.0])
+        >>> bool(
+        ...     po.ops.gamma_momentum_step(
+        ...         weight, velocity, log_scale, p, q, gradient, curvature, 0.125, 0.9
+        ...     )
+        ... )
+        True
+        >>> derivative = p * tf.exp(log_scale)  # ∂w/∂w₀
+        >>> weight.numpy().round(3).tolist(), derivative.numpy().round(3).tolist()
+        ([0.75], [0.5])
     """
     variables = _variables(weight=weight, velocity=velocity, log_scale=log_scale, p=p, q=q)
     dtype = variables[0].dtype

@@ -34,6 +34,13 @@ def channel_products(tensors: Sequence[Any]) -> tf.Tensor:
 
     Raises:
         ValueError: There are no tensors or too many, or their shapes differ or have no elements.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> x = tf.constant([[1.0], [2.0], [3.0]])  # 3 rows of 1 channel
+        >>> po.ops.channel_products([x])[..., 0].numpy().tolist()  # Σ x², Σ x; Σ x, rows
+        [[14.0, 6.0], [6.0, 3.0]]
     """
     _check_count(tensors)
     return library.prospr_channel_products(tensors)
@@ -57,6 +64,14 @@ def channel_combinations(tensors: Sequence[Any], coefficients: Any) -> list[tf.T
     Raises:
         ValueError: There are no tensors or too many, their shapes differ or have no elements, or the
             coefficients do not fit them.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> x = tf.constant([[1.0], [2.0]])
+        >>> coefficients = tf.constant([[[10.0], [1.0]]])  # one result: 10 x + 1
+        >>> po.ops.channel_combinations([x], coefficients)[0].numpy().tolist()
+        [[11.0], [21.0]]
     """
     _check_count(tensors)
     coefficients = tf.convert_to_tensor(coefficients)

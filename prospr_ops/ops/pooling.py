@@ -34,6 +34,14 @@ def max_pool(image: Any, window: int | Sequence[int]) -> tuple[tf.Tensor, tf.Ten
     Raises:
         ValueError: The image is not of four axes, or the window too large or not of positive
             32-bit whole numbers.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape(tf.constant([1.0, 5.0, 2.0, 3.0]), [1, 2, 2, 1])
+        >>> maxima, positions = po.ops.max_pool(image, 2)
+        >>> maxima.numpy().item(), positions.numpy().item()
+        (5.0, 1)
     """
     return tuple(library.prospr_max_pool(image, window=per_axis("window", window, 2)))
 
@@ -58,6 +66,15 @@ def max_unpool(
     Raises:
         ValueError: The shapes do not fit together, or the window is too large or not of
             positive 32-bit whole numbers.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> values = tf.fill([1, 1, 1, 1], 7.0)
+        >>> positions = tf.fill([1, 1, 1, 1], tf.constant(1, tf.uint8))
+        >>> image = po.ops.max_unpool(values, positions, 2, 2)
+        >>> image[0, :, :, 0].numpy().tolist()
+        [[0.0, 7.0], [0.0, 0.0]]
     """
     return library.prospr_max_unpool(
         values, positions, window=per_axis("window", window, 2), size=per_axis("size", size, 2)
@@ -81,6 +98,14 @@ def gather_pooled(image: Any, positions: Any, window: int | Sequence[int]) -> tf
     Raises:
         ValueError: The shapes do not fit together, or the window is too large or not of
             positive 32-bit whole numbers.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape(tf.constant([1.0, 5.0, 2.0, 3.0]), [1, 2, 2, 1])
+        >>> positions = tf.fill([1, 1, 1, 1], tf.constant(2, tf.uint8))
+        >>> po.ops.gather_pooled(image, positions, 2).numpy().item()
+        2.0
     """
     return library.prospr_gather_pooled(image, positions, window=per_axis("window", window, 2))
 

@@ -31,22 +31,30 @@ def select(
     Args:
         scores: Tensors of one dtype (float16, bfloat16, float32 or float64), of any shapes with at
             least one element each, without NaN.
-        keep: How many to keep, from 0 to the number of scores: exactly so many are. An integer, or
-            an integer scalar tensor.
-        min_keep: How many of each tensor to keep at least, whatever their rank; all of a tensor that
-            has fewer. The others make room for them, so it is no more in all than `keep`.
-        packed: Masks of one bit a score instead of one byte.
+        keep: Number of scores to keep, exactly, from 0 to all of them; an integer, or an integer
+            scalar tensor.
+        min_keep: Minimum number kept in each tensor, whatever their rank; a tensor that has fewer
+            keeps all. `keep` remains the total, so fewer scores of the other tensors are kept in
+            return; the minimums must not exceed `keep` in all.
+        packed: Whether masks take 1 bit per score instead of 1 byte.
 
     Returns:
         For each tensor a boolean tensor of its shape, True where a score is kept. If `packed`, a
-        uint8 vector of ⌈size / 8⌉ bytes, the first score in the highest bit of the first and the last
-        one filled up with zeros: what `numpy.packbits` gives, and `numpy.unpackbits(mask, count=size)`
-        reads.
+        uint8 vector of ⌈size / 8⌉ bytes, the first score in the highest bit of the first and the
+        last one filled up with zeros: what `numpy.packbits` gives, and `numpy.unpackbits(mask,
+        count=size)` reads.
 
     Raises:
         TypeError: `scores` is no list or tuple, or `keep` or `min_keep` is no integer.
         ValueError: `scores` has no tensors, or one that is empty, holds NaN or is of another dtype;
             or `keep` or `min_keep` is out of range.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> masks = po.ops.select([tf.constant([3.0, 1.0]), tf.constant([[2.0, 0.0]])], keep=2)
+        >>> [mask.numpy().tolist() for mask in masks]
+        [[True, False], [[True, False]]]
     """
     if not isinstance(scores, (list, tuple)):
         msg = f"scores must be a list of tensors, not {type(scores).__name__}"

@@ -35,19 +35,31 @@ def sparse_conv(
     The same bits for every number of threads.
 
     Args:
-        image: ``[H, W, C, N]``, float32 or float64.
-        weights: ``[K]``, in that dtype.
-        bias: ``[F]``, in that dtype.
-        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * C)``.
-        splits: ``[F + 1]``, int32, rising from 0 to K.
-        kernel_size: Height and width of the filters, or one number for both; no larger than those of
-            the image.
+        image: Images with the samples along the last axis, ``[H, W, C, N]``, float32 or float64.
+        weights: Weights of all filters, one after the other, ``[K]``, of image's dtype.
+        bias: Bias of each filter, ``[F]``, of image's dtype.
+        taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
+            kernel_height * kernel_width * C)``.
+        splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
+        kernel_size: Height and width of the filters, or one number for both; no larger than those
+            of the image.
 
     Returns:
-        ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``.
+        The output, ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of range.
+        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of
+            range.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
+        >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
+        >>> output = po.ops.sparse_conv(image, weights, bias, taps, splits, 1)
+        >>> output.numpy().ravel().tolist()
+        [30.5, 0.0]
     """
     size = per_axis("kernel_size", kernel_size, 2)
     return library.prospr_sparse_conv(image, weights, bias, taps, splits, kernel_size=size)
@@ -67,19 +79,31 @@ def sparse_conv_input_gradient(
     The same bits for every number of threads.
 
     Args:
-        output_gradient: ``[R, S, F, N]``, float32 or float64.
-        weights: ``[K]``, in that dtype.
-        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * channels)``.
-        splits: ``[F + 1]``, int32, rising from 0 to K.
+        output_gradient: Gradient by the output, ``[R, S, F, N]``, float32 or float64.
+        weights: Weights of all filters, one after the other, ``[K]``, of output_gradient's dtype.
+        taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
+            kernel_height * kernel_width * channels)``.
+        splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
         kernel_size: Height and width of the filters, or one number for both.
-        channels: C of the image.
+        channels: Number of channels C of the image.
 
     Returns:
-        ``[R + kernel_height - 1, S + kernel_width - 1, C, N]``.
+        The gradient by the image, ``[R + kernel_height - 1, S + kernel_width - 1, C, N]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split, the kernel size or the number of
-            channels is out of range.
+        ValueError: The shapes do not fit together, or a tap, a split, the kernel size or the number
+            of channels is out of range.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
+        >>> by_image = po.ops.sparse_conv_input_gradient(
+        ...     gradient, tf.constant([3.0]), taps, splits, 1, channels=2
+        ... )
+        >>> by_image.numpy().ravel().tolist()
+        [0.0, 6.0]
     """
     return library.prospr_sparse_conv_input_gradient(
         output_gradient,
@@ -100,18 +124,33 @@ def sparse_conv_filter_gradient(
     The same bits for every number of threads.
 
     Args:
-        image: ``[H, W, C, N]``, float32 or float64.
-        output_gradient: ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``, in that dtype.
-        taps: ``[K]``, int32, each in ``[0, kernel_height * kernel_width * C)``.
-        splits: ``[F + 1]``, int32, rising from 0 to K.
-        kernel_size: Height and width of the filters, or one number for both; no larger than those of
-            the image.
+        image: Images with the samples along the last axis, ``[H, W, C, N]``, float32 or float64.
+        output_gradient: Gradient by the output, ``[H - kernel_height + 1, W - kernel_width + 1, F,
+            N]``, of image's dtype.
+        taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
+            kernel_height * kernel_width * C)``.
+        splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
+        kernel_size: Height and width of the filters, or one number for both; no larger than those
+            of the image.
 
     Returns:
-        ``[K]`` and ``[F]``.
+        The gradients by the weights, ``[K]``, and by the bias, ``[F]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of range.
+        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of
+            range.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
+        >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
+        >>> by_weights, by_bias = po.ops.sparse_conv_filter_gradient(
+        ...     image, gradient, taps, splits, 1
+        ... )
+        >>> by_weights.numpy().tolist(), by_bias.numpy().tolist()
+        ([20.0], [2.0, 5.0])
     """
     size = per_axis("kernel_size", kernel_size, 2)
     return tuple(

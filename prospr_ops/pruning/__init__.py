@@ -1,1 +1,1 @@
-"""Prune, score, select and apply masks."""
+"""Scoring, selection and masks."""

@@ -52,77 +52,94 @@ def prune(
     """Prunes a model at initialisation, in place.
 
     Afterwards the pruned weights are zero and stay zero under training (see `apply_masks`); every
-    other weight and all other state of the model is as it was. On any error the model is exactly as
-    before the call.
+    other weight and all other state of the model is unchanged. On any error the model is unchanged.
 
     Args:
         model: A built Keras model.
-        data: A tuple (x, y) of arrays, a batched `tf.data.Dataset`, or any re-iterable of (x, y)
-            batches; sample weights may follow y. `steps` + 1 batches are drawn, starting over when
-            it ends; arrays are shuffled. None for the methods "synflow", "magnitude" and "random".
+        data: Training data: a tuple (x, y) or (x, y, sample_weight) of arrays, a batched
+            `tf.data.Dataset`, or a re-iterable of such batches. Methods with steps draw `steps` + 1
+            batches, starting over at the end of the data; "snip" and "grasp" draw one. Arrays are
+            shuffled. None for methods "synflow", "magnitude" and "random".
         sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
-        method: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's meta-gradient as
-            the paper has it; keeps a copy of the weights a step), "first_order" (ProsPr's
-            first-order variant), "snip", "grasp", "synflow" (in 100 iterations), "magnitude" or
-            "random".
-        curvature: For "diagonal": where the Hessian's diagonal comes from, "auto", "ggn", "ggn_mc",
-            "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
-        probes: Random vectors a step that the estimator averages over.
-        steps: Steps of gradient descent, at least 0.
-        learning_rate: Of those steps, at least 0.
-        momentum: Of those steps, in [0, 1); as in PyTorch, w ← w − α v with v ← μ v + g.
-        nesterov: Whether it is Nesterov's: w ← w − α (g + μ v); for "exact" and "first_order".
-        loss: A Keras loss, its name or a function; None for the one the model is compiled with.
-            Regularisation losses of the model are added.
-        batch_size: Samples a batch, where `data` is arrays.
-        microbatch: Evaluate every batch in parts of at most so many samples, one after the other,
-            which bounds the memory and changes the result by rounding only (and the draws of
-            dropout). The loss must be a mean over samples that do not see each other. None: whole.
-        scope: "global" ranks all weights together, "layer" prunes each layer by itself.
-        structure: "weight", or "channel" to prune whole output channels and units, of functional and
-            Sequential models, which `shrink` then removes. A channel is pruned with its bias and
-            the gamma and beta of BatchNormalization behind it, and with all channels that it is tied
-            to, by a residual sum for instance; so many together count once, and `sparsity` is the
-            fraction of such groups. Channels that cannot go, as the model's outputs, are not among
-            them. See `prospr_ops.pruning.channels.groups` for their scores.
-        prunable: Which weights: None for the kernels of Dense, EinsumDense, Embedding, convolution,
-            transposed, depthwise and separable convolution layers; a function of (layer, variable);
-            or variable paths, in which `*` and `?` are wildcards.
-        seed: Of everything random in the call; None draws one (see `PruneResult.settings`). The
-            same seed, model and data give the same masks, bit for bit, with the same number of
-            intra-op threads on the same machine. Other numbers change convolutional networks by
-            TensorFlow's rounding (see docs/long_runs.md).
-        min_keep: At least so many weights (or channels) of each layer's kernel are kept, or all of
-            one that has fewer, whatever their score; see `select`.
-        allow_empty: Whether to accept masks that cut the output off from the input. A layer that is
-            left without a weight is accepted where the output still depends on the input, with a
-            warning that names it.
-        checkpoint: A file for the state of the run, from which the same call, with the same model
-            and data, goes on if this process is killed, to the same masks, bit for bit. Needs a
-            `seed`, and data that come in the same order again. Written between steps, as long as
-            that takes a twentieth of the time at most; deleted when the model is pruned. Methods
-            without steps leave nothing there. See docs/long_runs.md.
-        verbose: 0 is silent; 1 shows a progress bar and a table.
+        method: Pruning criterion: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's
+            meta-gradient as in the paper; keeps one copy of the weights per step), "first_order"
+            (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
+            "magnitude" or "random".
+        curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
+            "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
+        probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
+        steps: Number of the prospect's SGD steps; ≥ 0.
+        learning_rate: Step size α of the prospect's SGD steps; ≥ 0.
+        momentum: Momentum μ of the prospect's SGD steps, in [0, 1); as in PyTorch, v ← μ v + g and
+            w ← w − α v.
+        nesterov: Whether the prospect's SGD steps use Nesterov momentum, w ← w − α (g + μ v); needs
+            `momentum` > 0 and is for methods "exact" and "first_order".
+        loss: Training loss: a Keras loss, its name or a function of (y, prediction); None for the
+            loss that the model is compiled with. The model's regularisation losses are added.
+        batch_size: Samples per batch; used where `data` is a tuple of arrays.
+        microbatch: Samples per part, if each batch is to be evaluated in parts, one after the
+            other; None for whole batches. Bounds the memory; changes the result by rounding only
+            (and the draws of dropout). The loss must be a mean over independent samples.
+        scope: "global" ranks all weights together; "layer" prunes each layer by itself.
+        structure: "weight" for single weights, or "channel" for whole output channels and units of
+            functional and Sequential models, which `shrink` can then remove. A channel is pruned
+            with its bias, with the gamma and beta of the BatchNormalization behind it, and with all
+            channels that must be pruned together with it (a dependency group, through a residual
+            sum for instance). Each group counts once, and the sparsity is the fraction of groups.
+            Channels that must stay, such as the model's outputs, are not counted. See
+            `prospr_ops.pruning.channels.groups` for the scores.
+        prunable: Weights that may be pruned: None for the kernels of Dense, EinsumDense, Embedding,
+            convolution, transposed, depthwise and separable convolution layers; a function (layer,
+            variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
+        seed: Seed for everything random in the call; None draws one (see `PruneResult.settings`).
+            The same seed, model and data give bit-identical results with the same number of
+            intra-op threads on the same machine. Other numbers of threads change convolutional
+            networks by TensorFlow's rounding (see docs/long_runs.md).
+        min_keep: Minimum number of weights (or channels) kept in each layer's kernel, whatever
+            their score; a kernel that has fewer keeps all. See `select`.
+        allow_empty: Whether to accept masks that cut the output off from the input. A layer without
+            any weight is accepted anyway where the output still depends on the input, with a warning
+            that names the layer.
+        checkpoint: File for the state of the run. If the process is killed, the same call with the
+            same model and data resumes from the file and gives bit-identical results. Needs a
+            `seed`, and data in the same order again. Written between steps, which takes at most 5 %
+            of the time; deleted when the call succeeds. Methods without steps write nothing. See
+            docs/long_runs.md.
+        verbose: 0 prints nothing; 1 shows a progress bar and a table of the layers.
         strategy: A `tf.distribute` MirroredStrategy, MultiWorkerMirroredStrategy or
-            OneDeviceStrategy, in whose scope the model was built; None for that of the scope which
-            is open or that the model was built in. Its replicas share every batch, and the result
-            is that of one process on whole batches but for rounding (and for draws of dropout and
-            "ggn_mc", and for BatchNormalization, which normalises each replica's share by itself).
-            Call it on every worker, with the same arguments and data: each takes its part, and all
-            get the same masks. The seed is the first worker's. The loss must be a mean over samples.
+            OneDeviceStrategy in whose scope the model was built; None for the open scope's
+            strategy, or else the one that the model was built under. The replicas share every
+            batch. The result equals that of one process on whole batches but for rounding, the
+            draws of dropout and "ggn_mc", and BatchNormalization, which normalises each replica's
+            share by itself. Call it on every worker with the same arguments and data: all workers
+            get the same result. The first worker's seed is used. The loss must be a mean over
+            samples.
 
     Returns:
         Masks, scores and a record of the run.
 
     Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: An argument is out of range, the model is not built or has nothing to prune, the
-            data is empty or does not fit the model, the loss or a derivative becomes NaN or
-            infinite, or the output would no longer depend on the input; `checkpoint` is damaged or of another run, or
-            comes without a `seed` or with replicas; or workers were given different things.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range; the model is not built or has nothing to prune; the
+            data is empty or does not fit the model; the loss or a derivative is NaN or infinite; the
+            output would no longer depend on the input; `checkpoint` is damaged, belongs to another run, or is given
+            without a `seed` or with replicas; or the workers were given different arguments or
+            data.
         OSError: `checkpoint` cannot be read or written.
         tf.errors.OpError: Another worker is lost.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.random((64, 8), np.float32), rng.integers(3, size=64)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> result = po.prune(model, (x, y), sparsity=0.9, loss=loss, seed=0, verbose=0)
+        >>> f"{result.kept:,} of {result.weights:,} weights are kept"
+        '3,270 of 32,700 weights are kept'
     """
     start = time.perf_counter()
     settings = Settings.among(locals())
@@ -213,41 +230,90 @@ def score(
     verbose: int = 1,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Scores:
-    """Scores the weights of a model and changes nothing in it.
+    """Scores the weights of a model and leaves the model unchanged.
 
     Args:
         model: A built Keras model.
-        data: As for `prune`, like all that follow.
-        method: The criterion.
-        curvature: Where the Hessian's diagonal comes from.
-        probes: Random vectors a step.
-        steps: Steps of gradient descent.
-        learning_rate: Of those steps.
-        momentum: Of those steps.
-        nesterov: Whether it is Nesterov's.
-        loss: The loss; None for the compiled one.
-        batch_size: Samples a batch, where `data` is arrays.
-        microbatch: Samples that are evaluated at a time; None for the whole batch.
-        structure: "weight" or "channel".
-        prunable: Which weights.
-        seed: Of everything random in the call.
-        checkpoint: A file for the state of the run.
-        verbose: 0 is silent; 1 shows a progress bar.
-        strategy: Whose replicas share every batch.
+        data: Training data: a tuple (x, y) or (x, y, sample_weight) of arrays, a batched
+            `tf.data.Dataset`, or a re-iterable of such batches. Methods with steps draw `steps` + 1
+            batches, starting over at the end of the data; "snip" and "grasp" draw one. Arrays are
+            shuffled. None for methods "synflow", "magnitude" and "random".
+        method: Pruning criterion: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's
+            meta-gradient as in the paper; keeps one copy of the weights per step), "first_order"
+            (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
+            "magnitude" or "random".
+        curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
+            "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
+        probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
+        steps: Number of the prospect's SGD steps; ≥ 0.
+        learning_rate: Step size α of the prospect's SGD steps; ≥ 0.
+        momentum: Momentum μ of the prospect's SGD steps, in [0, 1); as in PyTorch, v ← μ v + g and
+            w ← w − α v.
+        nesterov: Whether the prospect's SGD steps use Nesterov momentum, w ← w − α (g + μ v); needs
+            `momentum` > 0 and is for methods "exact" and "first_order".
+        loss: Training loss: a Keras loss, its name or a function of (y, prediction); None for the
+            loss that the model is compiled with. The model's regularisation losses are added.
+        batch_size: Samples per batch; used where `data` is a tuple of arrays.
+        microbatch: Samples per part, if each batch is to be evaluated in parts, one after the
+            other; None for whole batches. Bounds the memory; changes the result by rounding only
+            (and the draws of dropout). The loss must be a mean over independent samples.
+        structure: "weight" for single weights, or "channel" for whole output channels and units of
+            functional and Sequential models, which `shrink` can then remove. A channel is pruned
+            with its bias, with the gamma and beta of the BatchNormalization behind it, and with all
+            channels that must be pruned together with it (a dependency group, through a residual
+            sum for instance). Each group counts once, and the sparsity is the fraction of groups.
+            Channels that must stay, such as the model's outputs, are not counted. See
+            `prospr_ops.pruning.channels.groups` for the scores.
+        prunable: Weights that may be pruned: None for the kernels of Dense, EinsumDense, Embedding,
+            convolution, transposed, depthwise and separable convolution layers; a function (layer,
+            variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
+        seed: Seed for everything random in the call; None draws one (see `PruneResult.settings`).
+            The same seed, model and data give bit-identical results with the same number of
+            intra-op threads on the same machine. Other numbers of threads change convolutional
+            networks by TensorFlow's rounding (see docs/long_runs.md).
+        checkpoint: File for the state of the run. If the process is killed, the same call with the
+            same model and data resumes from the file and gives bit-identical results. Needs a
+            `seed`, and data in the same order again. Written between steps, which takes at most 5 %
+            of the time; deleted when the call succeeds. Methods without steps write nothing. See
+            docs/long_runs.md.
+        verbose: 0 prints nothing; 1 shows a progress bar.
+        strategy: A `tf.distribute` MirroredStrategy, MultiWorkerMirroredStrategy or
+            OneDeviceStrategy in whose scope the model was built; None for the open scope's
+            strategy, or else the one that the model was built under. The replicas share every
+            batch. The result equals that of one process on whole batches but for rounding, the
+            draws of dropout and "ggn_mc", and BatchNormalization, which normalises each replica's
+            share by itself. Call it on every worker with the same arguments and data: all workers
+            get the same result. The first worker's seed is used. The loss must be a mean over
+            samples.
 
     Returns:
-        Logarithm of each weight's score, float32 (float64 for float64 weights), by variable path;
-        larger is more important, −inf is least. Give it to `select`. The scores of "grasp" are
-        signed, and are given as they are: larger is more important. Those of "synflow" are the
-        whole model's; only `prune`, which knows the sparsity, goes on from there. With
-        structure="channel", float64 vectors with an element for each group of channels, under the
-        path of the first kernel that makes it; the masks that `select` makes of them are for
-        `channel_masks`.
+        Scores by variable path, for `select`: the logarithm of each weight's score, float32
+        (float64 for float64 weights), where larger is more important and −inf is least. The scores
+        of "grasp" are signed numbers, not logarithms; larger is more important. Those of "synflow"
+        are the whole model's, its first iteration: only `prune`, which knows the sparsity, runs the
+        others. With structure="channel", float64 vectors with one element per group of channels, by
+        the path of the first kernel that makes the group; `channel_masks` takes the masks that
+        `select` makes of them.
 
     Raises:
-        TypeError: As for `prune`.
-        ValueError: As for `prune`.
-        OSError: As for `prune`.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range; the model is not built or has nothing to prune; the
+            data is empty or does not fit the model; the loss or a derivative is NaN or infinite;
+            `checkpoint` is damaged, belongs to another run, or is given without a `seed` or with
+            replicas; or the workers were given different arguments or data.
+        OSError: `checkpoint` cannot be read or written.
+        tf.errors.OpError: Another worker is lost.
+
+    Example:
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.random((64, 8), np.float32), rng.random((64, 3), np.float32)
+        >>> scores = po.score(model, (x, y), method="snip", loss="mse", seed=0, verbose=0)
+        >>> [values.shape for values in scores.values()]
+        [(8, 300), (300, 100), (100, 3)]
+        >>> po.apply_masks(model, po.select(scores, 0.9))
     """
     settings = Settings.among(locals())
     scored = run_scoring(

@@ -1,9 +1,9 @@
 """FLOPs: how often one sample uses each weight, and what that costs.
 
-A kernel of n weights, each of which takes part in p multiply-adds a sample, costs 2 n p floating-point
-operations, and 2 k p where only k of them are not zero. p is the number of positions that the kernel is
-applied at: 1 for a Dense layer on vectors, the pixels of the output for a convolution. Biases,
-normalisation and activations are not counted.
+If each of the n weights of a kernel takes part in p multiply-adds per sample, the kernel costs
+2 n p floating-point operations, and 2 k p where only k weights are nonzero. p is the number of
+positions at which the kernel is applied: 1 for a Dense layer on vectors, the output's pixels for a
+convolution. Biases, normalisation and activations are not counted.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from prospr_ops.network.weights import is_kernel, owned_weights
 
 
 def input_specs(model: keras.Model, batch: Any = None) -> Any:
-    """What the model takes, as a structure of `tf.TensorSpec` of known shapes.
+    """The model's inputs as a structure of `tf.TensorSpec` with known shapes.
 
     Args:
         model: A built model.
-        batch: Inputs that it can be called on, for a model that does not say what it takes: a
-            subclassed one, or one for images of any size.
+        batch: Inputs that the model can be called on; needed if the model does not define their
+            shapes (a subclassed model, or one for images of any size).
 
     Returns:
-        The structure, with a batch of one sample unless the model insists on another (or of the size
-        of `batch`, if that says it); or None where neither does.
+        The structure, for a batch of one sample (or of the model's fixed batch size, or of the size
+        of `batch`); None if neither `model` nor `batch` gives the shapes.
     """
     own = keras_private.input_structure(model)
     for inputs in (own, batch):
@@ -48,25 +48,25 @@ def input_specs(model: keras.Model, batch: Any = None) -> Any:
 
 
 def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
-    """Multiply-adds a sample that each weight of a kernel takes part in.
+    """Multiply-adds per sample that each weight of a kernel takes part in.
 
-    The model is traced once and not run. Products with what a convolution pads are counted, as they
-    are everywhere; a row of an Embedding is looked up and multiplied with nothing.
+    The model is traced once and not run. Products with the padding of a convolution are counted, as
+    is usual; a row of an Embedding is looked up and multiplied by nothing.
 
     Args:
         model: A built model.
-        specs: What to trace it with; by default `input_specs(model)`.
+        specs: Inputs to trace the model with; `input_specs(model)` by default.
 
     Returns:
-        Count by the path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
-        depthwise or separable convolution layer. Missing are layers within loops (cells of an RNN)
-        and compiled functions, whose turns a trace does not show, and those that are not called or
-        whose shapes are unknown; and all, if the shape of
-        the model's input is, or the model cannot be traced.
+        Count by path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
+        depthwise or separable convolution layer. Kernels are missing if their layer runs within a
+        loop (cells of an RNN) or a compiled function, whose iterations a trace does not show, if it
+        is not called, or if its shapes are unknown. Empty if the input shape is unknown or the
+        model cannot be traced.
 
     Raises:
-        TypeError: `model` is no Keras model.
-        ValueError: It is not built.
+        TypeError: `model` is not a Keras model.
+        ValueError: The model is not built.
     """
     owners = {
         path: layer
@@ -93,13 +93,13 @@ def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
 
 
 def model_flops(model: keras.Model) -> int:
-    """Floating-point operations for one sample: two for each multiply-add with a kernel's weight.
+    """Floating-point operations per sample: two per multiply-add with a kernel's weight.
 
-    Weights that are zero count too, as dense kernels multiply with them.
+    Weights that are zero count too, since dense kernels multiply by them.
 
     Raises:
-        TypeError: `model` is no Keras model.
-        ValueError: It is not built.
+        TypeError: `model` is not a Keras model.
+        ValueError: The model is not built.
     """
     weights = owned_weights(model)
     return sum(
@@ -108,7 +108,7 @@ def model_flops(model: keras.Model) -> int:
 
 
 def _positions(layer: layers.Layer, calls: list[Call], graph: tf.Graph) -> int | None:
-    """Positions of all calls together; None if they cannot be told."""
+    """Positions of all calls together; None if they are unknown."""
     known = all(
         call.outputs.graph is graph
         and call.inputs.shape.is_fully_defined()
@@ -122,13 +122,13 @@ def _positions(layer: layers.Layer, calls: list[Call], graph: tf.Graph) -> int |
 
 
 def _pixels(layer: layers.Layer, tensor: tf.Tensor) -> int:
-    """Elements of one channel."""
+    """Number of elements of one channel."""
     first = getattr(layer, "data_format", None) == "channels_first"
     return tensor.shape.num_elements() // tensor.shape[1 if first else -1]
 
 
 def _einsum(layer: layers.Layer, call: Call) -> int:
-    """Elements of the input along the axes that the kernel does not have."""
+    """Number of elements of the input along the axes that the kernel does not have."""
     data, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
     before, _, after = data.partition("...")
     shape = call.inputs.shape.as_list()
@@ -136,11 +136,11 @@ def _einsum(layer: layers.Layer, call: Call) -> int:
     return math.prod(size for axis, size in zip(axes, shape, strict=True) if axis not in kernel)
 
 
-# Of one call, by kinds of layers that the default of `prunable` knows.
+# Positions of one call, by the kinds of layers that are prunable by default.
 _COUNTS: dict[tuple[type[layers.Layer], ...], Callable[[layers.Layer, Call], int]] = {
     (layers.Embedding,): lambda *_: 0,
     (layers.EinsumDense,): _einsum,
-    # Every pixel of the input is spread over the output by the whole kernel.
+    # A transposed convolution applies the whole kernel to every pixel of the input.
     (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose): (
         lambda layer, call: _pixels(layer, call.inputs)
     ),

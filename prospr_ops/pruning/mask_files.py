@@ -1,4 +1,4 @@
-"""Masks in memory at 1 bit per weight, and in a file together with scores and a record of the run."""
+"""Masks in memory at 1 bit per weight, and in a file with scores and a record of the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1).sum
 
 
 class PackedMasks(Mapping[str, np.ndarray]):
-    """Masks by variable path, held at a bit an element; each is unpacked when it is looked up."""
+    """Masks by variable path, held at 1 bit per element; each lookup unpacks one."""
 
     def __init__(self, masks: Mapping[str, np.ndarray]) -> None:
         self._packed = {path: (packed(mask), mask.shape) for path, mask in masks.items()}
@@ -37,20 +37,20 @@ class PackedMasks(Mapping[str, np.ndarray]):
 
     @property
     def kept(self) -> int:
-        """Number of elements of all masks that are True."""
-        # The last byte's bits beyond the mask are zero.
+        """Number of True elements of all masks."""
+        # Padding bits in the last byte are zero.
         return sum(int(_ONES[bits].sum(dtype=np.int64)) for bits, _ in self._packed.values())
 
     def __getitem__(self, path: str) -> np.ndarray:
-        """A boolean array of its own."""
+        """Returns a new boolean array."""
         return unpacked(*self._packed[path])
 
     def __iter__(self) -> Iterator[str]:
-        """The paths."""
+        """Iterates over the paths."""
         return iter(self._packed)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of masks."""
         return len(self._packed)
 
 
@@ -60,16 +60,16 @@ def write_masks(
     scores: Mapping[str, np.ndarray],
     record: Mapping[str, Any],
 ) -> None:
-    """Writes a file that `read_masks` reads, whole or not at all.
+    """Writes a file for `read_masks`; it is written whole or not at all.
 
     Args:
-        path: Of the file; one that exists is replaced.
+        path: File to write; an existing one is replaced.
         masks: Boolean arrays by variable path.
         scores: Arrays of numbers by variable path.
-        record: Anything that JSON can hold.
+        record: Record of the run, as values that JSON can hold.
 
     Raises:
-        OSError: It cannot be written. What was there before is as it was.
+        OSError: The file cannot be written; an existing one is unchanged.
     """
     shapes = {name: np.shape(mask) for name, mask in masks.items()}
     header = {"format": _FORMAT, "version": _VERSION, "shapes": shapes, "record": record}
@@ -82,13 +82,14 @@ def write_masks(
 def read_masks(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
-    """Reads masks, scores and record from a file that `write_masks` has written.
+    """Reads masks, scores and record from a file that `write_masks` wrote.
 
     Nothing in the file is executed.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: The file is truncated or damaged, holds something else, or is of a newer version.
+        OSError: The file cannot be read.
+        ValueError: The file is truncated or damaged, holds something else, or was written by a
+            newer version.
     """
     stream = io.BytesIO(Path(path).read_bytes())
     with open_archive(stream, f"{path} is no file of masks", _FORMAT, _VERSION) as found:

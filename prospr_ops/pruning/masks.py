@@ -114,6 +114,17 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike
         TypeError: `model` is no Keras model, or a mask is not boolean.
         ValueError: The file holds no masks, a path is not one of the model's, or a shape differs.
             On these, as on any error and on Ctrl-C, the model is as it was.
+
+    Example:
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> kernel = model.layers[-1].kernel
+        >>> mask = np.ones(kernel.shape, bool)
+        >>> mask[:, 0] = False
+        >>> po.apply_masks(model, {kernel.path: mask})
+        >>> kernel.numpy()[:, 0].any()
+        np.False_
     """
     weights = owned_weights(model)
     if not isinstance(masks, Mapping):

@@ -1,4 +1,4 @@
-"""What `prune` did, to be shown and kept."""
+"""The result of `prune`: shown, saved and loaded."""
 
 from __future__ import annotations
 
@@ -17,27 +17,33 @@ from prospr_ops.utils.tables import Rows, html_table, percent, rich_table
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PruneResult:
-    """What `prune` did.
+    """The result of `prune`.
 
     Attributes:
-        masks: Boolean array by variable path, True for a weight that is kept. Held at a bit a weight:
-            every look-up makes a new array. With structure="channel" there are masks of biases,
-            gammas and betas too.
-        scores: What the masks were selected by: log-score array by variable path; larger is more
-            important. As `score` returns them; of "synflow", those of the last iteration.
+        masks: Boolean array by variable path, True for a weight that is kept. Stored at 1 bit per
+            weight: every lookup makes a new array. With structure="channel" there are also masks of
+            biases, gammas and betas.
+        scores: Array of log-scores by variable path, from which the masks were selected, as `score`
+            returns them; larger is more important. For "synflow", those of the last iteration.
         sparsity: The fraction that was asked for.
-        settings: The options of the run, the seed included, but for `loss`, `prunable` and
-            `allow_empty`; and how many replicas there were.
+        settings: The options of the run, including the seed (but not `loss`, `prunable` and
+            `allow_empty`), and the number of replicas.
         losses: Loss of each prospect step and of the final batch; empty for methods without data.
-        estimators: By variable path, which curvature estimator was used and what it is worth:
-            "ggn (exact)", "ggn (Gauss-Newton: …)" or "hutchinson (why)"; empty for methods without
-            curvature.
-        seconds: Time the whole call took.
-        uses: By variable path, the multiply-adds a sample that each weight of a kernel takes part in
-            (see `prospr_ops.pruning.flops`); without those where it is not known.
-        shrunk: By variable path, the number of weights of each kernel once `shrink` has removed the
-            pruned channels; empty without structure="channel".
-        input_shape: Shape of a sample, of a model with one input; None where it is not known.
+        estimators: By variable path, which curvature estimator was used and how it relates to the
+            Hessian: "ggn (exact)", "ggn (Gauss-Newton: …)" or "hutchinson (why)"; empty for methods
+            without curvature.
+        seconds: Wall-clock time of the call.
+        uses: Multiply-adds per sample that each weight of a kernel takes part in, by variable path
+            (see `prospr_ops.pruning.flops`); paths where this is unknown are missing.
+        shrunk: Number of weights of each kernel after `shrink` has removed the pruned channels, by
+            variable path; empty without structure="channel".
+        input_shape: Shape of one sample, for a model with one input; None if it is unknown.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
+        PruneResult(...)
     """
 
     masks: PackedMasks
@@ -81,28 +87,35 @@ class PruneResult:
         return html_table(self.rows())
 
     def summary(self, console: Console | None = None) -> None:
-        """Prints a table of the weights by layer: shape, how many are kept, and FLOPs a sample.
+        """Prints a table of the weights by layer: shape, number kept, and FLOPs per sample.
 
-        FLOPs are two for each multiply-add with a weight, for all weights → those that are kept;
-        "–" where it is not known. With structure="channel" they are those after `shrink`, which
-        removes the inputs of what is behind a pruned channel too.
+        FLOPs are two per multiply-add with a weight, for all weights → for the kept ones; "–" if
+        unknown. With structure="channel" the latter are those after `shrink`: the layers behind a
+        pruned channel also have fewer inputs.
 
         Args:
-            console: Where to print; by default standard output.
+            console: Console to print to; standard output by default.
         """
         (console or Console()).print(rich_table(self.rows()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes all of it to one file, with the masks packed to bits.
+        """Writes the result to one file, with the masks at 1 bit per weight.
 
-        It is an .npz file that `numpy.load` opens, written whole or not at all. `load` and
+        The file is an .npz archive that `numpy.load` opens, written whole or not at all. `load` and
         `apply_masks` read it.
 
         Args:
-            path: Of the file; one that exists is replaced.
+            path: File to write; an existing one is replaced.
 
         Raises:
-            OSError: It cannot be written. What was there before is as it was.
+            OSError: The file cannot be written; an existing one is unchanged.
+
+        Example:
+            >>> import prospr_ops as po
+            >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+            >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
+            >>> result.save("pruned.npz")
+            >>> po.apply_masks(model, "pruned.npz")
         """
         arrays = ("masks", "scores")
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
@@ -112,9 +125,24 @@ class PruneResult:
     def load(cls, path: str | os.PathLike[str]) -> PruneResult:
         """Reads a file that `save` wrote; nothing in it is executed.
 
+        Args:
+            path: File to read.
+
+        Returns:
+            A result equal to the one that was saved.
+
         Raises:
-            OSError: It cannot be read.
-            ValueError: It is truncated or damaged, holds something else, or is of a newer version.
+            OSError: The file cannot be read.
+            ValueError: The file is truncated or damaged, holds something else, or was written by a
+                newer version.
+
+        Example:
+            >>> import prospr_ops as po
+            >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+            >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
+            >>> result.save("pruned.npz")
+            >>> po.PruneResult.load("pruned.npz").sparsity
+            0.9
         """
         masks, scores, record = read_masks(path)
         try:
@@ -125,11 +153,11 @@ class PruneResult:
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
-    """The record that was written, in the types that it had before.
+    """The record that was written, with the types that it had before.
 
     Raises:
-        KeyError: Something is missing.
-        TypeError: Something is of another type.
+        KeyError: An entry is missing.
+        TypeError: An entry has another type.
     """
     # Files of earlier versions have none of these.
     record = {"uses": {}, "shrunk": {}, "input_shape": None, **record}

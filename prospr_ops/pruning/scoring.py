@@ -31,7 +31,7 @@ from prospr_ops.utils.settings import CHOICES, Settings
 
 @dataclass(frozen=True)
 class Target:
-    """How to select; see `prospr_ops.prune`."""
+    """How to select weights; the options are those of `prospr_ops.prune`."""
 
     sparsity: float
     scope: str
@@ -40,7 +40,7 @@ class Target:
     def masks(
         self, scores: Scores, channels: ChannelGroups | None, sparsity: float | None = None
     ) -> Masks:
-        """The masks of weights, at the target's sparsity or another on the way to it."""
+        """Masks of weights at the target's sparsity, or at an intermediate one."""
         masks = select(
             scores,
             self.sparsity if sparsity is None else sparsity,
@@ -52,9 +52,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Scoring:
-    """What was asked for; see `prospr_ops.prune` for what the options mean.
+    """A request to score; the options are those of `prospr_ops.prune`.
 
-    `target` is None where nothing will be selected, as in `prospr_ops.score`.
+    `target` is None if no selection follows, as in `prospr_ops.score`.
     """
 
     model: keras.Model
@@ -70,25 +70,25 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Scored:
-    """What scoring gave: the scores to select from, and the record of the run."""
+    """The result of scoring: the scores to select from, and the record of the run."""
 
     scores: Scores
     settings: dict[str, Any]
     losses: tuple[float, ...]
     estimators: dict[str, str]
     channels: ChannelGroups | None
-    inputs: Any  # what the model takes, as `input_specs` says
+    inputs: Any  # as `input_specs` returns them
     first: Any  # inputs of the first batch; None for a method without data
     checkpoint: Checkpoint | None
 
     @property
     def sample_shape(self) -> tuple[int, ...] | None:
-        """The shape of a sample, of a model with one input."""
+        """Shape of one sample, for a model with one input; else None."""
         inputs = self.inputs
         return tuple(inputs.shape[1:]) if isinstance(inputs, tf.TensorSpec) else None
 
     def finish(self) -> None:
-        """Deletes the checkpoint, when the scores have served their purpose."""
+        """Deletes the checkpoint, once the scores have been used."""
         if self.checkpoint is not None:
             self.checkpoint.remove()
 
@@ -96,16 +96,16 @@ class Scored:
 def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     """Scores a model and leaves it unchanged.
 
-    1. `_resolve`: check the options, and find method, loss, weights or channels, and strategy.
-    2. `_open_checkpoint`: read the state that a killed run has left, if there is one.
-    3. `_draw_batches`: make batches of the data, checked for all that is done with them.
+    1. `_resolve`: check the options; find method, loss, weights or channels, and strategy.
+    2. `_open_checkpoint`: read the state of a killed run, if there is one.
+    3. `_draw_batches`: make batches of the data, with all checks that the run needs.
     4. The method scores the weights (`prospr_ops.methods`).
-    5. `_scores_to_select_from`: sum them over channels, refuse NaN.
+    5. `_scores_to_select_from`: sum the scores over channels; refuse NaN.
 
     Raises:
-        TypeError: As `prospr_ops.prune`.
-        ValueError: As `prospr_ops.prune`.
-        OSError: As `prospr_ops.prune`.
+        TypeError: An argument has the wrong type, as in `prospr_ops.prune`.
+        ValueError: An argument, the data or a derivative is refused, as in `prospr_ops.prune`.
+        OSError: The checkpoint cannot be read or written.
     """
     run = _resolve(asked)
     checkpoint = _open_checkpoint(asked, run)
@@ -158,15 +158,15 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the options came to.
+    """The checked options, and what they name in the model.
 
     Attributes:
-        method: The row of `METHODS`.
-        passes: How many passes over a batch it makes.
+        method: The method's row of `METHODS`.
+        passes: Number of passes over a batch that the method makes.
         objective: The loss, with its model.
-        weights: What gets a score, by path.
-        channels: The groups of channels, of structure="channel".
-        strategy: Whose replicas share the batches.
+        weights: Variables that get a score, by path.
+        channels: The groups of channels, for structure="channel"; else None.
+        strategy: The strategy whose replicas share the batches, or None.
     """
 
     method: Method
@@ -188,7 +188,7 @@ def _resolve(asked: Scoring) -> _Run:
         weights = prunable_weights(model, asked.prunable)
     elif method.sums:
         weights = channels.weights()
-    else:  # channels by themselves: their scores are no sums of weights'
+    else:  # the method scores channels directly, not as sums over weights
         weights = channels.placeholders()
     passes = method.passes(settings.steps)
     objective = Objective.of(model, asked.loss) if passes else Objective(model, None)
@@ -197,10 +197,10 @@ def _resolve(asked: Scoring) -> _Run:
 
 
 def _open_checkpoint(asked: Scoring, run: _Run) -> Checkpoint | None:
-    """The state of the run in a file, if it is asked for and the method has steps.
+    """The checkpoint of the run, if one is asked for and the method has steps.
 
     Raises:
-        ValueError: Replicas share the batches; or as `Checkpoint`.
+        ValueError: Replicas share the batches, or `Checkpoint` refuses the file.
     """
     if asked.checkpoint is not None and isinstance(run.strategy, MIRRORED):
         msg = "replicas that share the batches of a run keep no checkpoint of it; leave it out"
@@ -212,7 +212,7 @@ def _open_checkpoint(asked: Scoring, run: _Run) -> Checkpoint | None:
 
 
 def _work(run: _Run, target: Target | None, show: bool) -> tuple[int, str]:
-    """What the progress bar counts up to, and its unit; 0 for no bar."""
+    """Total and unit of the progress bar; a total of 0 for no bar."""
     if run.passes:
         return run.passes if show else 0, "batches"
     return run.method.rounds - 1 if show and target is not None else 0, "rounds"
@@ -222,7 +222,7 @@ def _agreed(replicas: Replicas, settings: Settings, others: object, run: _Run) -
     """The settings, with the first worker's seed, if all workers were given the same.
 
     Raises:
-        ValueError: They were not.
+        ValueError: The workers were given different settings.
     """
     settings = replace(settings, seed=replicas.first(settings.seed))
     replicas.check_same("the arguments", f"{settings} {others!r} {[*run.weights]}")
@@ -237,9 +237,9 @@ def _draw_batches(
     replicas: Replicas | None,
     first: list[Any],
 ) -> Iterator[Batch]:
-    """Endless batches, checked for all that is done with them; `first` gets the inputs of the first."""
+    """Endless batches with all checks that the run needs; `first` gets the first inputs."""
     batches = endless_batches(data, settings.batch_size, settings.seed)
-    if replicas is not None:  # first, so that all workers find the same wrong with a batch
+    if replicas is not None:  # first, so that all workers find the same fault in a batch
         batches = replicas.same_batches(batches)
     batches = checked(batches, objective)
     if replicas is not None:
@@ -255,7 +255,7 @@ def _draw_batches(
 def _mask_variables(
     run: _Run, target: Target | None, found: Found, sparsity: float, settings: Settings
 ) -> None:
-    """Sets to zero what is pruned by these scores at this sparsity."""
+    """Sets to zero the weights that these scores prune at this sparsity."""
     if target is None:
         return
     scores = _scores_to_select_from(run, found, settings)
@@ -266,10 +266,10 @@ def _mask_variables(
 
 
 def _scores_to_select_from(run: _Run, found: Found, settings: Settings) -> Scores:
-    """Scores of weights or channels as arrays; each tensor goes when it is one.
+    """Scores of weights or channels as arrays; each tensor is freed once it is converted.
 
     Raises:
-        ValueError: Some are NaN.
+        ValueError: A score is NaN.
     """
     scores = {path: found.scores.pop(path).numpy() for path in list(found.scores)}
     for path, values in scores.items():
@@ -288,7 +288,7 @@ def _scores_to_select_from(run: _Run, found: Found, settings: Settings) -> Score
 
 @contextmanager
 def _progress(method: str, total: int, unit: str) -> Iterator[Callable[[], None]]:
-    """A progress bar over so many of a unit, none over 0; a function that advances it."""
+    """A progress bar over a total in a unit (none over 0), as a function that advances it."""
     if not total:
         yield lambda: None
         return

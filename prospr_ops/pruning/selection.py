@@ -1,4 +1,4 @@
-"""Which weights survive."""
+"""Selection: which weights are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prospr_ops.utils.settings import CHOICES
 Masks = dict[str, npt.NDArray[np.bool_]]
 Scores = dict[str, npt.NDArray[np.floating]]
 
-# A thread more pays from about so many scores on.
+# Scores per thread from which another thread pays.
 _SCORES_PER_THREAD = 1_000_000
 
 
@@ -29,27 +29,34 @@ def select(
     *,
     min_keep: int = 0,
 ) -> Masks:
-    """Keeps the weights with the largest scores.
+    """Selects the weights with the largest scores.
 
     Args:
-        scores: Floating array or tensor of any shape by variable path, as `prospr_ops.score` returns
-            them; larger is more important, −inf is least. Weights are numbered array after array,
-            each in C order.
+        scores: Floating-point array or tensor of any shape by variable path, as `prospr_ops.score`
+            returns them; larger is more important, −inf is least. Weights are numbered array after
+            array, each in C order.
         sparsity: Fraction of the weights to prune, in [0, 1). Of n weights exactly
-            ⌈n (1 − sparsity)⌉ are kept, the sparsity taken as the decimal number that it prints as.
+            ⌈n (1 − sparsity)⌉ are kept; the sparsity is the decimal number that it prints as.
         scope: "global" ranks all weights together; "layer" prunes each array by itself.
-        min_keep: At least so many weights of each array are kept, or all of an array that has fewer,
-            whatever their rank. With scope "global" the others make room for them; with "layer" an
-            array that would keep fewer keeps so many.
+        min_keep: Minimum number of weights kept in each array, whatever their rank; an array that
+            has fewer keeps all. With scope "global" fewer weights of the other arrays are kept in
+            return; with scope "layer" an array that would keep fewer keeps `min_keep`.
 
     Returns:
         Boolean array by variable path, True for a weight that is kept. Ties go to the lower index,
         so the masks are the same on every machine.
 
     Raises:
-        TypeError: `scores`, `sparsity` or `min_keep` is of the wrong type.
-        ValueError: `sparsity` or `scope` is out of range, `min_keep` is negative or needs more weights
-            than the sparsity leaves, `scores` is empty or holds NaN.
+        TypeError: `scores`, `sparsity` or `min_keep` has the wrong type.
+        ValueError: `sparsity` or `scope` is out of range; `min_keep` is negative or needs more
+            weights than the sparsity leaves; or `scores` is empty or holds NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> scores = {"a": np.array([3.0, 1.0]), "b": np.array([2.0, 0.0])}
+        >>> {path: mask.tolist() for path, mask in po.select(scores, 0.5).items()}
+        {'a': [True, False], 'b': [True, False]}
     """
     check_real("sparsity", sparsity, below=1.0)
     check_integer("min_keep", min_keep, at_least=0)
@@ -89,7 +96,7 @@ def _checked(scores: Mapping[str, Any]) -> Scores:
         if not array.size:
             msg = f"scores of {path} is empty: its shape is {array.shape}"
             raise ValueError(msg)
-    # One dtype that holds all of them exactly, in the layout that the kernel reads.
+    # One dtype that holds all scores exactly, in the layout that the kernel reads.
     dtype = np.result_type(np.float32, *(array.dtype for array in arrays.values()))
     return {path: np.require(array, dtype, ["C", "A"]) for path, array in arrays.items()}
 
@@ -105,7 +112,7 @@ def _keep_largest(arrays: Scores, keep: int, min_keep: int = 0) -> Masks:
     try:
         masks = _native.select(list(arrays.values()), keep, min_keep, threads=threads)
     except ValueError as error:
-        # It numbers the arrays; here they have names.
+        # The kernel numbers the arrays; here they have names.
         for path, array in arrays.items():
             if np.isnan(array).any():
                 msg = f"scores of {path} hold NaN"

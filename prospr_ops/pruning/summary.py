@@ -1,4 +1,4 @@
-"""The table of what pruning left of each layer."""
+"""The table of what is kept of each layer."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ def layer_rows(
     estimators: Mapping[str, str],
     shrunk: Mapping[str, int],
 ) -> Rows:
-    """Tabulates what pruning left of every weight array.
+    """Tabulates what is kept of every weight array.
 
     Args:
         title: Title of the table.
         masks: Boolean array by variable path, True for a weight that is kept.
-        uses: By path, the multiply-adds per sample that each weight takes part in, where known.
-        estimators: By path, the curvature estimator, with the reason for it in parentheses; empty
-            for no such column.
-        shrunk: By path, the number of weights once whole channels are removed; empty where none are.
+        uses: Multiply-adds per sample that each weight takes part in, by path; unknown ones
+            missing.
+        estimators: Curvature estimator by path, with the reason for it in parentheses; without any,
+            the table has no such column.
+        shrunk: Number of weights by path once whole channels are removed; empty where none are.
 
     Returns:
-        A row for each mask (shape, kept, density, FLOPs per sample before → after and the
-        estimator, whose reason is a note), and the totals of what is known.
+        One row per mask (shape, kept, density, FLOPs per sample before → after, and the estimator,
+        whose reason is a note), and the totals of what is known.
     """
     body: list[list[str]] = []
     notes: list[str] = []

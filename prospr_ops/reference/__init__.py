@@ -1,7 +1,7 @@
-"""The slow twin of everything fast: plain TensorFlow and NumPy, written to be read.
+"""Reference implementations: plain TensorFlow and NumPy, slow and written to be read.
 
-Tests compare every compiled or optimised path with its twin here, and benchmarks measure against
-it. Nothing in this package uses the compiled library.
+Each is the twin of a compiled or optimised path. Tests compare the two, and benchmarks measure
+against the twin. Nothing in this package uses the compiled library.
 """
 
 from __future__ import annotations

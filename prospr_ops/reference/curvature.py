@@ -1,7 +1,7 @@
-"""The closed-form curvature contractions in plain TensorFlow, one product tensor and one square.
+"""The closed-form curvature contractions in plain TensorFlow.
 
-The twins of the functions of the same names in `prospr_ops.ops`; they hold every sample's products
-in memory and are for small problems.
+They are the twins of the functions with the same names in `prospr_ops.ops`. They hold every
+sample's products in memory, so they are for small problems.
 """
 
 from __future__ import annotations
@@ -12,14 +12,24 @@ import tensorflow as tf
 
 
 def dense_curvature(inputs: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """``sum_n sum_c (sum_t inputs[n, t, i] * factors[c, n, t, o])**2``.
+    """Twin of `prospr_ops.ops.dense_curvature`.
+
+    Computes ``sum_n sum_c (sum_t inputs[n, t, i] * factors[c, n, t, o])**2``.
 
     Args:
-        inputs: ``[N, ..., I]``.
-        factors: ``[C, N, ..., O]``.
+        inputs: Input of the layer, ``[N, ..., I]``.
+        factors: Gradient factors at the layer's output, ``[C, N, ..., O]``.
 
     Returns:
         The diagonal, ``[I, O]``, of the inputs' dtype.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.constant([[1.0, 2.0]])  # N = 1 sample, I = 2
+        >>> factors = tf.constant([[[3.0]]])  # C = 1 column, O = 1
+        >>> po.reference.dense_curvature(inputs, factors).numpy().tolist()
+        [[9.0], [36.0]]
     """
     inputs = tf.reshape(inputs, [inputs.shape[0], -1, inputs.shape[-1]])
     factors = tf.reshape(factors, [*factors.shape[:2], -1, factors.shape[-1]])
@@ -37,20 +47,33 @@ def conv_curvature(
     groups: int = 1,
     depthwise: bool = False,
 ) -> tf.Tensor:
-    """``sum_n sum_c (sum_t patches[n, t, k, i] * factors[c, n, t, o])**2``.
+    """Twin of `prospr_ops.ops.conv_curvature`.
+
+    Computes ``sum_n sum_c (sum_t patches[n, t, k, i] * factors[c, n, t, o])**2``.
 
     Args:
-        inputs: ``[N, spatial..., channels]``.
-        factors: ``[C, N, output spatial..., O]``.
-        kernel_size: One number for each spatial axis.
-        strides: One number for each spatial axis.
-        padding: ``"valid"``, ``"same"`` or ``"causal"``.
-        dilation_rate: One number for each spatial axis.
-        groups: Groups of channels that are convolved apart.
-        depthwise: Whether each channel is a group of its own.
+        inputs: Input of the layer, ``[N, spatial..., channels]``.
+        factors: Gradient factors at the layer's output, ``[C, N, output spatial..., O]``.
+        kernel_size: Size of the kernel along each spatial axis.
+        strides: Stride along each spatial axis.
+        padding: Padding as in Keras: ``"valid"``, ``"same"`` or ``"causal"``.
+        dilation_rate: Dilation along each spatial axis.
+        groups: Number of channel groups, each convolved by its own filters.
+        depthwise: Whether this is a depthwise convolution; `groups` is then ignored.
 
     Returns:
         The diagonal in the shape of the Keras kernel, of the inputs' dtype.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.constant([[[1.0], [2.0], [3.0]]])  # [N, pixels, channels] = [1, 3, 1]
+        >>> factors = tf.ones([1, 1, 2, 1])  # [C, N, output pixels, O]
+        >>> curvature = po.reference.conv_curvature(
+        ...     inputs, factors, [2], strides=[1], dilation_rate=[1]
+        ... )
+        >>> tf.squeeze(curvature).numpy().tolist()  # (1 + 2)², (2 + 3)²
+        [9.0, 25.0]
     """
     channels, outputs = inputs.shape[-1], factors.shape[-1]
     if depthwise:
@@ -75,20 +98,33 @@ def pooled_conv_curvature(
     dilation_rate: Sequence[int],
     groups: int = 1,
 ) -> tf.Tensor:
-    """`conv_curvature` of the dense factors.
+    """Twin of `prospr_ops.ops.pooled_conv_curvature`: `conv_curvature` of the dense factors.
 
     Args:
-        inputs: ``[N, spatial..., channels]``.
-        factors: ``[C, N, windows..., O]``.
-        derivative: ``[N, output spatial..., O]``; multiplies each window's factor.
-        kernel_size: One number for each spatial axis.
-        strides: One number for each spatial axis.
-        padding: ``"valid"``, ``"same"`` or ``"causal"``.
-        dilation_rate: One number for each spatial axis.
-        groups: Groups of channels that are convolved apart.
+        inputs: Input of the layer, ``[N, spatial..., channels]``.
+        factors: Gradient factors after the pooling, ``[C, N, windows..., O]``.
+        derivative: Derivative of the pooling and of what lies elementwise before it, ``[N, output
+            spatial..., O]``; multiplies each window's factor.
+        kernel_size: Size of the kernel along each spatial axis.
+        strides: Stride along each spatial axis.
+        padding: Padding as in Keras: ``"valid"``, ``"same"`` or ``"causal"``.
+        dilation_rate: Dilation along each spatial axis.
+        groups: Number of channel groups, each convolved by its own filters.
 
     Returns:
         The diagonal in the shape of the Keras kernel, of the inputs' dtype.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> inputs = tf.reshape(tf.constant([1.0, 2.0, 3.0, 4.0]), [1, 4, 1])
+        >>> factors = tf.ones([1, 1, 2, 1])  # 2 windows of 2 pixels each
+        >>> derivative = tf.reshape(tf.constant([0.0, 1.0, 1.0, 0.0]), [1, 4, 1])
+        >>> curvature = po.reference.pooled_conv_curvature(
+        ...     inputs, factors, derivative, [1], strides=[1], dilation_rate=[1]
+        ... )
+        >>> tf.squeeze(curvature).numpy().item()  # (2 + 3)²
+        25.0
     """
     return conv_curvature(
         inputs,
@@ -112,20 +148,35 @@ def pooled_conv_input_gradient(
     dilation_rate: Sequence[int],
     groups: int = 1,
 ) -> tf.Tensor:
-    """The gradient of each column through the convolution's product with explicit patches.
+    """Twin of `prospr_ops.ops.pooled_conv_input_gradient`.
+
+    Differentiates the product of the kernel and explicit patches, for each column.
 
     Args:
-        kernel: ``[kernel..., channels / groups, O]``.
-        factors: ``[C, N, windows..., O]``.
-        derivative: ``[N, output spatial..., O]``; multiplies each window's factor.
-        input_size: The spatial axes of the input.
-        strides: One number for each spatial axis.
-        padding: ``"valid"``, ``"same"`` or ``"causal"``.
-        dilation_rate: One number for each spatial axis.
-        groups: Groups of channels that are convolved apart.
+        kernel: Kernel of the convolution, ``[kernel..., channels / groups, O]``.
+        factors: Gradient factors after the pooling, ``[C, N, windows..., O]``.
+        derivative: Derivative of the pooling and of what lies elementwise before it, ``[N, output
+            spatial..., O]``; multiplies each window's factor.
+        input_size: Size of the convolution's input along each spatial axis.
+        strides: Stride along each spatial axis.
+        padding: Padding as in Keras: ``"valid"``, ``"same"`` or ``"causal"``.
+        dilation_rate: Dilation along each spatial axis.
+        groups: Number of channel groups, each convolved by its own filters.
 
     Returns:
         The gradients, ``[C, N, input_size..., channels]``, of the kernel's dtype.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> kernel = tf.constant([[[2.0]]])  # [kernel size, channels, O]
+        >>> factors = tf.ones([1, 1, 2, 1])  # 2 windows of 2 pixels each
+        >>> derivative = tf.reshape(tf.constant([0.0, 1.0, 1.0, 0.0]), [1, 4, 1])
+        >>> gradient = po.reference.pooled_conv_input_gradient(
+        ...     kernel, factors, derivative, [4], strides=[1], dilation_rate=[1]
+        ... )
+        >>> tf.squeeze(gradient).numpy().tolist()
+        [0.0, 2.0, 2.0, 0.0]
     """
     *kernel_size, group_channels, outputs = kernel.shape
     inputs = tf.zeros([factors.shape[1], *input_size, groups * group_channels], kernel.dtype)
@@ -141,21 +192,31 @@ def pooled_conv_input_gradient(
 
 
 def embedding_curvature(indices: tf.Tensor, factors: tf.Tensor, vocabulary: int) -> tf.Tensor:
-    """``sum_n sum_c (sum of factors[c, n, t, o] over the t with indices[n, t] == v)**2``.
+    """Twin of `prospr_ops.ops.embedding_curvature`.
+
+    Computes ``sum_n sum_c (sum of factors[c, n, t, o] over the t with indices[n, t] == v)**2``.
 
     Args:
-        indices: ``[N, ...]``.
-        factors: ``[C, N, ..., O]``.
-        vocabulary: Rows of the table, V.
+        indices: Input of the layer, ``[N, ...]``.
+        factors: Gradient factors at the layer's output, ``[C, N, ..., O]``.
+        vocabulary: Number of rows V of the table.
 
     Returns:
         The diagonal, ``[V, O]``, of the factors' dtype.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> indices = tf.constant([[0, 2, 2]])  # one sample of three time steps
+        >>> factors = tf.ones([1, 1, 3, 1])  # [C, N, time steps, O]
+        >>> po.reference.embedding_curvature(indices, factors, 3).numpy().tolist()
+        [[1.0], [0.0], [4.0]]
     """
     return dense_curvature(tf.one_hot(indices, vocabulary, dtype=factors.dtype), factors)
 
 
 def _dense_factors(factors: tf.Tensor, derivative: tf.Tensor) -> tf.Tensor:
-    """The factors at every output pixel: its window's, times its derivative."""
+    """The factor at every output pixel: its window's factor times its derivative."""
     for axis in range(2, factors.shape.rank - 1):
         factors = tf.repeat(factors, derivative.shape[axis - 1] // factors.shape[axis], axis)
     return factors * derivative
@@ -168,14 +229,14 @@ def _patches(
     padding: str,
     dilation_rate: Sequence[int],
 ) -> tf.Tensor:
-    """Every output pixel's patch, ``[N, pixels, kernel elements, channels]``.
+    """The patch of every output pixel, ``[N, pixels, kernel elements, channels]``.
 
-    One axis after the other is padded and gathered into an axis of pixels and one of kernel
+    Each spatial axis in turn is padded and gathered into one axis of pixels and one of kernel
     elements.
     """
     patches = inputs
     axes = len(kernel_size)
-    # Axis `2 * i + 1` is the i-th not gathered yet: pixels and elements of earlier axes come first.
+    # Axis `2 * i + 1` is spatial axis i: each earlier one has become two axes.
     for i, (kernel, stride, dilation) in enumerate(
         zip(kernel_size, strides, dilation_rate, strict=True)
     ):

@@ -1,4 +1,4 @@
-"""The Hessian by brute force: one backward pass for each weight."""
+"""The whole Hessian: one backward pass per weight."""
 
 from __future__ import annotations
 
@@ -11,15 +11,26 @@ from prospr_ops.network.tracing import traced
 
 
 def hessian(objective: Objective, batch: Batch, variables: Sequence[tf.Variable]) -> tf.Tensor:
-    """The whole matrix of second derivatives of the loss.
+    """The matrix of second derivatives of the loss.
 
     Args:
         objective: The loss as a function of a batch.
-        batch: The batch it is taken on.
-        variables: The model's variables, n elements in all, numbered one after the other.
+        batch: The batch on which the loss is taken.
+        variables: The model's variables, with n elements in all, numbered one after the other.
 
     Returns:
-        [n, n], in the variables' dtype.
+        The Hessian, [n, n], in the variables' dtype.
+
+    Example:
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> from prospr_ops.network.loss import Batch, Objective
+        >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1, use_bias=False)])
+        >>> batch = Batch(tf.constant([[1.0, 2.0]]), tf.constant([[0.0]]))
+        >>> objective = Objective.of(model, "mse")  # (w₀ + 2 w₁)²
+        >>> po.reference.hessian(objective, batch, [model.weights[0].value]).numpy().tolist()
+        [[2.0, 4.0], [4.0, 8.0]]
     """
     zero = tf.UnconnectedGradients.ZERO
 
@@ -40,7 +51,28 @@ def hessian(objective: Objective, batch: Batch, variables: Sequence[tf.Variable]
 def hessian_diagonal(
     objective: Objective, batch: Batch, variables: Sequence[tf.Variable]
 ) -> list[tf.Tensor]:
-    """The diagonal of `hessian`, as one tensor in the shape of each variable."""
+    """The diagonal of `hessian`, one tensor per variable.
+
+    Args:
+        objective: The loss as a function of a batch.
+        batch: The batch on which the loss is taken.
+        variables: Variables of the model.
+
+    Returns:
+        For each variable, its diagonal elements in the variable's shape and dtype.
+
+    Example:
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> from prospr_ops.network.loss import Batch, Objective
+        >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1, use_bias=False)])
+        >>> batch = Batch(tf.constant([[1.0, 2.0]]), tf.constant([[0.0]]))
+        >>> objective = Objective.of(model, "mse")  # (w₀ + 2 w₁)²
+        >>> (diagonal,) = po.reference.hessian_diagonal(objective, batch, [model.weights[0].value])
+        >>> diagonal.numpy().tolist()
+        [[2.0], [8.0]]
+    """
     diagonal = tf.linalg.diag_part(hessian(objective, batch, variables))
     parts = tf.split(diagonal, [variable.shape.num_elements() for variable in variables])
     return [tf.reshape(part, v.shape) for part, v in zip(parts, variables, strict=True)]

@@ -1,4 +1,4 @@
-"""The meta-gradient as the paper computes it: by backpropagation through all steps."""
+"""The meta-gradient as in the paper: by backpropagation through all steps."""
 
 from __future__ import annotations
 
@@ -18,22 +18,37 @@ def unrolled_meta_gradient(
     momentum: float = 0.0,
     nesterov: bool = False,
 ) -> list[tf.Tensor]:
-    """Twin of the method "exact": one tape through M steps of SGD, its memory growing with M.
+    """Twin of the method "exact": one tape through M steps of SGD; memory grows with M.
 
-    All trainable variables take part in the steps; what the layers update by themselves (moving
-    averages, seeds) goes from step to step too. No variable of the model is changed. May be called
-    inside a `tf.function`.
+    All trainable variables take part in the steps; state that layers update themselves (moving
+    averages, seeds) is carried from step to step too. No variable of the model changes. It may be
+    called inside a `tf.function`.
 
     Args:
         objective: The loss as a function of a batch.
         batches: M + 1 batches.
-        weights: The weights that are scored.
-        learning_rate: α.
-        momentum: μ, as in PyTorch.
-        nesterov: Whether it is Nesterov's.
+        weights: The weights to score.
+        learning_rate: Step size α of the SGD steps.
+        momentum: Momentum μ of the SGD steps, in PyTorch's convention.
+        nesterov: Whether the SGD steps use Nesterov momentum.
 
     Returns:
         ∂L_M(w_M)/∂c = w_0 ⊙ ∂L_M(w_M)/∂w_0, with its sign, in the shape of each weight.
+
+    Example:
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> from prospr_ops.network.loss import Batch, Objective
+        >>> model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([tf.fill([1, 1], 2.0)])
+        >>> batch = Batch(tf.constant([[1.0]]), tf.constant([[0.0]]))
+        >>> objective = Objective.of(model, "mse")  # w²
+        >>> (score,) = po.reference.unrolled_meta_gradient(
+        ...     objective, [batch, batch], [model.weights[0].value], learning_rate=0.1
+        ... )
+        >>> round(score.numpy().item(), 3)  # w₁ = 0.8 w₀, so w₀ ∂(0.64 w₀²)/∂w₀
+        5.12
     """
     model = objective.model
     trainable, others = model.trainable_variables, model.non_trainable_variables

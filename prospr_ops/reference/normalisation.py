@@ -1,4 +1,4 @@
-"""Twins of the ops that batch normalisation and its derivatives are made of."""
+"""Twins of the ops that batch normalisation and its derivatives are built from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import tensorflow as tf
 
 
 def channel_products(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Twin of `prospr_ops.ops.channel_products`: one sum for each pair, of any number of tensors."""
+    """Twin of `prospr_ops.ops.channel_products`: one sum per pair; any number of tensors.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> x = tf.constant([[1.0], [2.0], [3.0]])  # 3 rows of 1 channel
+        >>> po.reference.channel_products([x])[..., 0].numpy().tolist()  # Σ x², Σ x; Σ x, rows
+        [[14.0, 6.0], [6.0, 3.0]]
+    """
     wide = [tf.cast(tensor, tf.float64) for tensor in tensors]
     wide.append(tf.ones_like(wide[0]))
     rows = list(range(wide[0].shape.rank - 1))
@@ -16,7 +24,16 @@ def channel_products(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def channel_combinations(tensors: Sequence[tf.Tensor], coefficients: tf.Tensor) -> list[tf.Tensor]:
-    """Twin of `prospr_ops.ops.channel_combinations`: one product for each term, of any number."""
+    """Twin of `prospr_ops.ops.channel_combinations`: one product per term; any number.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> x = tf.constant([[1.0], [2.0]])
+        >>> coefficients = tf.constant([[[10.0], [1.0]]])  # one result: 10 x + 1
+        >>> po.reference.channel_combinations([x], coefficients)[0].numpy().tolist()
+        [[11.0], [21.0]]
+    """
     return [
         tf.add_n([c * tensor for c, tensor in zip(row[:-1], tensors, strict=True)]) + row[-1]
         for row in map(tf.unstack, tf.unstack(coefficients))

@@ -1,4 +1,4 @@
-"""Twins of the pruning methods: eager, in plain space instead of logarithms."""
+"""Twins of the pruning methods: eager, on plain numbers instead of logarithms."""
 
 from __future__ import annotations
 
@@ -24,19 +24,40 @@ def diagonal_scores(
 ) -> list[tf.Tensor]:
     """Twin of the method "diagonal": ∇L_M(w_M) · ∂w_M/∂w_0 · w_0, with its sign.
 
-    The recursion for ∂w/∂w_0 is DESIGN's pair (p, q), which for momentum 0 is p ← (1 − α h) p.
-    Changes the model's trainable variables.
+    The derivative p = ∂w/∂w_0 follows from q = ∂v/∂w_0 by q ← μ q + h p, then p ← p − α q, with
+    p = 1 and q = 0 at first, where h is the Hessian's diagonal. Without momentum this is
+    p ← (1 − α h) p. The model's trainable variables are changed.
 
     Args:
         objective: The loss as a function of a batch.
         batches: M + 1 batches.
-        weights: The weights that are scored.
-        curvature: Diagonal of the Hessian by `weights`, of a batch and the step's number.
-        learning_rate: α.
-        momentum: μ.
+        weights: The weights to score.
+        curvature: Function of (batch, number of the step) that returns the Hessian's diagonal by
+            `weights`.
+        learning_rate: Step size α of the SGD steps.
+        momentum: Momentum μ of the SGD steps, in PyTorch's convention.
 
     Returns:
         A tensor in the shape of each weight.
+
+    Example:
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> from prospr_ops.network.loss import Batch, Objective
+        >>> model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([tf.fill([1, 1], 2.0)])
+        >>> batch = Batch(tf.constant([[1.0]]), tf.constant([[0.0]]))
+        >>> objective = Objective.of(model, "mse")  # w², whose Hessian is 2
+        >>> (score,) = po.reference.diagonal_scores(
+        ...     objective,
+        ...     [batch, batch],
+        ...     [model.weights[0].value],
+        ...     lambda batch, number: [tf.constant([[2.0]])],
+        ...     learning_rate=0.1,
+        ... )
+        >>> round(score.numpy().item(), 3)  # w₁ = 1.6: 2 w₁ · (1 − 0.1 · 2) · w₀
+        5.12
     """
     variables = [variable.value for variable in objective.model.trainable_variables]
     velocities = [tf.zeros_like(variable) for variable in variables]
@@ -64,15 +85,28 @@ def diagonal_scores(
 def grasp_scores(
     objective: Objective, batch: Batch, weights: Sequence[tf.Variable]
 ) -> list[tf.Tensor]:
-    """Twin of the method "grasp": w ⊙ Hg with the whole Hessian, one backward pass for each row.
+    """Twin of the method "grasp": w ⊙ Hg with the whole Hessian, one backward pass per row.
 
     Args:
-        objective: The loss as a function of a batch; the same on every call (no dropout).
-        batch: The batch.
-        weights: The weights that are scored.
+        objective: The loss as a function of a batch; deterministic (no dropout).
+        batch: The batch on which the loss is taken.
+        weights: The weights to score.
 
     Returns:
         A tensor in the shape of each weight.
+
+    Example:
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> from prospr_ops.network.loss import Batch, Objective
+        >>> model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([tf.fill([1, 1], 2.0)])
+        >>> batch = Batch(tf.constant([[1.0]]), tf.constant([[0.0]]))
+        >>> objective = Objective.of(model, "mse")  # w², so H = 2 and g = 4
+        >>> (score,) = po.reference.grasp_scores(objective, batch, [model.weights[0].value])
+        >>> score.numpy().item()
+        16.0
     """
     variables = [variable.value for variable in objective.model.trainable_variables]
     with tf.GradientTape() as tape:
@@ -94,17 +128,25 @@ def synflow_scores(
 ) -> list[npt.NDArray[np.floating]]:
     """Twin of the method "synflow", for a chain of Dense layers without biases.
 
-    R = 1ᵀ |W_1| |W_2| … 1, so that the score of a weight is its magnitude times the flow that comes
-    in and the flow that goes out.
+    R = 1ᵀ |W_1| |W_2| … 1, so a weight's score is its magnitude times the flow into it and the flow
+    out of it.
 
     Args:
-        kernels: [inputs, outputs] of each layer.
+        kernels: Kernel of each layer, [inputs, outputs].
         sparsity: Fraction to prune, by the paper's exponential schedule; None for the scores of all
-            weights, before anything is pruned.
-        iterations: n of that schedule.
+            weights before anything is pruned.
+        iterations: Number n of iterations of the schedule.
 
     Returns:
-        The scores of the last iteration, in the shape of each kernel; 0 for what went before.
+        The scores of the last iteration, in the shape of each kernel; 0 for weights pruned before
+        it.
+
+    Example:
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> kernels = [np.array([[1.0, -2.0]]), np.array([[3.0], [1.0]])]
+        >>> [scores.tolist() for scores in po.reference.synflow_scores(kernels)]
+        [[[3.0, 2.0]], [[3.0], [2.0]]]
     """
     magnitudes = [np.abs(kernel) for kernel in kernels]
 

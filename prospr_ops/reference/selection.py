@@ -1,4 +1,4 @@
-"""Twin of the selection: sort everything."""
+"""Twin of the selection: sorts all scores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ def select(
     Args:
         scores: Floating arrays of any shapes, without NaN. Their elements are numbered array after
             array, each in C order.
-        keep: How many to keep, from 0 to the number of elements.
-        min_keep: How many of each array come before all others, or all of an array that has fewer.
+        keep: Number of elements to keep, from 0 to all.
+        min_keep: Minimum number of elements kept of each array; an array that has fewer keeps all.
 
     Returns:
-        Boolean arrays of the scores' shapes, `keep` elements True in all.
+        Boolean arrays in the scores' shapes, with `keep` True elements in all.
+
+    Example:
+        >>> import numpy as np
+        >>> import prospr_ops as po
+        >>> masks = po.reference.select([np.array([3.0, 1.0]), np.array([[2.0, 0.0]])], keep=2)
+        >>> [mask.tolist() for mask in masks]
+        [[True, False], [[True, False]]]
     """
     flat = np.concatenate([np.ravel(array) for array in scores])
     order = np.argsort(-flat, kind="stable")

@@ -1,4 +1,4 @@
-"""How far pruning methods agree: by the weights they keep, and by how they rank all of them."""
+"""How far pruning results agree: on the weights they keep, and on the ranking of all weights."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from prospr_ops.pruning.selection import Masks, Scores
 
 
 def overlap(masks: Sequence[Masks]) -> npt.NDArray[np.float64]:
-    """The share of what one keeps that another keeps too.
+    """The fraction of the weights kept by one result that another keeps too.
 
-    By chance alone it is the density of the other.
+    For independent masks it is the density of the other.
 
     Args:
-        masks: Of one model, n of them: the same shapes in the same order.
+        masks: Masks of n results for one model: the same shapes in the same order.
 
     Returns:
-        `[n, n]`: of the weights that the row keeps, the share that the column keeps; NaN for a row
-        that keeps none.
+        Matrix `[n, n]`: of the weights that the row keeps, the fraction that the column keeps; NaN
+        for a row that keeps none.
     """
     flat = [np.concatenate([mask.ravel() for mask in one.values()]) for one in masks]
     shared = np.array([[np.count_nonzero(a & b) for b in flat] for a in flat], float)
@@ -32,11 +32,12 @@ def spearman(scores: Sequence[Scores]) -> npt.NDArray[np.float64]:
     """Spearman's rank correlation of the scores of all weights.
 
     Args:
-        scores: Of one model, n of them: the same shapes in the same order. −inf is the least.
+        scores: Scores of n results for one model: the same shapes in the same order; −inf is the
+            least.
 
     Returns:
-        `[n, n]`, symmetric; equal scores share the mean of their ranks. NaN for one whose scores
-        are all equal.
+        Symmetric matrix `[n, n]`; equal scores share the mean of their ranks. NaN for a result
+        whose scores are all equal.
     """
     ranks = [_ranks(np.concatenate([values.ravel() for values in one.values()])) for one in scores]
     with np.errstate(invalid="ignore"):
@@ -44,6 +45,6 @@ def spearman(scores: Sequence[Scores]) -> npt.NDArray[np.float64]:
 
 
 def _ranks(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Ranks from the least on; equal values share the mean of theirs."""
+    """Ranks in ascending order; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

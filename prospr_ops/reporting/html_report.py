@@ -1,4 +1,4 @@
-"""A report on pruning results: one HTML file that needs nothing else."""
+"""A report on pruning results: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["report"]
 
 _DPI = 144
-_CSS_PIXELS = 96  # an inch on the page
+_CSS_PIXELS = 96  # per inch on the page
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -88,27 +88,35 @@ def report(
     *,
     png_folder: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
-    """Writes a report on one or several results: one HTML file that needs no other, and no network.
+    """Writes a report on one or several results: one self-contained HTML file.
 
-    It has the settings; density by layer and a table of the layers; histograms of the scores with
-    the threshold; the first layer's masks where they make an image; the losses of the prospect
-    steps; and for several results how far they agree: the share of the weights that one keeps and
-    another keeps too, and Spearman's rank correlation of their scores.
+    The report shows the settings; the density by layer and a table of the layers; histograms of the
+    scores with the threshold; the first layer's masks if they form an image; the losses of the
+    prospect steps; and for several results how far they agree: the fraction of the weights kept by
+    one that another keeps too, and Spearman's rank correlation of their scores.
 
     Args:
-        results: What `prune` returned or `PruneResult.load` read; several must be of one
-            architecture, with the same arrays in the same order, which may differ in name.
-        path: Of the HTML file; one that exists is replaced.
-        png_folder: Where to write the figures as PNG files too; created if there is none.
+        results: Results of `prune` or `PruneResult.load`. Several must be of one architecture, with
+            the same arrays in the same order; names may differ.
+        path: HTML file to write; an existing one is replaced.
+        png_folder: Folder for the figures as PNG files, created if missing; None for no such files.
 
     Returns:
         The files that were written, `path` first.
 
     Raises:
         ImportError: matplotlib is not installed (`pip install 'prospr_ops[plots]'`).
-        OSError: A file cannot be written; each one is written whole or not at all.
-        TypeError: `results` holds something else.
-        ValueError: There is none, one has no scores, or they are of different models.
+        OSError: A file cannot be written; each is written whole or not at all.
+        TypeError: `results` holds something that is not a `PruneResult`.
+        ValueError: `results` is empty, a result has no scores, or the results are of different
+            models.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
+        >>> [path.name for path in po.report(result, "report.html")]
+        ['report.html']
     """
     results = _checked(results)
     labels = result_labels(results)
@@ -166,13 +174,13 @@ def _by_channel(result: PruneResult) -> bool:
 
 
 def _signed(result: PruneResult) -> bool:
-    """Whether the scores are signed numbers and not logarithms."""
+    """Whether the scores are signed numbers instead of logarithms."""
     method = METHODS.get(result.settings["method"])
     return method is not None and method.signed
 
 
 def _kept_scores(result: PruneResult) -> Masks:
-    """Which of the scores were kept."""
+    """Which of the scores belong to kept weights or channels."""
     if not _by_channel(result):
         return dict(result.masks)
     settings = result.settings
@@ -270,7 +278,7 @@ def _agreement(results: list[PruneResult], labels: list[str]) -> _Section:
 
 def _picture(name: str, description: str, figure: Figure) -> _Picture:
     buffer = io.BytesIO()
-    # Without matplotlib's own line about itself the same results make the same file.
+    # Without matplotlib's version in the metadata, equal results give equal files.
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     width = round(figure.get_figwidth() * _CSS_PIXELS)
     return _Picture(name, description, width, buffer.getvalue())

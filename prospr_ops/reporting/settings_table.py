@@ -13,7 +13,7 @@ from prospr_ops.utils.tables import UNKNOWN, Rows
 
 
 def result_labels(results: Sequence[PruneResult]) -> list[str]:
-    """Names each result by its method, and by the settings that differ where methods do not."""
+    """Labels each result by its method, and where methods are equal by the settings that differ."""
     settings = [result.settings for result in results]
     labels = []
     for number, one in enumerate(settings):
@@ -33,7 +33,7 @@ def result_labels(results: Sequence[PruneResult]) -> list[str]:
 
 
 def settings_rows(results: Sequence[PruneResult], labels: Sequence[str]) -> Rows:
-    """Tabulates the settings of results, one column each: those that the methods use."""
+    """Tabulates the settings that the methods use, one column per result."""
     used = [_used(result) for result in results]
     names = dict.fromkeys(name for settings in used for name in settings)
     body = [[name, *(_setting(settings.get(name, UNKNOWN)) for settings in used)] for name in names]

@@ -1,1 +1,1 @@
-"""Checks, files, tables and facts of the build; imports nothing of ours but the native kernels."""
+"""Checks, files, tables and build information; imports only the native kernels of this package."""

@@ -1,4 +1,4 @@
-"""Arrays in .npz files that are checked when they are read, and masks packed to 1 bit per element."""
+"""Arrays in .npz files that are checked on reading, and masks packed to 1 bit per element."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 
 
 def packed(mask: np.ndarray) -> np.ndarray:
-    """Eight elements a byte, as uint8 `[⌈size / 8⌉]`, the first in the highest bit."""
+    """Packs eight elements per byte: uint8 `[⌈size / 8⌉]`, the first element in the highest bit."""
     return np.packbits(mask)
 
 
 def unpacked(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The boolean mask of `shape` that `packed` made the bits of.
+    """The boolean mask of `shape` that `packed` turned into `bits`.
 
     Raises:
-        ValueError: There are not as many bytes as the shape needs.
+        ValueError: The number of bytes does not fit the shape.
     """
     size = math.prod(shape)
     if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
@@ -33,15 +33,15 @@ def unpacked(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def write_archive(path: Path, header: Mapping[str, Any], arrays: Iterable[tuple[str, Any]]) -> None:
-    """Writes an .npz file that `open_archive` opens.
+    """Writes an .npz file for `open_archive`.
 
     Args:
-        path: Of the file.
-        header: Anything that JSON can hold.
-        arrays: Names and arrays; each is asked for when the one before is written.
+        path: File to write.
+        header: Values that JSON can hold.
+        arrays: Names and arrays; each is requested once the one before is written.
 
     Raises:
-        OSError: It cannot be written, or not to its end.
+        OSError: The file cannot be written completely.
     """
     members = itertools.chain([("header", np.array(json.dumps(header)))], arrays)
     with zipfile.ZipFile(path, "w") as archive:
@@ -54,20 +54,20 @@ def write_archive(path: Path, header: Mapping[str, Any], arrays: Iterable[tuple[
 def open_archive(
     stream: IO[bytes], otherwise: str, kind: str, version: int
 ) -> Iterator[tuple[dict[str, Any], Mapping[str, np.ndarray]]]:
-    """Opens what `write_archive` has written; nothing in it is executed.
+    """Opens a file that `write_archive` wrote; nothing in it is executed.
 
     Args:
-        stream: The file.
-        otherwise: What the message says of any other file.
-        kind: The "format" that its header must have.
-        version: The latest version of it that is known.
+        stream: The open file.
+        otherwise: Beginning of the message if the file is refused.
+        kind: Required value of "format" in the header.
+        version: Latest version of the format that can be read.
 
     Yields:
-        The header, and the arrays by name, each read when it is looked up.
+        The header, and the arrays by name, each read on lookup.
 
     Raises:
-        ValueError: The file is truncated or damaged, holds something else, or is of a newer
-            version; also for what is found only when an array is looked up.
+        ValueError: The file is truncated or damaged, holds something else, or was written by a
+            newer version; also if this is found only when an array is looked up.
     """
     try:
         with np.load(stream, allow_pickle=False) as archive:
@@ -79,6 +79,6 @@ def open_archive(
                 msg = f"it is of version {header['version']}, and this prospr_ops reads {version}"
                 raise ValueError(msg)
             yield header, archive
-    except Exception as error:  # NumPy, zipfile and json raise nearly anything about damaged files
+    except Exception as error:  # damaged files raise many types of errors
         msg = f"{otherwise}, or a damaged or newer one: {error}"
         raise ValueError(msg) from error

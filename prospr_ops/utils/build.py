@@ -1,4 +1,4 @@
-"""What this installation was built with. Imports no TensorFlow."""
+"""Build information. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ except ImportError as error:
 
 
 def check_tensorflow(built: str, running: str) -> None:
-    """Compares the TensorFlow that the ops were built against with the one that runs.
+    """Compares the TensorFlow that the ops were built against with the running one.
 
     Raises:
-        ImportError: The two differ in their major or minor version: their C++ interfaces differ.
+        ImportError: The major or minor versions differ, and so the C++ interfaces.
     """
     if built.split(".")[:2] != running.split(".")[:2]:
         msg = (
@@ -35,27 +35,32 @@ def check_tensorflow(built: str, running: str) -> None:
 
 
 def check_installed_tensorflow() -> None:
-    """`check_tensorflow` on what is installed, without importing it.
+    """`check_tensorflow` on the installed version, without importing TensorFlow.
 
     Raises:
-        ImportError: See there.
+        ImportError: The major or minor versions differ, and so the C++ interfaces.
     """
     try:
         installed = version("tensorflow")
     except PackageNotFoundError:
-        return  # under another name, perhaps; the running one is checked when the ops are loaded
+        return  # maybe under another name; the running one is checked when the ops are loaded
     check_tensorflow(_native.build_info()["tensorflow"], installed)
 
 
 def build_info() -> dict[str, Any]:
-    """Says what this installation was built with and what it runs on.
+    """What this installation was built with and what it runs on.
 
     Returns:
         A dictionary: "version" of prospr_ops; "tensorflow", the version built against; "compiler";
-        "cuda", whether CUDA kernels were built in; "cuda_architectures", what for ("sm_90" is
-        machine code for compute capability 9.0, "compute_90" PTX for that and newer ones);
-        "cuda_compiler"; "instruction_sets", those available here;
-        "instruction_set", the one in use; and under "running" the versions that are installed.
+        "cuda", whether CUDA kernels were built in; "cuda_architectures", their targets ("sm_90" is
+        machine code for compute capability 9.0, "compute_90" is PTX for it and newer ones);
+        "cuda_compiler"; "instruction_sets", those available here; "instruction_set", the one in
+        use; and "running", the installed versions of Python and its packages.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> po.build_info()["version"] == po.__version__
+        True
     """
     running = {"python": platform.python_version()}
     for package in ("tensorflow", "keras", "numpy"):

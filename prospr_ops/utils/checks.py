@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value, or says what was given and what is accepted."""
+"""Checks of arguments: each returns the value, or raises an error that says what is accepted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def choose(name: str, value: Any, accepted: Iterable[str]) -> str:
     """Returns `value` if it is one of `accepted`.
 
     Raises:
-        ValueError: It is not; the message lists what is accepted.
+        ValueError: `value` is not accepted; the message lists what is.
     """
     accepted = list(accepted)
     if value not in accepted:
@@ -25,8 +25,8 @@ def check_real(name: str, value: Any, *, below: float = math.inf) -> float:
     """Returns `value` as a float if it is a number in [0, `below`).
 
     Raises:
-        TypeError: It is not a number.
-        ValueError: It is out of range or NaN.
+        TypeError: `value` is not a number.
+        ValueError: `value` is out of range or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         msg = f"{name} must be a number, not {type(value).__name__}"
@@ -40,11 +40,11 @@ def check_real(name: str, value: Any, *, below: float = math.inf) -> float:
 
 
 def check_integer(name: str, value: Any, *, at_least: int) -> int:
-    """Returns `value` as an int if it is an integer of at least `at_least`.
+    """Returns `value` as an int if it is an integer ≥ `at_least`.
 
     Raises:
-        TypeError: It is not an integer.
-        ValueError: It is too small.
+        TypeError: `value` is not an integer.
+        ValueError: `value` is less than `at_least`.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         msg = f"{name} must be an integer, not {type(value).__name__} ({value!r})"

@@ -1,4 +1,4 @@
-"""What a user asked to be written: over nothing else unasked, and whole or not at all."""
+"""Output files: none is overwritten unasked, and each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Refuses a place to write to before the work for it begins.
+    """Checks an output path before the work for it begins.
 
     Args:
-        path: Of the file or folder to write.
-        force: Whether one that exists may be replaced.
+        path: File or folder to write.
+        force: Whether an existing file or folder may be replaced.
 
     Raises:
-        FileExistsError: It exists, and may not be replaced.
-        FileNotFoundError: The folder to write it to does not exist.
-        PermissionError: Nothing may be written to that folder.
+        FileExistsError: `path` exists and may not be replaced.
+        FileNotFoundError: The folder of `path` does not exist.
+        PermissionError: The folder of `path` is not writable.
     """
     if path.exists() and not force:
         msg = f"{path} exists; add --force to overwrite it"
@@ -37,17 +37,17 @@ def check_output(path: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
-    """Has a file or folder written under another name, which becomes `path` once it is complete.
+    """Yields a temporary path to write to, which becomes `path` once it is complete.
 
-    Whatever happens before, be it a full disk or the end of the process, `path` is as it was. A file
-    is replaced in one step; no system call replaces a folder, so for a moment there is none.
+    If anything fails before that, such as a full disk or the end of the process, `path` is
+    unchanged. A file is replaced atomically; a folder cannot be, so for a moment there is none.
 
     Args:
-        path: Of the file or folder; one that exists is replaced.
-        unfinished: The other name, beside `path`; by default one of this process's own.
+        path: File or folder to write; an existing one is replaced.
+        unfinished: Temporary path beside `path`; by default one that is unique to this process.
 
     Yields:
-        What to write to: a new name beside `path`, by default with the same ending.
+        The temporary path, beside `path` and by default with the same ending.
     """
     unfinished = unfinished or path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -65,7 +65,7 @@ def replacing(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record as `replacing` does."""
+    """Writes a record to a JSON file, whole or not at all."""
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -19,7 +19,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of a scoring run, checked; see `prospr_ops.prune` for what they mean."""
+    """Checked options of a scoring run; `prospr_ops.prune` describes them."""
 
     curvature: str
     probes: int
@@ -45,13 +45,13 @@ class Settings:
         microbatch: int | None = None,
         seed: int | None = None,
     ) -> Settings:
-        """Checks every option and brings it to its plain Python type.
+        """Checks every option and converts it to its plain Python type.
 
-        A `seed` of None becomes one drawn from Python's random module, which
+        A `seed` of None becomes a seed drawn from Python's random module, which
         `keras.utils.set_random_seed` seeds, so that a run can be repeated from its record.
 
         Raises:
-            TypeError: An option is of the wrong type.
+            TypeError: An option has the wrong type.
             ValueError: An option is out of range.
         """
         if not isinstance(curvature, str):
@@ -82,5 +82,5 @@ class Settings:
 
     @classmethod
     def among(cls, arguments: Mapping[str, Any]) -> Settings:
-        """The settings among the arguments of a function, checked as by `of`."""
+        """The settings among the arguments of a function, checked as in `of`."""
         return cls.of(**{f.name: arguments[f.name] for f in fields(cls) if f.name in arguments})

@@ -1,4 +1,4 @@
-"""What native libraries write to the terminal."""
+"""Control over what native libraries write to stderr."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Drops what native code writes to stderr, also that of processes started within.
+    """Drops what native code writes to stderr, including that of processes started within.
 
-    TensorFlow logs a few lines before its log level takes effect; exceptions are not affected.
+    TensorFlow logs a few lines before its log level takes effect. Exceptions are not affected.
     """
     sys.stderr.flush()
     saved = os.dup(2)

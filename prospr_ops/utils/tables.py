@@ -1,4 +1,4 @@
-"""Tables for the terminal and for HTML, and numbers as people read them."""
+"""Tables for the terminal and for HTML, and numbers formatted for people."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ UNKNOWN = "–"
 
 
 def percent(fraction: float) -> str:
-    """Returns a fraction as a percentage with as many digits as it needs: 0.995 is "99.5 %"."""
+    """Formats a fraction as a percentage with up to four significant digits: 0.995 is "99.5 %"."""
     return f"{100 * fraction:.4g} %"
 
 
 def magnitude(number: float) -> str:
-    """Returns a count with three digits and a unit: 1234 is "1.23 k"."""
+    """Formats a count with three significant digits and a unit: 1234 is "1.23 k"."""
     for unit in ("", " k", " M", " G"):
         if number < 999.5:
             return f"{number:.3g}{unit}"
@@ -31,11 +31,12 @@ class Rows(NamedTuple):
     """A table.
 
     Attributes:
-        title: Above it.
-        headers: Of the columns.
-        body: Rows of as many cells; the first is text, the others are numbers, or short.
-        footer: A row of totals, or none.
-        notes: Lines below it, which its cells refer to.
+        title: Title above the table.
+        headers: Headers of the columns.
+        body: Rows with one cell per column; the first cell is text, the others are numbers or
+            short.
+        footer: Row of totals; empty for none.
+        notes: Lines below the table, which its cells refer to.
     """
 
     title: str
@@ -46,7 +47,7 @@ class Rows(NamedTuple):
 
 
 def rich_table(rows: Rows, width: int = 80) -> Table:
-    """The table for a terminal: no name is broken.
+    """Makes the table for a terminal; no name is broken.
 
     Where the lines would be longer than `width`, each name gets a line of its own.
     """
@@ -81,7 +82,7 @@ def rich_table(rows: Rows, width: int = 80) -> Table:
 
 
 def html_table(rows: Rows) -> str:
-    """The table as HTML, without a style sheet; every cell is escaped."""
+    """Makes the table as HTML, without a style sheet; every cell is escaped."""
 
     def line(kind: str, cells: Sequence[str]) -> str:
         first, *others = (html.escape(cell) for cell in cells)

@@ -1,1 +1,1 @@
-"""What the methods are made of: a problem, passes over batches, descent, replicas, checkpoints."""
+"""The parts of methods: problem, passes over batches, descent, replicas, checkpoints."""

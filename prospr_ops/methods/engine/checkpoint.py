@@ -1,4 +1,4 @@
-"""A long run's state in a file, from which a run that was killed goes on."""
+"""The state of a long run in a file, from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from prospr_ops.utils.files import replacing
 
 _FORMAT = "prospr_ops checkpoint"
 _VERSION = 1
-# The next state is written when the last one's writing is this small a share of the time since.
+# Largest share of the run's time that writing may take.
 _SHARE = 0.05
-# Checkpoints of runs that have reached their end, where somebody holds on to them.
+# Checkpoints of finished runs, within `held`; else None.
 _held: ContextVar[list[Checkpoint] | None] = ContextVar("held", default=None)
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Holds on to the checkpoints of runs that end within: deleted after it, and only if it succeeds.
+    """Keeps the checkpoints of runs that end within the context, and deletes them on success.
 
-    For what is not safe with the end of a run, as its result is not before it has been written.
+    For callers whose result is safe only later, for instance once it is written to a file.
     """
     checkpoints: list[Checkpoint] = []
     token = _held.set(checkpoints)
@@ -47,12 +47,12 @@ def held() -> Iterator[None]:
 
 
 def checkpoint_path(path: str | os.PathLike[str] | None, seed: int | None) -> Path | None:
-    """Checks what can be known of a checkpoint before the run; None for none.
+    """Checks, before the run, that a checkpoint can be written; None for no checkpoint.
 
     Raises:
-        TypeError: `path` is no path.
-        ValueError: There is no seed, and so no second run like the first.
-        FileNotFoundError: There is no such folder.
+        TypeError: `path` is not a path.
+        ValueError: There is no seed, so the run could not be repeated.
+        FileNotFoundError: The folder does not exist.
     """
     if path is None:
         return None
@@ -69,7 +69,7 @@ def checkpoint_path(path: str | os.PathLike[str] | None, seed: int | None) -> Pa
 def description(
     objective: Objective, weights: Mapping[str, keras.Variable], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What two runs must have in common to give the same scores, but for their data, for JSON."""
+    """What two runs with equal scores must have in common besides their data, as JSON values."""
     model = objective.model
     loss = model.loss if objective.loss is None else objective.loss
     versions = build_info()
@@ -88,13 +88,13 @@ def description(
 
 
 def _digest_of_config(thing: Any) -> str:
-    """The name of a Keras object, and a digest of its configuration if it has one in plain types."""
+    """The name of a Keras object, with a digest of its configuration if that is plain JSON."""
     if not hasattr(thing, "get_config"):
         return str(getattr(thing, "__name__", thing))
     name = type(thing).__name__
     try:
         config = json.dumps(thing.get_config(), sort_keys=True)
-    except (NotImplementedError, TypeError):  # a subclassed model, or one with Python objects in it
+    except (NotImplementedError, TypeError):  # a subclassed model, or one that holds Python objects
         return name
     return f"{name} {hashlib.sha256(config.encode()).hexdigest()[:16]}"
 
@@ -103,9 +103,9 @@ class Progress(NamedTuple):
     """How far a run has come.
 
     Attributes:
-        done: Number of steps made.
+        done: Number of finished steps.
         losses: Loss of each batch so far.
-        estimators: By variable path, which curvature estimator a weight got.
+        estimators: Curvature estimator that each weight got, by variable path.
     """
 
     done: int
@@ -114,21 +114,21 @@ class Progress(NamedTuple):
 
 
 class Checkpoint:
-    """The state of one run in one file: what has been done, and what it takes to go on.
+    """The state of one run in one file: what is done, and what is needed to continue.
 
     Args:
-        path: Of the file. If it exists, the run goes on from there.
-        facts: The run's `description`.
+        path: File of the checkpoint. If it exists, the run resumes from it.
+        facts: The `description` of the run.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is truncated or damaged, holds something else, or is of another run: the
-            message says what differs.
+        ValueError: The file is truncated or damaged, holds something else, or belongs to another
+            run; the message says what differs.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self._path = path
-        # One name for every run: of a killed one's nothing is left when this one has ended.
+        # The same name in every run, so that the leftover of a killed run is removed by the next.
         self._unfinished = path.with_name(f".{path.name}.unfinished")
         self._facts = json.loads(json.dumps(facts))
         self._batches: Iterator[Batch] = iter(())
@@ -138,7 +138,7 @@ class Checkpoint:
         self._found: dict[str, Any] | None = None
         if path.exists():
             with path.open("rb") as file, self._opened(file) as (header, _):
-                # Named one by one, so that what is missing is found here.
+                # Read one by one, so that a missing entry is found here.
                 names = ("facts", "done", "batches", "digest", "losses", "estimators")
                 self._found = {name: header[name] for name in names}
             self._refuse_another(self._found["facts"])
@@ -161,10 +161,10 @@ class Checkpoint:
             raise ValueError(msg)
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, looked at as they are drawn: those of the killed run must come again.
+        """Yields the batches and checks that they repeat those of the killed run.
 
         Raises:
-            ValueError: They do not.
+            ValueError: A batch differs.
         """
         self._batches = self._watched(batches)
         return self._batches
@@ -189,20 +189,20 @@ class Checkpoint:
         return self._digest.hexdigest()
 
     def resume(self, state: Sequence[tf.Variable], losses: Sequence[float]) -> Progress:
-        """Brings a run to where the killed one was, if there was one.
+        """Brings a run to the point that the killed run reached, if there was one.
 
-        Draws the batches that it had drawn.
+        It also draws the batches that the killed run had drawn.
 
         Args:
-            state: Variables to set to what `save` was given.
-            losses: Losses of the batches so far; those in the file must be the same, if there are any.
+            state: Variables to set to the values that `save` was given.
+            losses: Losses of the batches so far; if there are any, those in the file must be equal.
 
         Returns:
             How far the killed run came; no steps if there was none.
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is damaged, the batches are others, or the losses are.
+            ValueError: The file is damaged, or the batches or losses differ.
         """
         found = self._found
         if found is None:
@@ -218,23 +218,23 @@ class Checkpoint:
             raise ValueError(msg)
         with self._path.open("rb") as file, self._opened(file) as (_, arrays):
             for number, variable in enumerate(state):
-                # NumPy does not know bfloat16 when it reads it, but its bits.
+                # NumPy reads bfloat16 as raw bytes; the view restores the dtype.
                 values = arrays[f"state/{number}"].view(variable.dtype.as_numpy_dtype)
                 variable.assign(values)
         return Progress(found["done"], list(found["losses"]), dict(found["estimators"]))
 
     def save(self, progress: Progress, state: Sequence[tf.Variable]) -> None:
-        """Writes the state after a step, unless that was done a short while ago.
+        """Writes the state after a step, unless it was written a short while ago.
 
-        A twentieth of the run's time at most goes into it: so at most twenty times what it takes
-        to write is lost when the run is killed, and the step that it was in.
+        Writing takes at most a twentieth of the run's time, so a killed run loses at most the
+        current step and twenty times the time of one write.
 
         Args:
             progress: How far the run has come.
-            state: Variables to go on from.
+            state: Variables from which the run can continue.
 
         Raises:
-            OSError: The file cannot be written. The one before is unchanged.
+            OSError: The file cannot be written; the previous one is unchanged.
         """
         start = time.monotonic()
         if start < self._due:
@@ -254,10 +254,7 @@ class Checkpoint:
         self._due = end + (end - start) * (1 / _SHARE - 1)
 
     def remove(self) -> None:
-        """Deletes the file: the run has reached its end. Warns if that cannot be done.
-
-        Within `held`, at its end.
-        """
+        """Deletes the file at the end of the run, or at the end of `held`; warns if that fails."""
         if (checkpoints := _held.get()) is not None:
             checkpoints.append(self)
             return

@@ -1,4 +1,4 @@
-"""Gradient descent on the variables of a model, and the gradient at its end."""
+"""Gradient descent on the variables of a model, and the gradient after it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from prospr_ops.utils.settings import Settings
 def gradient_descent(
     variables: Sequence[tf.Variable], settings: Settings
 ) -> tuple[Callable[[Sequence[tf.Tensor]], None], list[tf.Variable]]:
-    """A function that takes gradients g and makes one step of SGD, and the velocities, if any.
+    """A function that makes one SGD step, given gradients g; and the velocities, if any.
 
-    As PyTorch defines it: v ← μ v + g, then w ← w − α v; with Nesterov's momentum
+    As PyTorch defines it: v ← μ v + g, then w ← w − α v; with Nesterov momentum
     w ← w − α (g + μ v).
     """
     learning_rate, momentum = settings.learning_rate, settings.momentum
@@ -41,7 +41,7 @@ def gradient_descent(
 
 
 def descend(passes: Passes, gradients: Evaluate) -> None:
-    """Runs the steps of gradient descent on all trainable variables, one batch each."""
+    """Makes the SGD steps on all trainable variables, one batch per step."""
     problem = passes.problem
     variables = [*problem.prunable(), *problem.others()]
     update, velocities = gradient_descent(variables, problem.settings)
@@ -57,7 +57,7 @@ def descend(passes: Passes, gradients: Evaluate) -> None:
 
 
 def gradient_on(passes: Passes, gradients: Evaluate, batch: Batch) -> list[tf.Tensor]:
-    """The gradient on a new batch at the weights as they are now; prunable variables first."""
+    """The gradient on a new batch at the current weights; prunable variables first."""
     problem = passes.problem
 
     def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -73,14 +73,14 @@ def final_gradient(passes: Passes, gradients: Evaluate) -> list[tf.Tensor]:
 
 
 def log_final_gradient(passes: Passes, gradients: Evaluate) -> dict[str, LogNumbers]:
-    """∇L(w) of the next batch at the weights as they are now, by variable path."""
+    """∇L(w) of the next batch at the current weights, by variable path."""
     problem = passes.problem
 
-    # The others' are neither computed, in a traced pass, nor reduced over replicas.
+    # Other variables' gradients are neither computed, in a traced pass, nor reduced over replicas.
     def of_weights(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         loss, by_variable = gradients(batch, seed)
         return loss, by_variable[: len(problem.weights)]
 
     by_weight = final_gradient(passes, of_weights)[::-1]
-    # Each goes when its logarithm is there.
+    # Each gradient is freed once its logarithm is taken.
     return {path: problem.log_numbers(by_weight.pop()) for path in problem.weights}

@@ -1,14 +1,14 @@
-"""What the replicas of a `tf.distribute.Strategy` do together.
+"""How the replicas of a `tf.distribute.Strategy` work together.
 
-Every worker draws the same batches, its replicas evaluate their shares of each, the sums over all
-replicas are formed, and each replica takes the step that follows on its own copy of the variables:
-they are the same everywhere before it, and so they are afterwards.
+Every worker draws the same batches, and its replicas evaluate their shares of each batch. The
+results are summed over all replicas, and each replica takes the step that follows on its own copy
+of the variables. So variables that are equal on all replicas before a step are equal after it.
 
-On a replica, code is run by `tf.distribute.StrategyExtended.update`: in one thread, replica after
-replica, where a mirrored variable stands for the replica's own copy, for reading, for writing and for
-ops that take its handle. `tf.distribute.Strategy.run` has a thread a replica and goes from one to the
-other in the midst of a model, wherever a layer writes a variable: what is recorded of a model while
-it is called (see `prospr_ops.network.layer_calls`) would be of two replicas.
+On a replica, code runs under `tf.distribute.StrategyExtended.update`: in one thread, replica after
+replica, where a mirrored variable stands for the replica's own copy, for reading, for writing and
+for ops that take its handle. `tf.distribute.Strategy.run` uses one thread per replica and switches
+between them in the middle of a model, wherever a layer writes a variable, so that what is recorded
+of a model's call (see `prospr_ops.network.layer_calls`) would mix two replicas.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from prospr_ops.network.tracing import traced
 
 _T = TypeVar("_T")
 
-# Those whose variables are mirrored: every replica has its own copy.
+# Strategies with mirrored variables: every replica has its own copy.
 MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
-# By which the seeds of a model are moved on from one replica to the next.
+# Offset between the seeds of a model's layers on consecutive replicas.
 _SEED_STRIDE = 0x9E3779B9
 
 
 def strategy_for(
     model: keras.Model, strategy: tf.distribute.Strategy | None
 ) -> tf.distribute.Strategy:
-    """The strategy to score a built model with.
+    """The strategy with which a built model is scored.
 
     Args:
-        model: The model.
-        strategy: The one that was asked for; None for that of the scope which is open, or else of
-            the scope that the model was built in.
+        model: A built model.
+        strategy: The strategy that was asked for; None for the open scope's strategy, or else the
+            one that the model was built under.
 
     Raises:
-        TypeError: `strategy` is none.
-        ValueError: It is of a kind that is not known here, the scope of another one is open, or the
+        TypeError: `strategy` is not a strategy.
+        ValueError: The strategy is of an unsupported kind, the scope of another one is open, or the
             model was not built in its scope.
     """
     current, in_scope = tf.distribute.get_strategy(), tf.distribute.has_strategy()
@@ -81,16 +81,16 @@ def strategy_for(
 
 
 class Replicas:
-    """The replicas of the strategy whose scope is open, which mirrors its variables.
+    """The replicas of the strategy whose scope is open and that mirrors its variables.
 
     Attributes:
-        numbers: Of this worker's replicas, among all.
+        numbers: Numbers of this worker's replicas among all replicas.
         total: Number of replicas of all workers.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, model: keras.Model) -> None:
         self._strategy = strategy
-        # Stands for the replicas and their devices in TensorFlow's calls.
+        # A variable that names the replicas and their devices in TensorFlow's calls.
         self._anchor = tf.Variable(0.0, trainable=False)
         self._seeds = keras_private.seed_states(model)
         self.total: int = strategy.num_replicas_in_sync
@@ -100,7 +100,7 @@ class Replicas:
         self.numbers: tuple[int, ...] = strategy.experimental_local_results(numbers)
 
         def places(value: tf.Tensor) -> tf.Tensor:
-            """A sum in which every replica has a place of its own."""
+            """The value of every replica, gathered by a sum of one-hot vectors."""
             return self.sum(
                 [[tf.one_hot(n, self.total, value, tf.zeros_like(value))] for n in self.numbers]
             )[0][0]
@@ -110,7 +110,7 @@ class Replicas:
     def map(self, function: Callable[[int], _T]) -> list[_T]:
         """Calls a function for each replica of this worker, 0, 1, …, in its context.
 
-        The results are on the replicas' devices. What runs in a graph runs at the same time.
+        The results are on the replicas' devices. Within a graph the calls run in parallel.
         """
         results: list[_T] = []
         self._strategy.extended.update(
@@ -121,9 +121,9 @@ class Replicas:
     def evaluate(self, function: Callable[[Batch, float], _T], batch: Batch) -> list[_T]:
         """Calls a function with each replica's share of a batch, and the share's weight.
 
-        Shares differ by one sample at most. A replica that is left without, of a small batch, takes
-        the first sample, with weight 0: all have to take part in the sums that follow. The seeds of
-        the model's layers are other ones on every replica, and the same again afterwards.
+        Shares differ by one sample at most. A replica without samples (of a small batch) gets the
+        first sample with weight 0, since all replicas must take part in the sums that follow. Each
+        replica has its own layer seeds during the call; afterwards the seeds are equal again.
         """
         samples = int(keras.tree.flatten(batch.x)[0].shape[0])
 
@@ -137,13 +137,13 @@ class Replicas:
         return self.map(on_replica)
 
     def sum(self, terms: Sequence[Sequence[tf.Tensor]]) -> list[list[tf.Tensor]]:
-        """Sums over the replicas of all workers: all-reduces tensors.
+        """Sums tensors over the replicas of all workers (all-reduce).
 
         Args:
-            terms: Tensors of each replica of this worker, of the same shapes on all replicas.
+            terms: Tensors of each replica of this worker, with the same shapes on all replicas.
 
         Returns:
-            The sums, for each replica of this worker: the same numbers everywhere.
+            The sums, for each replica of this worker: the same numbers on all replicas.
         """
 
         def of_replicas(values: Sequence[tf.Tensor]) -> Any:
@@ -151,7 +151,7 @@ class Replicas:
                 lambda context: values[self.numbers.index(context.replica_id_in_sync_group)]
             )
 
-        # TensorFlow joins them into few reductions where it knows on which device each term is.
+        # TensorFlow batches the reductions only if it knows the device of each term.
         placed = self.map(lambda index: [tf.identity(term) for term in terms[index]])
         pairs = [(of_replicas(values), self._anchor) for values in zip(*placed, strict=True)]
         sums = self._strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
@@ -159,10 +159,10 @@ class Replicas:
         return [list(values) for values in zip(*local, strict=True)]
 
     def variable(self, initial_value: Any, dtype: Any) -> tf.Variable:
-        """A mirrored variable as `tf.Variable` makes it, without a broadcast of the initial value.
+        """A mirrored variable as `tf.Variable` makes it, without broadcasting the initial value.
 
-        All workers compute the same one. To send it would take as many bytes as a reduction does,
-        and TensorFlow cannot send int8 at all.
+        All workers compute the same initial value. Sending it would take as many bytes as a
+        reduction, and TensorFlow cannot send int8.
         """
         copies = []
         for like in self._strategy.experimental_local_results(self._anchor):
@@ -183,18 +183,18 @@ class Replicas:
             seed.assign(seed.value - tf.cast(shift, seed.value.dtype))
 
     def first(self, value: int) -> int:
-        """The first worker's value."""
+        """Returns the first worker's value."""
         return self._gather(value)[0]
 
     def check_same(self, name: str, *contents: Any) -> None:
-        """Checks that something is the same on all workers, by a checksum.
+        """Checks by a checksum that all workers have the same contents.
 
         Args:
-            name: What it is, for the message.
+            name: Name of the contents, for the message.
             contents: Tensors, arrays, variables or strings; None adds nothing.
 
         Raises:
-            ValueError: It is not. All workers raise it.
+            ValueError: The contents differ. All workers raise it.
         """
         if len(self.numbers) == self.total:
             return
@@ -209,14 +209,14 @@ class Replicas:
             raise ValueError(msg)
 
     def _gather(self, value: int) -> list[int]:
-        """The values of all replicas, of which those of a worker have the same."""
+        """The values of all replicas; a worker's replicas have the same value."""
         return [int(one) for one in self._places(tf.constant(value, tf.int64))]
 
     def same_batches(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yields the batches, each after the check that all workers have the same.
+        """Yields the batches, after checking that all workers have the same one.
 
         Raises:
-            ValueError: They have not.
+            ValueError: A batch differs between workers.
         """
         for number, batch in enumerate(batches):
             self.check_same(f"batch {number} of data", *keras.tree.flatten(tuple(batch)))
@@ -227,12 +227,12 @@ _current: ContextVar[Replicas | None] = ContextVar("replicas", default=None)
 
 
 def replicas() -> Replicas | None:
-    """The replicas that share the batches now; None where there is nothing to share."""
+    """The replicas that currently share the batches; None if nothing is shared."""
     return _current.get()
 
 
 def on_replicas(function: Callable[[], _T]) -> _T:
-    """What a function of no data returns, called on each replica where there are any."""
+    """The result of a function without data, called on each replica if there are any."""
     sharing = replicas()
     return function() if sharing is None else sharing.map(lambda _: function())[0]
 
@@ -241,7 +241,7 @@ def on_replicas(function: Callable[[], _T]) -> _T:
 def shared_by(strategy: tf.distribute.Strategy, model: keras.Model) -> Iterator[Replicas | None]:
     """Opens the scope of a strategy that `strategy_for` returned, and sets `replicas`.
 
-    Variables that are made meanwhile are mirrored.
+    Variables created within the context are mirrored.
     """
     with strategy.scope():
         if not isinstance(strategy, MIRRORED):
@@ -251,7 +251,7 @@ def shared_by(strategy: tf.distribute.Strategy, model: keras.Model) -> Iterator[
 
         def mirrored(create: Callable[..., tf.Variable], **options: Any) -> tf.Variable:
             if options["synchronization"] == tf.VariableSynchronization.ON_READ:
-                return create(**options)  # a metric's
+                return create(**options)  # a metric
             return replicas.variable(options["initial_value"], options["dtype"])
 
         with tf.variable_creator_scope(mirrored):

@@ -1,4 +1,4 @@
-"""Batches in parts, where a part's derivatives say something about the whole."""
+"""Batches in parts, for losses whose mean over the parts is the whole batch's loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MEANS = ("sum_over_batch_size", "mean")
 
 
 def split(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
-    """Yields parts of at most `size` samples, each with its share of the batch's samples."""
+    """Yields parts of at most `size` samples, each with its fraction of the batch's samples."""
     samples = int(keras.tree.flatten(batch.x)[0].shape[0])
     size = samples if size is None else size
     for start in range(0, samples, size):
@@ -28,11 +28,12 @@ def split(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
 def splittable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
     """Yields the batches, if their loss is the mean of their parts' losses, weighted by size.
 
-    That is checked on the loss's settings and on the traced graph of the model, before the first
-    batch is handed out; an operation that is not known counts as one that mixes samples.
+    This is checked on the settings of the loss and on the traced graph of the model, before the
+    first batch is yielded; an unknown operation counts as one that mixes samples.
 
     Raises:
-        ValueError: It is not, or it cannot be seen that it is; the message says why.
+        ValueError: The loss is not such a mean, or this cannot be determined; the message gives the
+            reason.
     """
     for number, batch in enumerate(batches):
         if number == 0:
@@ -49,11 +50,12 @@ def splittable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch
 def shareable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
     """Yields the batches, if their loss is a mean over samples, which replicas can share.
 
-    Whatever ties samples together within the model, as BatchNormalization does in training, ties
-    those of a share then.
+    Layers that make samples depend on each other, such as BatchNormalization in training, then do
+    so within each replica's share.
 
     Raises:
-        ValueError: It is not, or it cannot be seen that it is; the message says why.
+        ValueError: The loss is not such a mean, or this cannot be determined; the message gives the
+            reason.
     """
     for number, batch in enumerate(batches):
         if number == 0:
@@ -86,7 +88,7 @@ def _why_whole(model: keras.Model, batch: Batch) -> str | None:
 
 
 def _why_tied(model: keras.Model, batch: Batch) -> str | None:
-    """What in a model ties the samples of a batch together; None for nothing."""
+    """Which part of a model makes the samples of a batch depend on each other; None for no part."""
     reasons: list[str] = []
 
     def forward(x: tf.Tensor) -> None:
@@ -104,6 +106,6 @@ def _why_tied(model: keras.Model, batch: Batch) -> str | None:
                     f"in the model {verdict.reason}, as BatchNormalization does in training"
                 )
 
-    # Traced, never run: no variable is changed.
+    # Traced but never run, so no variable changes.
     tf.function(forward, autograph=False).get_concrete_function(batch.x)
     return reasons[0] if reasons else None

@@ -1,4 +1,4 @@
-"""Passes over batches: the loss's derivatives, averaged over the samples, and what follows."""
+"""Passes over batches: mean derivatives of the loss, and the update that follows."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from prospr_ops.ops.nn.replacements import fast_calls
 
 
 class PassOutput(NamedTuple):
-    """What a pass gives.
+    """The result of a pass.
 
     Attributes:
-        loss: Scalar.
-        finite: Boolean vector: whether all derivatives by the n-th prunable weight were finite.
-        result: Anything.
+        loss: The loss, a scalar.
+        finite: Whether all derivatives by the n-th prunable weight were finite, a boolean vector.
+        result: Result of `apply`, of any type.
     """
 
     loss: tf.Tensor
@@ -32,20 +32,20 @@ class PassOutput(NamedTuple):
     result: Any
 
 
-# Takes a batch and a seed, int64 [2]; gives the loss and derivatives of it.
+# A function of a batch and a seed, int64 [2]; returns the loss and its derivatives.
 Evaluate = Callable[[Batch, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]
-# Takes the derivatives; gives the last two of `PassOutput`.
+# A function of the derivatives; returns the last two fields of `PassOutput`.
 Apply = Callable[[list[tf.Tensor]], tuple[tf.Tensor, Any]]
 Pass = Callable[[Batch, tf.Tensor], PassOutput]
 
 
 def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass:
-    """Makes a traced pass: `apply` to what `evaluate` gives of a batch.
+    """Makes a traced pass: `apply` on the result of `evaluate` on a batch.
 
-    With a `microbatch`, the batch is evaluated in parts of at most so many samples, one after the
-    other, and `apply` gets the mean: that bounds the memory, and changes the result by rounding
-    only (see `prospr_ops.methods.engine.microbatches`). Where replicas share the batches, each applies the mean
-    over the shares of all, which they evaluate in parts of that size (see
+    With a `microbatch`, the batch is evaluated in parts of at most that many samples, one after the
+    other, and `apply` gets the mean. This bounds the memory and changes the result by rounding only
+    (see `prospr_ops.methods.engine.microbatches`). If replicas share the batches, each evaluates
+    its share in parts of that size and applies the mean over all shares (see
     `prospr_ops.methods.engine.distribution`).
     """
     sharing = replicas()
@@ -88,7 +88,7 @@ def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass
 def _parts(
     batch: Batch, seed: tf.Tensor, size: int | None
 ) -> Iterator[tuple[Batch, tf.Tensor, float]]:
-    """Parts of a batch, each with a seed of its own and its share of the samples."""
+    """Parts of a batch, each with its own seed and its fraction of the samples."""
     for number, (part, fraction) in enumerate(split(batch, size)):
         # The low half of the seed's second word counts the passes.
         yield part, seed + tf.constant([0, number << 32], tf.int64), fraction
@@ -97,7 +97,7 @@ def _parts(
 def _shared_pass(
     evaluate: Evaluate, apply: Apply, microbatch: int | None, replicas: Replicas
 ) -> Pass:
-    """`batch_pass` by replicas, each of which has `microbatch` samples at a time."""
+    """`batch_pass` on replicas, each of which evaluates `microbatch` samples at a time."""
     dtypes: list[tf.DType] = []  # of the loss and the derivatives, known once `evaluate` is traced
 
     @traced
@@ -115,8 +115,8 @@ def _shared_pass(
     def add(sums: list[list[tf.Tensor]], terms: list[list[tf.Tensor]]) -> list[list[tf.Tensor]]:
         return replicas.map(lambda i: [*map(tf.add, sums[i], terms[i])])
 
-    # All workers must trace the collective operations equally often, which numbers them. So these
-    # are apart from the shares, whose sizes differ: here all shapes are those of the weights.
+    # Tracing numbers the collective operations, so all workers must trace them equally often. They
+    # are therefore traced separately from the shares, whose sizes differ: these shapes are fixed.
     @traced
     def apply_mean(terms: list[list[tf.Tensor]]) -> list[PassOutput]:
         means = replicas.sum(terms)
@@ -139,18 +139,18 @@ def _shared_pass(
 
 
 def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate:
-    """The loss and its gradients.
+    """A function that evaluates the loss and its gradients.
 
-    Passes that are given the same one share its graph: it is traced once.
+    Passes that use the same function share its graph, which is traced once.
     """
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        del seed  # nothing here is random but the model
+        del seed  # only the model is random
         with tf.GradientTape() as tape:
             loss = problem.objective(batch, fast_calls())
         return loss, gradient(tape, loss, variables)
 
-    # Each replica has variables of its own, which a function traced on another would not take.
+    # Replicas have their own variables, so a function traced on one does not fit another.
     return evaluate if replicas() else traced(evaluate)
 
 
@@ -159,9 +159,9 @@ def hessian_products_by(
     variables: Sequence[tf.Variable],
     vectors: Callable[[], Sequence[tf.Tensor]],
 ) -> Evaluate:
-    """The loss and Hu, for the vector u that `vectors` gives, one tensor for each variable.
+    """A function that evaluates the loss and Hu, where `vectors` returns u by variable.
 
-    `gradients` is `gradients_by` these variables.
+    `gradients` must be `gradients_by` the same variables.
     """
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -176,17 +176,17 @@ def hessian_products_by(
 
 
 def all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Boolean vector: whether each tensor is finite throughout."""
+    """Whether each tensor has only finite elements, as a boolean vector."""
     return tf.stack([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
 
 
 class Passes:
-    """Runs a method's passes over batches: checks what comes back, keeps losses and checkpoint.
+    """Runs a method's passes over batches; checks the results, keeps losses and the checkpoint.
 
     Attributes:
-        problem: What is scored.
+        problem: The model and data to score.
         losses: Loss of each batch so far, in the order in which the batches were drawn.
-        estimators: By path, which curvature estimator a weight got; for `diagonal`.
+        estimators: Curvature estimator that each weight got, by path; for method "diagonal".
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -195,7 +195,7 @@ class Passes:
         self.estimators: dict[str, str] = {}
 
     def found(self, numbers: Mapping[str, LogNumbers]) -> Found:
-        """What the method returns: its scores, with what the passes have kept."""
+        """The return value of the method: its scores, with the recorded losses and estimators."""
         return Found.of(numbers, tuple(self.losses), self.estimators)
 
     def run(
@@ -205,16 +205,16 @@ class Passes:
         batch: Batch,
         of: str = "the gradient or curvature",
     ) -> Any:
-        """Runs a pass over a batch, and checks what comes back.
+        """Runs a pass over a batch and checks the result.
 
         Args:
-            batch_pass: The pass.
-            number: The batch's number, from 0.
-            batch: The batch.
-            of: What the pass computes of each prunable weight, for the message.
+            batch_pass: Pass to run.
+            number: Number of the batch, from 0.
+            batch: Batch to run the pass on.
+            of: Name of what the pass computes for each prunable weight, for the message.
 
         Returns:
-            The pass's result.
+            The result of the pass.
 
         Raises:
             ValueError: The batch does not fit the model, or the loss or a derivative is NaN or
@@ -245,10 +245,10 @@ class Passes:
         return output.result
 
     def resumable(self, numbers: Sequence[int], state: Sequence[tf.Variable]) -> Iterator[int]:
-        """Yields the numbers of the steps to make, and keeps `state` in the problem's checkpoint.
+        """Yields the numbers of the steps to make, and saves `state` in the problem's checkpoint.
 
-        Where a killed run has left one, the steps that it made are left out: `state` is brought to
-        what it was after them, and their batches are drawn.
+        If a killed run left a checkpoint, its finished steps are skipped: `state` is set to its
+        value after them, and their batches are drawn.
         """
         checkpoint = self.problem.checkpoint
         if checkpoint is None:

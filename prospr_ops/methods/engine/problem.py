@@ -1,4 +1,4 @@
-"""What a pruning method is given, and what it returns."""
+"""The argument and the return value of a pruning method."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from prospr_ops.utils.settings import Settings
 
 
 class LogNumbers(NamedTuple):
-    """Numbers as log|x| and their signs, so that a product of many neither overflows nor vanishes.
+    """Numbers as log|x| and signs, so that products of many neither overflow nor vanish.
 
     Attributes:
         log: log|x|; −inf for zero. float64 for float64 numbers, else float32.
-        sign: −1, 0 or 1 as int8; None where the signs are not wanted.
+        sign: Signs −1, 0 or 1 as int8; None if signs are not needed.
     """
 
     log: tf.Tensor
@@ -28,12 +28,12 @@ class LogNumbers(NamedTuple):
 
     @classmethod
     def of(cls, tensor: tf.Tensor, *, signed: bool) -> LogNumbers:
-        """The elements of a tensor."""
+        """Takes the elements of a tensor."""
         log = tf.math.log(tf.abs(tf.cast(tensor, sum_dtype(tensor.dtype))))
         return cls(log, tf.cast(tf.sign(tensor), tf.int8) if signed else None)
 
     def times(self, other: LogNumbers) -> LogNumbers:
-        """The product, element by element."""
+        """The elementwise product."""
         sign = None
         if self.sign is not None and other.sign is not None:
             sign = self.sign * other.sign
@@ -42,17 +42,17 @@ class LogNumbers(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What a method found.
+    """The result of a method.
 
     Attributes:
         scores: A tensor in the shape of each weight, by variable path; larger is more important.
-            Logarithms, where −inf is a score of zero; or the scores themselves, of a method for
-            which a negative one is worse than zero.
-        signs: The signs of what the scores are the magnitudes of, by path; empty where they are not
-            wanted or all positive.
+            Logarithms, where −inf is a score of zero; or signed scores, for a method where negative
+            is worse than zero.
+        signs: Signs of the numbers whose log-magnitudes are the scores, by path; empty if signs are
+            not needed or all are positive.
         losses: Loss of each batch, in the order in which the batches were drawn.
-        estimators: By path, which curvature estimator a weight got, and what it is worth; empty for
-            a method without curvature.
+        estimators: Curvature estimator that each weight got and how it relates to the Hessian, by
+            path; empty for a method without curvature.
     """
 
     scores: dict[str, tf.Tensor]
@@ -67,7 +67,7 @@ class Found:
         losses: tuple[float, ...] = (),
         estimators: dict[str, str] | None = None,
     ) -> Found:
-        """Scores that are the magnitudes of numbers."""
+        """Makes scores from the magnitudes of numbers."""
         return cls(
             {path: number.log for path, number in numbers.items()},
             {path: number.sign for path, number in numbers.items() if number.sign is not None},
@@ -78,23 +78,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Problem:
-    """A model to score, on some data.
+    """A model to score, with data.
 
-    A method may change the model's variables as it likes: the caller restores them.
+    A method may change the model's variables freely: the caller restores them.
 
     Attributes:
         objective: The loss, with its model.
         weights: Prunable weights by variable path.
-        batches: Endless batches, checked.
+        batches: Endless iterator of checked batches.
         settings: The options of the run.
-        advance: Called after each pass over a batch, and after each round of pruning.
-        signed: Whether `Found.signs` are wanted: for whole channels, whose scores are sums (see
+        advance: Function to call after each pass over a batch and after each round of pruning.
+        signed: Whether `Found.signs` are needed: for whole channels, whose scores are sums (see
             `prospr_ops.pruning.channels.groups`).
-        sparsity: Fraction of the weights that will be pruned, if it is known: in `prune`.
-        rounds: In how many rounds the method prunes, where the sparsity is known.
-        mask: Sets to zero what is pruned by such scores at such a sparsity; for methods that prune
-            in several rounds.
-        checkpoint: Where the state of the run is kept (see `Passes.resumable`), or None.
+        sparsity: Fraction of the weights that will be pruned; None if unknown, as in `score`.
+        rounds: Number of rounds in which the method prunes, if the sparsity is known.
+        mask: Function of (scores, sparsity) that sets the pruned weights to zero; for methods that
+            prune in several rounds.
+        checkpoint: Checkpoint that keeps the state of the run (see `Passes.resumable`), or None.
     """
 
     objective: Objective
@@ -109,33 +109,33 @@ class Problem:
     checkpoint: Checkpoint | None = None
 
     def prunable(self) -> list[tf.Variable]:
-        """The weights that are scored."""
+        """The variables that are scored."""
         return [variable.value for variable in self.weights.values()]
 
     def others(self) -> list[tf.Variable]:
-        """The trainable variables that take part in the steps and get no score."""
+        """The trainable variables that take part in the steps and are not scored."""
         prunable = {id(variable) for variable in self.weights.values()}
         trainable = self.objective.model.trainable_variables
         return [variable.value for variable in trainable if id(variable) not in prunable]
 
     def model_state(self) -> list[tf.Variable]:
-        """All variables of the model that a step changes, or that change what it does.
+        """All variables of the model that a step changes or depends on.
 
-        Besides the trainable ones these are moving averages and the seeds of dropout.
+        Besides the trainable variables these are moving averages and the seeds of dropout.
         """
         constant = self.objective.model.non_trainable_variables
         return [*self.prunable(), *self.others(), *(variable.value for variable in constant)]
 
     def values_now(self) -> dict[str, tf.Tensor]:
-        """The weights as they are now, by path; they share their buffers with the caller's copy."""
+        """The current weights by path; they share their buffers with the caller's copy."""
         return {path: tf.identity(weight.value) for path, weight in self.weights.items()}
 
     def log_numbers(self, tensor: tf.Tensor) -> LogNumbers:
-        """A factor of a weight's score."""
+        """A tensor as a factor of a weight's score."""
         return LogNumbers.of(tensor, signed=self.signed)
 
     def log_weights(self) -> dict[str, LogNumbers]:
-        """The weights as they are now, as a factor of their scores, by path."""
+        """The current weights as factors of their scores, by path."""
         return {
             path: self.log_numbers(tf.convert_to_tensor(weight))
             for path, weight in self.weights.items()

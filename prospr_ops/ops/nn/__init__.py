@@ -1,1 +1,1 @@
-"""Functions of tf.nn built on the compiled ops, and faster to differentiate."""
+"""Functions of tf.nn built on the compiled ops, with faster derivatives."""

@@ -1,4 +1,4 @@
-"""Batch normalisation of which derivatives of every order take two passes over the data."""
+"""Batch normalisation whose derivatives of every order take two passes over the data."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _stock_batch_normalization = tf.nn.batch_normalization
 
 
 class BatchNormalisation:
-    """tf.nn.moments and tf.nn.batch_normalization, faster for a tensor that its own moments normalise.
+    """tf.nn.moments and tf.nn.batch_normalization, faster for a tensor and its own moments.
 
-    y = (x − μ) γ / √(σ² + ε) + β knows x, channel by channel, by the sums of 1, x and x² alone: it is
-    a map of `prospr_ops.ops.nn.channel_maps`. So says the identity of the tensors that the two functions are
-    called with; for one call of a model. Whatever is beyond that is as it was.
+    y = (x − μ) γ / √(σ² + ε) + β depends on the other rows of a channel only through the sums of 1,
+    x and x², so it is a map of `prospr_ops.ops.nn.channel_maps`. Recognised by tensor identity:
+    `batch_normalization` must receive the tensors that `moments` took and returned. An instance is
+    for one call of a model. All other calls go to tf.nn.
     """
 
     def __init__(self) -> None:
-        # A tensor, its mean and its variance, as `moments` last gave them.
+        # A tensor, its mean and its variance, from the last call of `moments`.
         self._last: tuple[tf.Tensor, tf.Tensor, tf.Tensor] | None = None
 
     def moments(
@@ -34,7 +35,7 @@ class BatchNormalisation:
         keepdims: bool = False,
         name: str | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """tf.nn.moments, over all axes but the last in one pass."""
+        """tf.nn.moments, computed in one pass if the axes are all but the last."""
         if keepdims or not _is_by_channel(x, axes):
             return moments(x, axes, shift=shift, keepdims=keepdims, name=name)
 
@@ -52,7 +53,7 @@ class BatchNormalisation:
         variance_epsilon: Any,
         name: str | None = None,
     ) -> tf.Tensor:
-        """tf.nn.batch_normalization, which sums anew what mean and variance were made of."""
+        """tf.nn.batch_normalization, which recomputes the sums behind mean and variance."""
         given = x, mean, variance
         if (
             self._last is None
@@ -69,7 +70,7 @@ class BatchNormalisation:
 
 
 def _is_by_channel(x: Any, axes: Any) -> bool:
-    """Whether the ops take x, and the axes are all but the last."""
+    """Whether the ops can take x, and the axes are all but the last."""
     return (
         isinstance(x, tf.Tensor)
         and x.dtype in (tf.float32, tf.float64)
@@ -81,7 +82,7 @@ def _is_by_channel(x: Any, axes: Any) -> bool:
 
 
 def _moments(products: tf.Tensor, _: Any) -> Combination:
-    """The rule of mean and variance, which combines nothing."""
+    """The rule of mean and variance, which makes no linear combination."""
     return Combination(products[:0], _mean_and_variance(products))
 
 
@@ -99,15 +100,15 @@ def _normalised(epsilon: float) -> Rule:
 
 
 def _mean_and_variance(products: tf.Tensor) -> list[tf.Tensor]:
-    """Of the only tensor there is.
+    """Mean and variance of the only tensor.
 
-    That the variance is a difference costs nothing in float32, as the sums are in float64. A float64
-    channel loses (mean² / variance) · 1e-16 of its variance.
+    Computing the variance as a difference loses nothing for float32, since the sums are in float64.
+    A float64 channel loses a fraction (mean² / variance) · 1e-16 of its variance.
     """
     square, total, rows = products[0, 0], products[0, 1], products[1, 1]
     mean = total / rows
     variance = square / rows - tf.square(mean)
-    # Of a constant channel the difference is rounding, which may be below zero by more than epsilon is
-    # above. It is lifted to zero by what counts as a constant: tf.maximum would take away the second
-    # derivative too, which is not zero there.
+    # For a constant channel the difference is rounding, and may be below −epsilon. It is lifted to
+    # zero by a stopped gradient: tf.maximum would also remove the second derivative, which is not
+    # zero there.
     return [mean, variance + tf.stop_gradient(tf.nn.relu(-variance))]

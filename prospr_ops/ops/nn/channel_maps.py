@@ -13,41 +13,41 @@ from prospr_ops.ops.normalisation import MOST_TENSORS
 
 
 class Combination(NamedTuple):
-    """What a rule says.
+    """The result of a rule.
 
     Attributes:
-        coefficients: float64 [R, k + 1, C], R may be 0: results r are the sums over i of
-            coefficients[r, i] · tensor i, the last i standing for a tensor of ones.
-        further: Further results, each float64 [C].
+        coefficients: Coefficients, float64 [R, k + 1, C], where R may be 0: result r is the sum
+            over i of coefficients[r, i] · tensor i; the last i stands for a tensor of ones.
+        further: Additional results, each float64 [C].
     """
 
     coefficients: tf.Tensor
     further: Sequence[tf.Tensor]
 
 
-# A rule gets the tensors' products, as `ops.channel_products` gives them, and the parameters, each
-# float64 [C].
+# A function of the tensors' products, as `ops.channel_products` returns them, and of the
+# parameters, each float64 [C].
 Rule: TypeAlias = Callable[[tf.Tensor, Sequence[tf.Tensor]], Combination]
 
 
 def channelwise(
     rule: Rule, tensors: Sequence[tf.Tensor], parameters: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """Combines tensors as a rule says, which knows them by the sums of their products alone.
+    """Combines tensors by a rule that sees only the sums of their products.
 
-    The vector-Jacobian product of such a map is such a map again, of the upstream gradients and the
-    tensors: the result y_r = Σ_i c_ri x_i has the derivatives ∂y_r/∂x_i = c_ri and, by what the c
-    depend on, ∂L/∂c_ri = Σ x_i ∂L/∂y_r, a product, and ∂⟨x_i, x_j⟩/∂x_i = x_j. So a derivative of
-    any order reads all tensors once to sum products and once to combine them.
+    The vector-Jacobian product of such a map is again such a map, of the upstream gradients and the
+    tensors: the result y_r = Σ_i c_ri x_i has the derivative ∂y_r/∂x_i = c_ri and, through the
+    dependence of c, ∂L/∂c_ri = Σ x_i ∂L/∂y_r, a product, and ∂⟨x_i, x_j⟩/∂x_i = x_j. So a
+    derivative of any order reads all tensors once to sum products and once to combine them.
 
     Args:
-        rule: Says how, differentiably; hashable, and the same object for maps of the same kind, which
-            then share its graph.
+        rule: Differentiable function of the products and parameters; hashable, and the same object
+            for maps of the same kind, which then share its graph.
         tensors: k tensors [..., C] of one shape, float32 or float64.
-        parameters: Each float64 [C].
+        parameters: Parameters of the rule, each float64 [C].
 
     Returns:
-        The results in the tensors' shape and dtype, then the further ones.
+        The results in the shape and dtype of the tensors, then the additional ones.
     """
     count = len(tensors)
     library = ops if count <= MOST_TENSORS else reference
@@ -71,10 +71,11 @@ def channelwise(
 
 @lru_cache(maxsize=256)
 def _traced(rule: Rule) -> Callable[..., Any]:
-    """A function that calls the rule, traced once for maps of any number of channels.
+    """A function that calls the rule, traced once for any number of channels.
 
-    A rule is dozens of operations on a few numbers, its derivatives hundreds. Not written out in the
-    graph for every layer, they are optimised once: most of the time to the first step is that.
+    A rule consists of dozens of operations on a few numbers, its derivatives of hundreds. As a
+    function they are optimised once instead of once per layer, which would take most of the time to
+    the first step.
     """
     attributes = {"_noinline": True}
     return tf.function(
@@ -86,8 +87,8 @@ def _traced(rule: Rule) -> Callable[..., Any]:
 def _transposed(rule: Rule, results: int, count: int, parameters: int) -> Rule:
     """The rule of the vector-Jacobian product.
 
-    Its tensors are the gradients by the results, and then the `count` tensors of `rule`; its
-    parameters are those of `rule`, and then the gradients by the further results.
+    Its tensors are the gradients by the results, then the `count` tensors of `rule`; its parameters
+    are those of `rule`, then the gradients by the additional results.
     """
 
     def transposed(products: tf.Tensor, arguments: Sequence[tf.Tensor]) -> Combination:

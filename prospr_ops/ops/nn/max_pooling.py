@@ -1,4 +1,4 @@
-"""Max-pooling whose derivatives of every order cost as little as itself."""
+"""Max-pooling whose derivatives of every order are as cheap as max-pooling itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from prospr_ops import ops
 
 _stock_max_pool = tf.nn.max_pool
-_MOST_ELEMENTS = 256  # of a window: a position is a byte
+_MOST_ELEMENTS = 256  # per window: a position is stored in one byte
 
 
 def max_pool(
@@ -21,11 +21,11 @@ def max_pool(
     data_format: str | None = None,
     name: str | None = None,
 ) -> tf.Tensor:
-    """tf.nn.max_pool; by the compiled op where its windows tile images of a known size.
+    """tf.nn.max_pool, by the compiled op if the windows tile images of a known size.
 
-    The gradient is P g: it puts the gradient of each window where its maximum is. The gradient of
-    that is Pᵀ v, which takes an element from each window, and so on: P is known by the maxima's
-    positions, a byte a window, and neither the input nor the output is needed again.
+    The gradient P g puts the gradient of each window at the position of its maximum. The gradient
+    of that is Pᵀ v, which takes one element from each window, and so on. P is stored as the
+    positions of the maxima, 1 byte per window; neither the input nor the output is needed again.
     """
     if _is_tiled(input, ksize, strides, padding, data_format):
         return ops.max_pool(input, ksize)[0]

@@ -1,4 +1,4 @@
-"""What the layers of a model get to call in place of functions of tf.nn, to be differentiated faster."""
+"""Replacements for functions of tf.nn that the layers of a model call, with faster derivatives."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from prospr_ops.ops.nn.max_pooling import max_pool
 
 
 def fast_calls() -> dict[str, Callable[..., Any]]:
-    """Functions for one call of a model, by their names in tf.nn; none where there is a GPU.
+    """Functions for one call of a model, by their names in tf.nn; empty if there is a GPU.
 
-    They compute the same, and so do their derivatives. What they make of a graph says less to those
-    who look at its operations, as the closed form's estimators do.
+    They and their derivatives compute the same values as those of tf.nn. The operations in their
+    graphs are not those of tf.nn, so code that inspects a graph, such as the closed form's
+    estimators, must not use them.
     """
     if tf.config.list_logical_devices("GPU"):
         return {}

@@ -1,1 +1,1 @@
-"""Whole channels: which go together, and their scores and masks."""
+"""Whole channels: their dependency groups, scores and masks."""

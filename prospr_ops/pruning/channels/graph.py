@@ -1,26 +1,27 @@
-"""Which channels of a model stand or fall together.
+"""Which channels of a model must be pruned together (dependency groups).
 
 A channel is an index of the last axis of an activation. Every channel of every tensor of a
-functional model gets a *label*, and the rules below say how labels go through a layer: a convolution
-takes labels in and makes new ones, BatchNormalization hands on what it gets, Concatenate
-concatenates, Flatten repeats, an addition ties its inputs, so that two labels become one. What has
-one label in the end is one *group*: its channels can only be removed together, and where they are,
-whatever shapes the model has still fit.
+functional model gets a *label*, and rules say how labels pass through a layer: a convolution takes
+labels in and makes new ones, BatchNormalization passes its labels on, Concatenate concatenates
+them, Flatten repeats them, and an addition ties its inputs, so that two labels become one. Channels
+with the same final label form one *group*: they can only be removed together, and if they are, all
+shapes in the model still fit.
 
-Label 0 is of what must stay: the model's inputs and outputs, and all that goes into or comes out of
-an operation that has no rule here, such as a group convolution, or LayerNormalization, whose mean
-would be over fewer channels.
+Label 0 marks channels that must stay: the model's inputs and outputs, and everything that enters or
+leaves an operation without a rule here, such as a group convolution, or LayerNormalization, whose
+mean would be over fewer channels.
 
 The same labels name the slices of the layers' variables. A variable is sliced along its input
-channels (the rows of a Dense kernel) and along its output channels; the latter slices are the
-group's *own*: kernel columns, biases, and the gamma and beta of every BatchNormalization that the
-channel passes. **A group whose own slices are all zero is exactly zero wherever it goes**, which is
-what all else rests on: a layer has a rule only if it keeps zero channels zero (so ReLU has one and
-the sigmoid has none), zero-padding and pooling do, and nothing has to be folded into later biases.
-BatchNormalization without gamma is no exception: then its moving mean must be zero as well.
+channels (the rows of a Dense kernel) and along its output channels. The slices along output
+channels are the group's *own*: kernel columns, biases, and the gamma and beta of every
+BatchNormalization that the channel passes. **A group whose own slices are all zero is exactly zero
+wherever it goes.** Everything else rests on this: a layer has a rule only if it keeps zero channels
+zero (so ReLU has a rule and the sigmoid has none), zero-padding and pooling keep them zero too, and
+nothing has to be folded into later biases. For BatchNormalization without gamma the moving mean
+must be zero as well.
 
-One analysis serves both ends, `prospr_ops.pruning.channels.groups`, which chooses the groups to prune, and
-`prospr_ops.delivery.shrinking`, which cuts the zero ones out.
+Two modules use this analysis: `prospr_ops.pruning.channels.groups` chooses the groups to prune, and
+`prospr_ops.delivery.shrinking` removes the zero ones.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from prospr_ops.pruning.channels.rules import RULES, Labels, NoRuleError
 
 FIXED = 0
 
-# Models whose layers and calls are known.
+# Kinds of models whose layers and calls are known.
 GRAPHS = (Functional, keras.Sequential)
 
 # Elementwise functions that are zero at zero.
@@ -52,13 +53,13 @@ _KEEP_ZERO = {
 
 
 class Sliced:
-    """A variable whose axes run over channels.
+    """A variable with axes that run over channels.
 
     Attributes:
         variable: The variable.
-        axes: Labels by axis.
-        own: The axis whose slices make the channel: where they are zero, the channel is. None for a
-            variable that only reads channels or scales what the others make.
+        axes: Labels of the slices along each axis.
+        own: Axis whose slices make the channel: if they are zero, the channel is zero. None for a
+            variable that only reads channels, or scales channels that others make.
     """
 
     def __init__(self, variable: keras.Variable, axes: dict[int, Labels], own: int | None) -> None:
@@ -73,15 +74,15 @@ class ChannelGraph:
     Attributes:
         sliced: Variables with channels, in the model's order, by id.
         ends: Labels of the inputs and outputs of each operation of the model, by its id.
-        left_whole: Operations inside the model that fix the channels they touch, and why.
+        left_whole: Operations inside the model that fix the channels they touch, with the reason.
     """
 
     def __init__(self, model: keras.Model) -> None:
         """Analyses a model.
 
         Raises:
-            TypeError: `model` is no Keras model.
-            ValueError: It is neither functional nor Sequential, or not built.
+            TypeError: `model` is not a Keras model.
+            ValueError: The model is neither functional nor Sequential, or it is not built.
         """
         self.sliced: dict[int, Sliced] = {}
         self.ends: dict[int, tuple[list[Labels], list[Labels]]] = {}
@@ -94,12 +95,12 @@ class ChannelGraph:
             self.fix(labels)
 
     def groups(self, labels: Labels) -> Labels:
-        """The group of each label: the smallest label that it is tied to."""
+        """The group of each label: the smallest label to which it is tied."""
         return np.array([self._root(int(label)) for label in labels], np.intp)
 
     @property
     def labels(self) -> int:
-        """Number of labels; groups are less than that."""
+        """Number of labels; every group is less than this."""
         return len(self._parents)
 
     def _root(self, label: int) -> int:
@@ -110,19 +111,19 @@ class ChannelGraph:
         return label
 
     def new_labels(self, count: int) -> Labels:
-        """Makes labels for channels that a layer makes."""
+        """Makes labels for the channels that a layer makes."""
         labels = np.arange(len(self._parents), len(self._parents) + count)
         self._parents.extend(labels.tolist())
         return labels
 
     def tie(self, one: Labels, other: Labels) -> None:
-        """Makes one group of the labels at each index of both."""
+        """Merges the groups of the two labels at each index."""
         for a, b in zip(one.tolist(), other.tolist(), strict=True):
             low, high = sorted((self._root(a), self._root(b)))
             self._parents[high] = low
 
     def fix(self, labels: Labels) -> None:
-        """Ties the labels to what must stay."""
+        """Ties the labels to the channels that must stay."""
         self.tie(labels, np.full_like(labels, FIXED))
 
     @staticmethod
@@ -133,7 +134,7 @@ class ChannelGraph:
     def slice(
         self, variable: keras.Variable | None, axes: dict[int, Labels], own: int | None = None
     ) -> None:
-        """Notes which slices of a variable belong to which labels; None for no variable."""
+        """Records which slices of a variable belong to which labels; None for no variable."""
         if variable is None:
             return
         entry = Sliced(variable, axes, own)
@@ -149,7 +150,7 @@ class ChannelGraph:
                 continue
             taken = [labels[id(tensor)] for tensor in node.input_tensors]
             made = self._through(node, taken)
-            # An operation that is used several times has the same variables and sizes in each.
+            # All calls of an operation share its variables, so their channels are tied.
             ends = self.ends.setdefault(id(node.operation), (taken, made))
             for before, now in zip([*ends[0], *ends[1]], [*taken, *made], strict=False):
                 if before.size == now.size:
@@ -184,7 +185,7 @@ class ChannelGraph:
         return [made]
 
     def activate(self, node: Any, made: Labels, activation: Callable[..., Any]) -> None:
-        """Fixes what an activation makes unless zero stays zero."""
+        """Fixes an activation's channels unless the activation maps zero to zero."""
         if activation in _KEEP_ZERO:
             return
         self.fix(made)
@@ -196,11 +197,11 @@ class ChannelGraph:
 
 
 def functional(model: keras.Model) -> Functional:
-    """The graph of a functional or Sequential model.
+    """The functional graph of a functional or Sequential model.
 
     Raises:
-        TypeError: `model` is no Keras model.
-        ValueError: It is subclassed, or not built.
+        TypeError: `model` is not a Keras model.
+        ValueError: The model is subclassed, or not built.
     """
     if not isinstance(model, keras.Model):
         msg = f"model must be a keras.Model, not {type(model).__name__}"

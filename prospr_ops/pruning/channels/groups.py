@@ -1,24 +1,26 @@
 """Structured pruning: whole channels are scored, selected and masked.
 
-A *group* is a set of channels that can only be removed together (see `prospr_ops.pruning.channels.graph`), most
-often a single one. It has one mask value, which multiplies all that makes it: kernel columns, biases,
-and gamma and beta of BatchNormalization. Its score is the derivative by that one value, which is the
-sum of the derivatives by the values of its weights, **with their signs**:
+A *group* is a set of channels that must be pruned together (see
+`prospr_ops.pruning.channels.graph`), most often a single one. It has one mask value, which
+multiplies everything that makes the group: kernel columns, biases, and gamma and beta of
+BatchNormalization. Its score is the derivative by that value, which is the sum of the derivatives
+by the mask values of its weights, **with their signs**:
 
     score = |Σ_w ∂L/∂c_w|
 
-Gamma is no detail: a loss behind train-mode BatchNormalization does not change when a kernel column
-is scaled, so the sum over the column alone is zero, whatever the channel is worth, and of SNIP only
-rounding would be left. What is zero, as biases and beta are at initialisation, adds nothing, and is
+Gamma must be included: a loss behind train-mode BatchNormalization does not change when a kernel
+column is scaled, so the sum over the column alone is zero for any channel, and SNIP's score would
+be rounding. Variables that are zero, as biases and beta are at initialisation, add nothing and are
 not scored.
 
-Of a method with signed scores, GraSP, the largest sums are kept, and not the largest magnitudes.
+For a method with signed scores (GraSP) the groups with the largest sums are kept, not those with
+the largest magnitudes.
 
-By magnitude a group's score is the sum of magnitudes, Σ|w|: the L1 norm of all that is pruned with
-it. The scores of random pruning are independent, one a group.
+For magnitude pruning a group's score is the sum of magnitudes Σ|w|, the L1 norm of everything that
+is pruned with it. For random pruning the scores are independent, one per group.
 
-Masks cover the same variables, so that a pruned channel is exactly zero, and stays so under training:
-behind a kernel column of zeros alone, beta or the bias would grow into a constant again.
+Masks cover the same variables, so a pruned channel is exactly zero and stays zero under training:
+if only the kernel column were zero, beta or the bias would grow into a constant.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class Member(NamedTuple):
 
     Attributes:
         variable: The variable.
-        axis: Its axis that runs over the channels.
-        labels: The group of each slice; `FIXED` for one that must stay.
+        axis: Axis of the variable that runs over the channels.
+        labels: The group of each slice; `FIXED` for a slice that must stay.
     """
 
     variable: keras.Variable
@@ -53,11 +55,11 @@ class Member(NamedTuple):
 
     @property
     def others(self) -> tuple[int, ...]:
-        """The axes within a slice."""
+        """The other axes, which lie within a slice."""
         return tuple(axis for axis in range(len(self.variable.shape)) if axis != self.axis)
 
     def spread(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A vector along the axis, in as many dimensions as the variable."""
+        """Reshapes a vector along the axis to the variable's number of dimensions."""
         return np.expand_dims(vector, self.others)
 
 
@@ -66,11 +68,11 @@ class ChannelGroups:
     """The groups of channels of a model that may be pruned.
 
     Attributes:
-        groups: Every group once, by the path of the first kernel that makes one of its channels, in
+        groups: Each group once, by the path of the first kernel that makes one of its channels, in
             the model's order.
-        members: What makes the groups, by variable path.
+        members: Variables that make the groups, by path.
         kernels: By path of each prunable kernel, its shape, and the group of each slice along each
-            axis that runs over channels: those that it makes, and those that it reads.
+            axis that runs over channels, whether it makes the channels or reads them.
     """
 
     groups: dict[str, Labels]
@@ -81,12 +83,12 @@ class ChannelGroups:
     def of(cls, model: keras.Model, prunable: Prunable | None = None) -> ChannelGroups:
         """Finds the groups that may be pruned.
 
-        All their kernels are prunable, and their other variables trainable, or zero already: the
-        moving mean of BatchNormalization without gamma, for one, is zero at initialisation, and stays
-        so behind a pruned channel.
+        All kernels of such a group are prunable, and its other variables are trainable, or zero
+        already: the moving mean of BatchNormalization without gamma, for instance, is zero at
+        initialisation and stays zero behind a pruned channel.
 
         Raises:
-            TypeError: `model` is no Keras model.
+            TypeError: `model` is not a Keras model.
             ValueError: The model is not functional or Sequential, or no channel may be pruned.
         """
         kernels = prunable_weights(model, prunable)
@@ -101,7 +103,7 @@ class ChannelGroups:
             labels = graph.groups(sliced.axes[sliced.own])
             member = Member(sliced.variable, sliced.own, labels)
             path = paths.get(id(sliced.variable))
-            if path is None:  # not trainable, so it has no mask: what is not zero remains
+            if path is None:  # not trainable, so it has no mask: nonzero slices must stay
                 values = sliced.variable.numpy()
                 fixed[labels[values.any(axis=member.others)]] = True
                 continue
@@ -140,7 +142,7 @@ class ChannelGroups:
         return cls(groups, members, cut)
 
     def weights(self) -> dict[str, keras.Variable]:
-        """The variables that add to a score: kernels, and whatever else is not zero."""
+        """The variables that contribute to a score: all that are not entirely zero."""
         return {
             path: member.variable
             for path, member in self.members.items()
@@ -148,15 +150,15 @@ class ChannelGroups:
         }
 
     def placeholders(self) -> dict[str, keras.Variable]:
-        """A variable with an element for each group, by path, for scores that are no sums."""
+        """One variable per path with one element per group, for scores that are not sums."""
         return {path: keras.Variable(np.zeros(g.shape)) for path, g in self.groups.items()}
 
     def scores(self, logs: Mapping[str, Any], signs: Mapping[str, Any]) -> Scores:
         """log|Σ sign · exp(log)| of each group, over the elements of its members.
 
         Args:
-            logs: Array by path of a scored variable, in its shape.
-            signs: Their signs; a path without one is positive throughout.
+            logs: Array of log-magnitudes by path of a scored variable, in the variable's shape.
+            signs: Array of signs by path; a path without one has positive signs only.
 
         Returns:
             Float64 vectors by path, as in `groups`; −inf for a sum of zero.
@@ -165,7 +167,7 @@ class ChannelGroups:
         for path, log in logs.items():
             member = self.members[path]
             np.maximum.at(largest, member.labels, log.max(axis=member.others))
-        # Every term is divided by its group's largest: nothing overflows, nor vanishes together.
+        # Each term is divided by its group's largest, so no sum overflows or vanishes.
         shift = np.where(np.isneginf(largest), 0.0, largest)
         total = np.zeros(self._size)
         for path, log in logs.items():
@@ -204,7 +206,7 @@ class ChannelGroups:
         return sizes
 
     def masks(self, kept: Mapping[str, Any]) -> Masks:
-        """Masks of all members from those of the groups."""
+        """Masks of all members, from the masks of the groups."""
         keep = np.ones(self._size, bool)
         for path, groups in self.groups.items():
             keep[groups] = kept[path]
@@ -224,26 +226,33 @@ class ChannelGroups:
 def channel_masks(
     model: keras.Model, kept: Mapping[str, Any], *, prunable: Prunable | None = None
 ) -> Masks:
-    """Masks of weights from masks of channels.
+    """Makes masks of weights from masks of channels.
 
-    The last of the steps that `prune` with structure="channel" is made of:
-
-        scores = po.score(model, data, structure="channel")
-        po.apply_masks(model, po.channel_masks(model, po.select(scores, 0.5)))
+    It is the last step before `apply_masks` when `prune` with structure="channel" is done step by
+    step.
 
     Args:
         model: The model that was scored.
         kept: Boolean vector by path, True for a group of channels that is kept, in the shapes that
             `prospr_ops.score` returned.
-        prunable: What was given to `prospr_ops.score`.
+        prunable: The `prunable` that was given to `prospr_ops.score`.
 
     Returns:
-        Boolean array by variable path, in the variable's shape: of the kernels, biases, gammas and
-        betas that make the channels, False for all that makes a pruned one.
+        Boolean array by variable path, in the variable's shape, for the kernels, biases, gammas and
+        betas that make the channels; False for everything that makes a pruned channel.
 
     Raises:
-        TypeError: `model` is no Keras model, or a mask is not boolean.
-        ValueError: The model is not functional or Sequential, or the masks do not fit it.
+        TypeError: `model` is not a Keras model, or a mask is not boolean.
+        ValueError: The model is not functional or Sequential, or the masks do not fit the model.
+
+    Example:
+        >>> import prospr_ops as po
+        >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
+        >>> scores = po.score(model, None, method="magnitude", structure="channel", verbose=0)
+        >>> [values.shape for values in scores.values()]  # one score per hidden unit
+        [(300,), (100,)]
+        >>> masks = po.channel_masks(model, po.select(scores, 0.5, "layer"))
+        >>> po.apply_masks(model, masks)
     """
     groups = ChannelGroups.of(model, prunable)
     expected = {path: labels.shape for path, labels in groups.groups.items()}

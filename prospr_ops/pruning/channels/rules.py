@@ -1,7 +1,7 @@
-"""How the labels of channels go through each kind of layer: one rule per kind, see `RULES`.
+"""How the labels of channels pass through each kind of layer: one rule per kind, see `RULES`.
 
-A layer has a rule only if it keeps zero channels zero; `prospr_ops.pruning.channels.graph` has the
-reasoning.
+A layer has a rule only if it keeps zero channels zero; `prospr_ops.pruning.channels.graph` explains
+why.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ Labels: TypeAlias = npt.NDArray[np.intp]
 
 
 class NoRuleError(Exception):
-    """Says why an operation is not known to keep channels apart."""
+    """Raised with the reason why an operation is not known to keep channels separate."""
 
 
 class Graph(Protocol):
-    """What a rule does to the labels of a model."""
+    """The operations of a rule on the labels of a model."""
 
     def new_labels(self, count: int) -> Labels:
-        """Makes labels for channels that a layer makes."""
+        """Makes labels for the channels that a layer makes."""
 
     def tie(self, one: Labels, other: Labels) -> None:
-        """Makes one of the labels at each index of both."""
+        """Merges the groups of the two labels at each index."""
 
     def slice(
         self, variable: keras.Variable | None, axes: dict[int, Labels], own: int | None = None
     ) -> None:
-        """Notes which slices of a variable belong to which labels, and along which axis it makes them."""
+        """Records which slices of a variable belong to which labels, and which axis is its own."""
 
     def activate(self, node: Any, made: Labels, activation: Callable[..., Any]) -> None:
-        """Fixes what an activation makes unless zero stays zero."""
+        """Fixes an activation's channels unless the activation maps zero to zero."""
 
 
-# Takes a graph, a node of the model, and the labels of its inputs; gives those of its output.
+# A function of a graph, a node of the model and its input labels; returns its output labels.
 Rule: TypeAlias = Callable[[Graph, Any, list[Labels]], Labels]
 
 
@@ -52,7 +52,7 @@ def _check_last(layer: keras.layers.Layer) -> None:
 
 
 def _check_variables(layer: keras.layers.Layer, known: Iterable[str]) -> None:
-    """Refuses layers with variables of their own kind, such as adapters or quantised kernels."""
+    """Refuses layers with additional variables, such as adapters or quantised kernels."""
     expected = {id(getattr(layer, name)) for name in known if getattr(layer, name) is not None}
     if {id(variable) for variable in layer.weights} - expected:
         msg = "it has variables that a plain one has not"
@@ -60,7 +60,7 @@ def _check_variables(layer: keras.layers.Layer, known: Iterable[str]) -> None:
 
 
 def _projection(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
-    """Dense and convolution: every output is made of all inputs."""
+    """Dense and convolution: every output depends on all inputs."""
     layer = node.operation
     _check_last(layer)
     _check_variables(layer, ("kernel", "bias"))
@@ -76,7 +76,7 @@ def _projection(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
 
 
 def _depthwise(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
-    """An output is made of one input, and goes with it."""
+    """Every output depends on one input and shares its group."""
     layer = node.operation
     _check_last(layer)
     _check_variables(layer, ("kernel", "bias"))
@@ -108,7 +108,7 @@ def _batch_normalization(graph: Graph, node: Any, inputs: list[Labels]) -> Label
     names = ("gamma", "beta", "moving_mean", "moving_variance")
     _check_variables(layer, names)
     for name in names:
-        # (x − mean) γ/σ + β: with γ, the mean does not matter.
+        # In (x − mean) γ/σ + β the mean does not matter if γ is zero.
         own = name in ("gamma", "beta") or (name == "moving_mean" and not layer.scale)
         graph.slice(getattr(layer, name), {0: inputs[0]}, 0 if own else None)
     return inputs[0]
@@ -135,14 +135,14 @@ def _relu(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
 
 
 def _unchanged(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
-    """Layers that treat every channel alike, and keep a zero one zero."""
+    """Layers that treat all channels alike and keep zero channels zero."""
     del graph
     _check_last(node.operation)
     return inputs[0]
 
 
 def _merge(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
-    """Elementwise functions of several tensors, zero where all of them are."""
+    """Elementwise functions of several tensors that are zero if all of them are zero."""
     arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
     if not all(isinstance(argument, keras.KerasTensor) for argument in arguments):
         msg = "one side of it is a constant"
@@ -162,7 +162,7 @@ def _concatenate(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
 
 
 def _reshape(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
-    """In C order, the last axis goes through the channels once or several times."""
+    """In C order, the last axis must run through the channels once or several times."""
     del graph
     _check_last(node.operation)
     repeats, rest = divmod(node.outputs[0].shape[-1] or 0, inputs[0].size)
@@ -173,7 +173,7 @@ def _reshape(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
 
 
 def _pad(graph: Graph, node: Any, inputs: list[Labels]) -> Labels:
-    """Padded channels are channels that no weight makes."""
+    """No weight makes the padded channels."""
     operation = node.operation
     constants = [*node.arguments.args[1:], *node.arguments.kwargs.values()]
     widths = operation.pad_width
@@ -192,7 +192,7 @@ _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTran
 _POOLING = ("MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling")
 _SPATIAL = ("ZeroPadding", "Cropping", "UpSampling", "SpatialDropout")
 
-# By exact type: a subclass may do anything.
+# By exact type, since a subclass may compute anything.
 RULES: dict[type, Rule] = {
     **dict.fromkeys([layers.Dense, *_named(["Conv"], (1, 2, 3)), *_TRANSPOSED], _projection),
     **dict.fromkeys(_named(["DepthwiseConv"], (1, 2)), _depthwise),

@@ -1,7 +1,6 @@
-"""Figures of what a run has to show; matplotlib is an optional dependency.
+"""Figures of the results of runs; matplotlib is an optional dependency.
 
-Every function returns a figure to be saved with `savefig`; no window is opened and no global state is
-touched.
+Every function returns a figure for `savefig`; it opens no window and changes no global state.
 """
 
 from prospr_ops.reporting.figures.accuracy import accuracy_figure

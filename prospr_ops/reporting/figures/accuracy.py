@@ -1,4 +1,4 @@
-"""Accuracy against sparsity, and where each method looks."""
+"""Accuracy by sparsity, and which pixels each method keeps."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ACCURACY_TICKS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995]
-_LOWEST = 0.5  # where the axis of accuracies ends at the latest; what collapsed leaves the picture
-_HIGHEST = 0.9999  # 0 and 1 have no place on a logit axis
+_LOWEST = 0.5  # lowest accuracy that the axis may begin at; collapsed networks lie outside
+_HIGHEST = 0.9999  # a logit axis cannot show 0 and 1
 
 
 def accuracy_figure(
@@ -29,18 +29,18 @@ def accuracy_figure(
     map_sparsity: float,
     title: str,
 ) -> Figure:
-    """Draws accuracy against sparsity and, beside it, where each method looks.
+    """Draws accuracy by sparsity and, beside it, which pixels each method keeps.
 
     Args:
-        accuracies: By method, test accuracy in [0, 1] by sparsity.
-        pixel_maps: By method, `[height, width]`: how many weights of the first layer were kept at
-            each pixel. All share one colour scale.
+        accuracies: Test accuracy in [0, 1] by sparsity, by method.
+        pixel_maps: Number of weights kept in the first layer at each pixel, `[height, width]`, by
+            method. All share one colour scale.
         dense: Test accuracy of the unpruned network.
-        map_sparsity: The sparsity that the maps were made at.
-        title: Title of the whole figure.
+        map_sparsity: Sparsity of the maps.
+        title: Title of the figure.
 
     Returns:
-        A figure, to be saved with `savefig`. No window is opened and no global state is touched.
+        A figure for `savefig`. No window is opened and no global state is changed.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -67,7 +67,7 @@ def _draw_accuracies(
     bottom, top = worst - 0.01, 1 - 0.6 * (1 - best)
     accuracy_ticks = [tick for tick in _ACCURACY_TICKS if bottom <= tick <= top]
     sparsity_ticks = sorted({sparsity for points in accuracies.values() for sparsity in points})
-    # Both axes by what is left, on log scales: of weights to the right, of errors to the top.
+    # Log scales: fewer weights kept to the right, fewer errors to the top.
     axes.set_xscale("log")
     axes.set_xticks(
         [1 - tick for tick in sparsity_ticks], [percent(tick) for tick in sparsity_ticks]

@@ -1,4 +1,4 @@
-"""Several runs beside each other: the losses of their steps, and how far they agree."""
+"""Several runs side by side: the losses of their steps, and how far they agree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def losses_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
     """Draws the loss of each prospect step and of the final batch.
 
     Args:
-        losses: By label.
+        losses: Losses of one result, by its label.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -41,7 +41,7 @@ def losses_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
         axes.plot(
             values,
             color=COLOURS[number % len(COLOURS)],
-            # On the same batches methods that make steps share a line: the first stays visible.
+            # On the same batches, methods with steps share a line; the first stays visible.
             linewidth=max(1.5, 2.0 + 1.2 * (len(losses) - number - 1)),
             marker=MARKERS[number % len(MARKERS)] if len(values) <= _MOST_MARKERS else None,
             label=wrapped(label),
@@ -61,9 +61,9 @@ def agreement_figure(
     """Draws how far results agree, as two heat maps.
 
     Args:
-        labels: Of n results.
-        overlaps: `[n, n]`, as `prospr_ops.reporting.agreement.overlap` returns it.
-        ranks: `[n, n]`, as `prospr_ops.reporting.agreement.spearman` returns it.
+        labels: Labels of the n results.
+        overlaps: Matrix `[n, n]`, as `prospr_ops.reporting.agreement.overlap` returns it.
+        ranks: Matrix `[n, n]`, as `prospr_ops.reporting.agreement.spearman` returns it.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""How much is kept of each layer."""
+"""The density of each layer."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _ROW = 0.23  # inches
 
 
 def density_figure(results: Mapping[str, PruneResult]) -> Figure:
-    """Draws the share of each weight array that is kept, on a logarithmic axis.
+    """Draws the fraction of each weight array that is kept, on a logarithmic axis.
 
     Args:
-        results: By label; all of one model.
+        results: Results for one model, by label.
 
     Returns:
-        A figure with a row for each array, in the model's order; of whole channels only for kernels,
-        since the biases, gammas and betas of a channel go with it.
+        A figure with one row per array, in the model's order. For whole channels it shows kernels
+        only, since the biases, gammas and betas of a channel are pruned with it.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -57,7 +57,7 @@ def density_figure(results: Mapping[str, PruneResult]) -> Figure:
         masks = list(result.masks.values())
         densities[label] = np.array([masks[number].mean() for number, _ in chosen])
     positive = [value for values in densities.values() for value in values if value > 0]
-    # A decade and round numbers, so that the axis has two labels at least.
+    # At least a decade between round numbers, so that the axis has two labels or more.
     left = 10.0 ** math.floor(math.log10(min([0.5, *positive]) * 0.999))
     axes.set_yticks(range(len(paths)), short_labels(paths), size=8)
     axes.set_ylim(len(paths) - 0.4, -0.6)

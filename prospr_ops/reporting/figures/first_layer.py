@@ -1,4 +1,4 @@
-"""Which of its inputs the first layer still sees."""
+"""Which inputs the first layer still sees."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from prospr_ops.pruning.result import PruneResult
 
-_SMALLEST_SIDE = 16  # of an image that a plain vector is taken for
+_SMALLEST_SIDE = 16  # of the square image that a vector may be read as
 _MOST_KERNELS = 144
 
 
 def first_layer_maps(result: PruneResult) -> tuple[str, npt.NDArray[Any]] | None:
-    """What the first layer's mask looks like as an image.
+    """The first layer's mask as an image.
 
     Returns:
-        A sentence on what is seen, and the image; None where it would mean nothing. Of a Dense layer
-        on images, or on vectors as long as a square image of at least 16 × 16, it is the number of
-        weights kept at each pixel, `[height, width]`. Of a two-dimensional convolution it is the
-        kernels side by side, each separated by a line of −1: the number of input channels whose
-        weight is kept at each place.
+        A sentence on what the image shows, and the image; None if an image would be meaningless.
+        For a Dense layer on images, or on vectors as long as a square image of at least 16 × 16
+        pixels, it is the number of weights kept at each pixel, `[height, width]`. For a
+        two-dimensional convolution it is the kernels side by side, separated by lines of −1: the
+        number of input channels whose weight is kept at each position.
     """
     path, mask = next(iter(result.masks.items()))
     if mask.ndim == 2:
@@ -44,12 +44,12 @@ def first_layer_maps(result: PruneResult) -> tuple[str, npt.NDArray[Any]] | None
 
 
 def first_layer_figure(maps: Mapping[str, npt.NDArray[Any]], meaning: str, layer: str) -> Figure:
-    """Draws such images beside each other, on one colour scale.
+    """Draws the images of `first_layer_maps` side by side, on one colour scale.
 
     Args:
-        maps: By label, what `first_layer_maps` returned.
-        meaning: Of the numbers.
-        layer: Path of the mask.
+        maps: Image that `first_layer_maps` returned, by label.
+        meaning: What the numbers in the images are.
+        layer: Path of the first layer's mask.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -67,7 +67,7 @@ def draw_maps(
     maps: Mapping[str, npt.NDArray[Any]],
     meaning: str = "weights kept at each pixel",
 ) -> None:
-    """Draws images into a figure or subfigure, beside each other and on one colour scale."""
+    """Draws images side by side into a figure or subfigure, on one colour scale."""
     columns = math.ceil(math.sqrt(len(maps)))
     rows = math.ceil(len(maps) / columns)
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -85,7 +85,7 @@ def draw_maps(
 
 
 def _image_shape(input_shape: tuple[int, ...] | None, features: int) -> tuple[int, int, int] | None:
-    """Height, width and channels of images that are flattened to so many features."""
+    """Height, width and channels of the images that flatten to this many features."""
     if input_shape is not None and math.prod(input_shape) != features:
         return None
     if input_shape is not None and len(input_shape) in (2, 3) and min(input_shape[:2]) > 1:

@@ -1,4 +1,4 @@
-"""How the scores of each layer are distributed, and where the threshold is."""
+"""The distribution of the scores of each layer, with the threshold."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     from prospr_ops.pruning.result import PruneResult
 
-_HEIGHT, _LOW, _MANY = 0.4, 0.28, 24  # inches of a histogram, of one of many, and how many
+# Height of a histogram in inches; its height if there are more than `_MANY` histograms.
+_HEIGHT, _LOW, _MANY = 0.4, 0.28, 24
 _BINS = 120
-_TAIL = 0.01  # of each layer's scores, the share that may lie left of the axis
+_TAIL = 0.01  # fraction of each layer's scores that may lie left of the axis
 _PRUNED, _KEPT, _THRESHOLD = "#B6BEC7", COLOURS[0], COLOURS[1]
 
 Array = npt.NDArray[Any]
@@ -41,7 +42,7 @@ class _Row(NamedTuple):
 
     @property
     def threshold(self) -> float | None:
-        """The largest score that was pruned; None if that is none, or zero."""
+        """The largest score that was pruned; None if nothing was pruned or the score is zero."""
         pruned = self.values[~self.keep]
         return float(pruned.max()) if pruned.size and np.isfinite(pruned.max()) else None
 
@@ -51,14 +52,14 @@ def scores_figure(result: PruneResult, kept: Masks, title: str, *, signed: bool 
 
     Args:
         result: A result with scores.
-        kept: By path, which of the scores were kept, in their shapes.
-        title: Over the figure.
-        signed: Whether the scores are signed numbers and not logarithms.
+        kept: Boolean array by path, in the shape of the scores, True for a score that was kept.
+        title: Title of the figure.
+        signed: Whether the scores are signed numbers instead of logarithms.
 
     Returns:
-        A figure with a row for each array, and a first one for all together if they were ranked
-        together. The threshold is the largest score that was pruned: min_keep can keep smaller
-        ones. Every histogram is scaled to its own height.
+        A figure with one row per array, and a first row for all arrays if they were ranked
+        together. The threshold is the largest score that was pruned; with min_keep, smaller ones
+        can be kept. Every histogram has its own height scale.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -124,18 +125,18 @@ def _rows(
 
 
 def _symmetric_log(result: PruneResult) -> Callable[[Any], Any]:
-    """Linear up to about the median magnitude of all scores, logarithmic from there on."""
+    """A scale: linear up to about the median magnitude of all scores, logarithmic beyond."""
     median = float(np.median(np.abs(np.concatenate([v.ravel() for v in result.scores.values()]))))
     return lambda values: np.arcsinh(values / (median or 1.0))
 
 
 def _apart(x: float, transform: Callable[[Any], Any]) -> bool:
-    """Whether the tick at a power of ten is far enough from 0 to be read."""
+    """Whether the tick at a power of ten is far enough from 0 to be legible."""
     return x == 0 or abs(transform(x)) > 1
 
 
 def _range(rows: list[_Row]) -> tuple[float, float]:
-    """From the least of the rows' low quantiles to the largest score."""
+    """From the smallest of the rows' low quantiles to the largest score."""
     finite = [row.values[np.isfinite(row.values)] for row in rows]
     finite = [values for values in finite if values.size]
     if not finite:
