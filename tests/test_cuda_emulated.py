@@ -57,7 +57,8 @@ def programs(tmp_path_factory) -> dict[str, Path]:
             pytest.skip(f"{COMPILER} has no working -fsanitize={sanitizer}")
 
     # The CPU's kernels are what is compared with; they need no sanitizer.
-    sources = {"none": sorted((ROOT / "csrc/cpu").glob("*.cc"))}
+    checked = [*(ROOT / "csrc/kernels").glob("*.cc"), *(ROOT / "csrc/cpu").glob("*.cc")]
+    sources = {"none": sorted(checked)}
     kernels = [*(ROOT / "csrc/cuda").glob("*.cu"), *(ROOT / "tests/cuda").glob("*.cc")]
     objects: dict[str, list[Path]] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

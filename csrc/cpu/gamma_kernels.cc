@@ -119,13 +119,7 @@ bool momentum_step(const GammaMomentumStep<T>& a, std::int64_t begin, std::int64
 }
 
 }  // namespace
-
-template <typename T>
-GammaKernels<T> gamma_kernels() {
-  return {update<T>, step<T>, momentum_step<T>};
-}
-
-template GammaKernels<float> gamma_kernels<float>();
-template GammaKernels<double> gamma_kernels<double>();
-
 }  // namespace prospr::cpu::PROSPR_ISA
+
+PROSPR_KERNELS(GammaKernels<float>, update, step, momentum_step)
+PROSPR_KERNELS(GammaKernels<double>, update, step, momentum_step)
