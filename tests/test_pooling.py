@@ -54,7 +54,10 @@ POSITIONS = tf.zeros([3, 2, 2, 5], tf.uint8)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ops.max_pool(tf.ones([4, 4, 3]), [2, 2]), r"image has shape \[4,4,3\]; it must have 4 axes"),
+        (
+            lambda: ops.max_pool(tf.ones([4, 4, 3]), [2, 2]),
+            r"image has shape \[4,4,3\]; it must have 4 axes",
+        ),
         (
             lambda: ops.max_pool(tf.ones([1, 4, 4, 3]), [2, 2, 2]),
             "window is .* 32-bit whole number",

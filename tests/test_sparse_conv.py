@@ -147,7 +147,10 @@ IMAGE, WEIGHTS, BIAS, GRADIENT = _arguments(tf.float32)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ops.sparse_conv(IMAGE[0], WEIGHTS, BIAS, *PATTERN), "image has .* must have 4 axes"),
+        (
+            lambda: ops.sparse_conv(IMAGE[0], WEIGHTS, BIAS, *PATTERN),
+            "image has .* must have 4 axes",
+        ),
         (
             lambda: ops.sparse_conv(IMAGE, WEIGHTS[1:], BIAS, *PATTERN),
             r"weights has shape \[5\]; it must be \[6\]",

@@ -29,7 +29,7 @@ constexpr std::int64_t kMostPairedPositions = 32;
 constexpr std::int64_t kNearOutputs = 32;
 constexpr std::int64_t kFewElements = 128;
 
-// The rough speed of one core, in multiply-adds a nanosecond.
+// The rough speed of one core, in multiply-adds per nanosecond.
 constexpr double kSpeed = 20;
 
 std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -87,8 +87,8 @@ void run(const ConvCurvature<T>& conv, InstructionSet instruction_set,
   plan.pieces = pieces.pieces.data();
   plan.tile_pieces = pieces.tile_begin.data();
 
-  // Multiply-adds of the tiles and, for pairs, of the sums over columns. Of pooled factors about
-  // one a window is not zero.
+  // Multiply-adds of the tiles and, for pairs, of the sums over columns. About one pooled factor
+  // per window is not zero.
   const auto sum_bytes = static_cast<std::int64_t>(sizeof(Sum));
   const std::int64_t pairs = plan.positions * (plan.positions + 1) / 2;
   const std::int64_t* const axes = conv.pooled.windows;

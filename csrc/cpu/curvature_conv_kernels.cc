@@ -31,7 +31,7 @@ void pad(const Plan<T>& plan, std::int64_t sample) {
   }
 }
 
-// What pad is for, where a patch is a whole sample: squares, in the panels that tasks work on.
+// Replaces pad where a patch is a whole sample: squares, in the panels that tasks work on.
 template <typename T>
 void pack_squares(const Plan<T>& plan, std::int64_t sample) {
   const T* const from = plan.conv.inputs + (plan.first_sample + sample) * plan.patch;
@@ -191,7 +191,7 @@ void prepare(const Plan<T>& plan, std::int64_t begin, std::int64_t end, Sum<T>* 
   }
 }
 
-// What is moved at a time: small patches have few neighbours, fewer than a wide vector holds.
+// Elements moved at a time: small patches have few neighbours, fewer than a wide vector holds.
 constexpr int kPieceBytes = kVectorBytes < 32 ? kVectorBytes : 32;
 template <typename Sum>
 constexpr std::int64_t kPiece = kPieceBytes / sizeof(Sum);

@@ -9,7 +9,7 @@
 namespace prospr::cpu {
 namespace {
 
-// The rough speed of one core, in multiply-adds a nanosecond.
+// The rough speed of one core, in multiply-adds per nanosecond.
 constexpr double kSpeed = 20;
 
 }  // namespace

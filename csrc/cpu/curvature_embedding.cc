@@ -7,7 +7,7 @@
 namespace prospr::cpu {
 namespace {
 
-// Memory is read at about this many factors a nanosecond and core.
+// Factors that a core reads from memory per nanosecond, roughly.
 constexpr double kSpeed = 3;
 
 }  // namespace

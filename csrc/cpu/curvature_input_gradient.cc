@@ -14,7 +14,7 @@ constexpr std::int64_t kWantedTasks = 32;
 // Columns that share a pass over the kernel at least.
 constexpr std::int64_t kLeastColumns = 4;
 
-// The rough speed of one core, in multiply-adds a nanosecond.
+// The rough speed of one core, in multiply-adds per nanosecond.
 constexpr double kSpeed = 10;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {

@@ -10,10 +10,10 @@ namespace prospr::cpu {
 
 std::int64_t padded_sample_size(const ConvShape& shape);
 
-// Of each output pixel's patch.
+// The offset of each output pixel's patch.
 std::vector<std::int64_t> position_offsets(const ConvShape& shape);
 
-// Of each element of the first group's patch, from the patch's first.
+// The offset of each element of the first group's patch from its first element.
 std::vector<std::int64_t> patch_offsets(const ConvShape& shape);
 
 // The window of each output pixel, of those that tile the output; both row-major.

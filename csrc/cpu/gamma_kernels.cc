@@ -8,7 +8,8 @@ namespace {
 template <typename T>
 using Bits = typename core::FloatFormat<T>::Bits;
 
-// What holds for some of many values; an integer instruction or three a value, on any machine.
+// Whether any of many values is not finite, or negative: one to three integer instructions per
+// value.
 template <typename T>
 struct Any {
   Bits<T> not_finite = 0;

@@ -8,10 +8,10 @@
 namespace prospr::cpu {
 namespace {
 
-// Elements of a tensor whose products are summed by one thread, in one go. A part of the result's
-// definition: it may not depend on the number of threads.
+// Elements of a tensor whose products are summed by one thread, in one go. It is part of the
+// definition of the result, so it may not depend on the number of threads.
 constexpr std::int64_t kBlock = 1 << 16;
-// Bytes that a thread reads or writes in a nanosecond.
+// Bytes that a thread reads or writes per nanosecond.
 constexpr double kSpeed = 16;
 
 }  // namespace

@@ -5,7 +5,7 @@
 namespace prospr::cpu {
 namespace {
 
-// Elements of an image that a thread goes through in a nanosecond.
+// Elements of an image that a thread reads per nanosecond.
 constexpr double kSpeed = 2;
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 namespace prospr::cpu {
 
-// What is written may not overlap with anything else. The windows are checked. The result is the
+// Outputs may not overlap with anything else. The windows are checked. The result is the
 // same bits for every number of threads and every instruction set. Instantiated for the three
 // above.
 template <typename Map>

@@ -29,8 +29,8 @@ PROSPR_HD void for_window(const Windows& windows, One one) {
   }
 }
 
-// One window, some of its channels: `image` is the offset of their first element there, `window`
-// that of what is said of the window.
+// Some channels of one window: `image` is the offset of their first element in the image, `window`
+// that of their first value in a tensor with one value per window.
 template <int kLanes, typename T>
 PROSPR_HD void pool(const Windows& windows, const MaxPool<T>& map, std::int64_t image,
                     std::int64_t window) {

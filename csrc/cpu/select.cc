@@ -18,7 +18,7 @@ constexpr double kNanosecondsPerScore = 0.3;
 // Scores of one tensor that one thread works on without a break. Whole bytes of a packed mask.
 constexpr std::int64_t kChunk = 1 << 15;
 
-// The sample that a first guess is made from: one score of so many, and no more than that.
+// The first guess comes from a sample: one score per kSampleStride, at most kLargestSample.
 constexpr std::int64_t kSampleStride = 32;
 constexpr std::int64_t kLargestSample = 1 << 14;
 
@@ -42,7 +42,7 @@ Window<T> window_between(Key<T> low, Key<T> high) {
   return {low, high, shift};
 }
 
-// Of tensors that are ranked together.
+// Ranks the scores of several tensors together.
 template <typename T>
 class Ranking {
  public:

@@ -8,11 +8,11 @@
 namespace prospr::cpu {
 namespace {
 
-// Products that a thread adds up in a nanosecond.
+// Products that a thread adds up per nanosecond.
 constexpr double kSpeed = 20;
 
-// What can be done on different threads, none where there is nothing to write: what has no elements
-// may be of any size otherwise.
+// Items that different threads can take. None where there is nothing to write: the other sizes of a
+// tensor without elements may be anything.
 std::int64_t sample_blocks(const SparseConvShape& shape, std::int64_t written_channels) {
   return written_channels == 0 ? 0 : (shape.samples + kSampleBlock - 1) / kSampleBlock;
 }

@@ -7,7 +7,7 @@
 
 namespace prospr::cpu {
 
-// What is written may not overlap with anything else. Shape and pattern are checked. The result is
+// Outputs may not overlap with anything else. Shape and pattern are checked. The result is
 // the same bits for every number of threads, not for every instruction set. Throws std::bad_alloc.
 // Instantiated for the three above.
 template <typename Map>

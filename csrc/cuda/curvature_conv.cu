@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr bool kPooled = std::is_same_v<Rows, Pooled>;
   constexpr bool kPairs = std::is_same_v<Rows, Pairs>;
   constexpr int kRows = kDepth<Sum>;
-  // Of a row, when it is filled.
+  // How threads share a row when they fill it.
   constexpr int kFillThreads = kThreads / kRows;
   constexpr int kFillPatch = kTilePatch / kFillThreads;
   constexpr int kFillOutputs = kTileOutputs / kFillThreads;

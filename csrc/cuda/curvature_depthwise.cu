@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const std::int64_t slice = task / outputs / cut.parts;
     const std::int64_t channel = output / (outputs / shape.input_channels);
 
-    // Of each tap, where it looks from an output pixel.
+    // The offset of each tap from an output pixel.
     std::int32_t at[kTaps][ConvShape::kAxes];
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {

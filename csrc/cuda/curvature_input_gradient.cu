@@ -115,7 +115,7 @@ __device__ Source source_of(const Row& row, const std::uint32_t tap[], const Con
 template <typename T>
 __global__ void __launch_bounds__(kThreads) backpropagate(ConvInputGradient<T> conv, Cut cut) {
   constexpr int kOutputs = kDepth<T>;
-  // Of a thread, when shared memory is filled.
+  // What a thread moves when it fills shared memory.
   constexpr int kFillRows = kTileRows / kFillThreads;
   constexpr int kFillChannels = kTileChannels / kFillThreads;
   constexpr int kFillDepth = kOutputs / kFillOutputs;

@@ -27,7 +27,7 @@ __device__ inline std::uint32_t operator/(std::uint32_t number, const Divisor& b
   return static_cast<std::uint32_t>(std::uint64_t{number} * by.factor >> by.shift);
 }
 
-// How windows tile the output; of factors that are not pooled, one a pixel.
+// How windows tile the output. Factors that are not pooled have one window per pixel.
 struct Windows {
   std::int64_t count;
   std::uint32_t size[ConvShape::kAxes];  // on each axis

@@ -22,7 +22,7 @@ struct Chunk {
   std::int64_t size;
 };
 
-// Of a chunk: scores whose key is above the threshold, and scores that have it.
+// The scores of a chunk whose key is above the threshold, and those whose key equals it.
 struct Count {
   std::int64_t above;
   std::int64_t tied;
@@ -170,7 +170,7 @@ Scratch scratch_for(std::int64_t chunk_count) {
   return scratch;
 }
 
-// Of tensors that are ranked together. Each step returns false if something failed.
+// Ranks the scores of several tensors together. Each step returns false if something failed.
 template <typename T>
 class Ranking {
  public:

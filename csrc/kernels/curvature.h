@@ -44,7 +44,7 @@ PROSPR_HD std::int64_t padded_size(const ConvShape& shape, int axis) {
   return reached > given ? reached : given;
 }
 
-// Whether every channel is a group of its own, for which both devices have other loops.
+// Whether every channel is a group of its own; both devices have separate loops for that.
 PROSPR_HD bool is_depthwise(const ConvShape& shape) {
   return shape.groups > 1 && shape.groups == shape.input_channels;
 }
@@ -72,7 +72,7 @@ std::string check_conv(const Shape& inputs, const Shape& factors, const Shape& a
                        const ConvOptions& options, ConvShape* result);
 std::string check_embedding(const Shape& indices, const Shape& factors, const Shape& accumulator,
                             EmbeddingShape* result);
-// The same with pooled factors. `windows` gets their spatial axes.
+// Each does the same for pooled factors, and fills in their spatial axes, `windows`.
 std::string check_pooled_conv(const Shape& inputs, const Shape& factors, const Shape& derivative,
                               const Shape& accumulator, const ConvOptions& options,
                               ConvShape* result, std::int64_t windows[ConvShape::kAxes]);

@@ -1,5 +1,5 @@
-// What batch normalisation and its derivatives are made of: sums of products of tensors for each
-// channel, and linear combinations of tensors with coefficients for each channel.
+// The parts of batch normalisation and its derivatives: sums of products of tensors per channel,
+// and linear combinations of tensors with coefficients per channel.
 //
 // All tensors are [rows, channels], row-major, and up to kMostTensors of them are given.
 #pragma once

@@ -2,9 +2,9 @@
 // that its derivatives of every order are made of.
 //
 // Images are [samples, height, width, channels], row-major. The windows tile them from the upper
-// left; rows and columns that do not fill a window belong to none. What is said of a window is
-// [samples, height / window_height, width / window_width, channels]. A position is the number of an
-// element within its window, row by row.
+// left; rows and columns that do not fill a window belong to none. A tensor with one value per
+// window and channel is [samples, height / window_height, width / window_width, channels]. A
+// position is the number of an element within its window, row by row.
 #pragma once
 
 #include <cstdint>

@@ -31,7 +31,6 @@ struct Selection {
                 // filled up with zeros; else of 1 byte per score, 0 or 1
 };
 
-// What is wrong with these numbers, empty if nothing is.
 std::string check_selection(const Shape& sizes, std::int64_t keep, std::int64_t min_keep);
 
 // `rank(tensors, keep, &kept)` marks the best `keep` of some tensors and says how many that are of

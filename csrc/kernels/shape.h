@@ -1,8 +1,8 @@
 // Shapes, and the checks on them that several families share. A check returns what is wrong, in the
 // words that a caller reads, or an empty string.
 //
-// What is in kernels/ lies in namespace prospr itself, so that cpu, cuda, ops and bindings name it
-// alike. Nothing here knows a device, a thread or TensorFlow.
+// kernels/ is in namespace prospr itself, so that cpu, cuda, ops and bindings use one set of names.
+// It knows no device, no thread and no TensorFlow.
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 namespace prospr::ops {
 namespace {
 
-// Of attributes T and A: A must be the type that sums of T are kept in.
+// Attribute A must be the type in which sums of type T are kept.
 absl::Status check_accumulator_type(InferenceContext* context) {
   tensorflow::DataType type;
   tensorflow::DataType accumulator;
