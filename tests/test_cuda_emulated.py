@@ -66,7 +66,10 @@ def programs(tmp_path_factory) -> dict[str, Path]:
         for sanitizer, files in (sources | dict.fromkeys(SANITIZERS, kernels)).items():
             (folder / sanitizer).mkdir()
             sanitize = [] if sanitizer == "none" else [f"-fsanitize={sanitizer}"]
-            objects[sanitizer] = [folder / sanitizer / f"{file.name}.o" for file in files]
+            # A family has the same file name in several folders.
+            objects[sanitizer] = [
+                folder / sanitizer / f"{file.parent.name}-{file.name}.o" for file in files
+            ]
             for file, target in zip(files, objects[sanitizer], strict=True):
                 arguments = [*sanitize, "-x", "c++", "-c", file, "-o", target]
                 compiled.append(pool.submit(_compile, arguments))
