@@ -9,35 +9,20 @@
 namespace prospr::bindings {
 namespace {
 
-cpu::Shape sizes_of(const py::array& array) {
-  return cpu::Shape(array.shape(), array.shape() + array.ndim());
-}
-
-void raise_if(const std::string& wrong) {
-  if (!wrong.empty()) throw std::invalid_argument(wrong);
-}
-
-cpu::Padding padding_named(const std::string& name) {
-  if (name == "valid") return cpu::Padding::kValid;
-  if (name == "same") return cpu::Padding::kSame;
-  if (name == "causal") return cpu::Padding::kCausal;
+Padding padding_named(const std::string& name) {
+  if (name == "valid") return Padding::kValid;
+  if (name == "same") return Padding::kSame;
+  if (name == "causal") return Padding::kCausal;
   throw std::invalid_argument("padding '" + name + "' is not one of valid, same, causal");
-}
-
-void check_all_aligned(const py::array& inputs, const py::array& factors,
-                       const py::array& accumulator) {
-  check_aligned("inputs", inputs);
-  check_aligned("factors", factors);
-  check_aligned("accumulator", accumulator);
 }
 
 template <typename T>
 void dense_curvature(const Array<T>& inputs, const Array<T>& factors, Array<T> accumulator,
                      int threads, const std::string& instruction_set) {
-  check_all_aligned(inputs, factors, accumulator);
-  cpu::ConvShape shape;
-  raise_if(cpu::check_dense(sizes_of(inputs), sizes_of(factors), sizes_of(accumulator), &shape));
-  cpu::run(cpu::ConvCurvature<T>{shape, inputs.data(), factors.data(), accumulator.mutable_data()},
+  ConvShape shape;
+  raise_if(check_dense(shape_of("inputs", inputs), shape_of("factors", factors),
+                       shape_of("accumulator", accumulator), &shape));
+  cpu::run(ConvCurvature<T>{shape, inputs.data(), factors.data(), accumulator.mutable_data()},
            instruction_set_or_best(instruction_set), split_into(threads));
 }
 
@@ -46,11 +31,11 @@ void conv_curvature(const Array<T>& inputs, const Array<T>& factors, Array<T> ac
                     const std::vector<std::int64_t>& strides,
                     const std::vector<std::int64_t>& dilations, const std::string& padding,
                     std::int64_t groups, int threads, const std::string& instruction_set) {
-  check_all_aligned(inputs, factors, accumulator);
-  cpu::ConvShape shape;
-  raise_if(cpu::check_conv(sizes_of(inputs), sizes_of(factors), sizes_of(accumulator),
-                           {strides, dilations, padding_named(padding), groups}, &shape));
-  cpu::run(cpu::ConvCurvature<T>{shape, inputs.data(), factors.data(), accumulator.mutable_data()},
+  ConvShape shape;
+  raise_if(check_conv(shape_of("inputs", inputs), shape_of("factors", factors),
+                      shape_of("accumulator", accumulator),
+                      {strides, dilations, padding_named(padding), groups}, &shape));
+  cpu::run(ConvCurvature<T>{shape, inputs.data(), factors.data(), accumulator.mutable_data()},
            instruction_set_or_best(instruction_set), split_into(threads));
 }
 
@@ -60,14 +45,13 @@ void pooled_conv_curvature(const Array<T>& inputs, const Array<T>& factors,
                            const std::vector<std::int64_t>& strides,
                            const std::vector<std::int64_t>& dilations, const std::string& padding,
                            std::int64_t groups, int threads, const std::string& instruction_set) {
-  check_all_aligned(inputs, factors, accumulator);
-  check_aligned("derivative", derivative);
-  cpu::ConvShape shape;
-  cpu::PooledFactors<T> pooled{{}, factors.data(), derivative.data()};
-  raise_if(cpu::check_pooled_conv(
-      sizes_of(inputs), sizes_of(factors), sizes_of(derivative), sizes_of(accumulator),
-      {strides, dilations, padding_named(padding), groups}, &shape, pooled.windows));
-  cpu::run(cpu::ConvCurvature<T>{shape, inputs.data(), nullptr, accumulator.mutable_data(), pooled},
+  ConvShape shape;
+  PooledFactors<T> pooled{{}, factors.data(), derivative.data()};
+  raise_if(check_pooled_conv(
+      shape_of("inputs", inputs), shape_of("factors", factors), shape_of("derivative", derivative),
+      shape_of("accumulator", accumulator), {strides, dilations, padding_named(padding), groups},
+      &shape, pooled.windows));
+  cpu::run(ConvCurvature<T>{shape, inputs.data(), nullptr, accumulator.mutable_data(), pooled},
            instruction_set_or_best(instruction_set), split_into(threads));
 }
 
@@ -79,19 +63,13 @@ Array<T> pooled_conv_input_gradient(const Array<T>& kernel, const Array<T>& fact
                                     const std::vector<std::int64_t>& dilations,
                                     const std::string& padding, std::int64_t groups, int threads,
                                     const std::string& instruction_set) {
-  check_aligned("kernel", kernel);
-  check_aligned("factors", factors);
-  check_aligned("derivative", derivative);
-  cpu::ConvShape shape;
-  cpu::PooledFactors<T> pooled{{}, factors.data(), derivative.data()};
-  raise_if(cpu::check_pooled_conv_input_gradient(
-      sizes_of(kernel), sizes_of(factors), sizes_of(derivative), input_size,
-      {strides, dilations, padding_named(padding), groups}, &shape, pooled.windows));
-  std::vector<py::ssize_t> sizes = {shape.columns, shape.samples};
-  sizes.insert(sizes.end(), input_size.begin(), input_size.end());
-  sizes.push_back(shape.input_channels);
-  Array<T> gradient(sizes);
-  cpu::run(cpu::ConvInputGradient<T>{shape, kernel.data(), pooled, gradient.mutable_data()},
+  ConvShape shape;
+  PooledFactors<T> pooled{{}, factors.data(), derivative.data()};
+  raise_if(check_pooled_conv_input_gradient(
+      shape_of("kernel", kernel), shape_of("factors", factors), shape_of("derivative", derivative),
+      input_size, {strides, dilations, padding_named(padding), groups}, &shape, pooled.windows));
+  Array<T> gradient(gradient_shape(shape, input_size));
+  cpu::run(ConvInputGradient<T>{shape, kernel.data(), pooled, gradient.mutable_data()},
            instruction_set_or_best(instruction_set), split_into(threads));
   return gradient;
 }
@@ -99,12 +77,11 @@ Array<T> pooled_conv_input_gradient(const Array<T>& kernel, const Array<T>& fact
 template <typename T, typename Index>
 void embedding_curvature(const Array<Index>& indices, const Array<T>& factors, Array<T> accumulator,
                          int threads, const std::string& instruction_set) {
-  check_all_aligned(indices, factors, accumulator);
-  cpu::EmbeddingShape shape;
-  raise_if(
-      cpu::check_embedding(sizes_of(indices), sizes_of(factors), sizes_of(accumulator), &shape));
-  raise_if(cpu::run(cpu::EmbeddingCurvature<T, Index>{shape, indices.data(), factors.data(),
-                                                      accumulator.mutable_data()},
+  EmbeddingShape shape;
+  raise_if(check_embedding(shape_of("indices", indices), shape_of("factors", factors),
+                           shape_of("accumulator", accumulator), &shape));
+  raise_if(cpu::run(EmbeddingCurvature<T, Index>{shape, indices.data(), factors.data(),
+                                                 accumulator.mutable_data()},
                     instruction_set_or_best(instruction_set), split_into(threads)));
 }
 

@@ -1,8 +1,5 @@
 #include "cpu/gamma.h"
 
-#include <cmath>
-#include <stdexcept>
-
 #include "bindings/native.h"
 
 namespace prospr::bindings {
@@ -11,10 +8,7 @@ namespace {
 template <typename T>
 T checked_rate(const char* name, double value) {
   const auto rate = static_cast<T>(value);
-  if (!std::isfinite(rate) || rate < 0) {
-    throw std::invalid_argument(std::string(name) + " must be finite and not negative, not " +
-                                std::to_string(value));
-  }
+  raise_if(check_rate(name, rate));
   return rate;
 }
 
@@ -26,9 +20,9 @@ void gamma_update(Array<T> log_gamma, Array<std::int8_t> sign, const Array<T>& c
   const auto rate = checked_rate<T>("learning_rate", learning_rate);
   T* const log_gamma_data = log_gamma.mutable_data();
   std::int8_t* const sign_data = sign.mutable_data();
-  cpu::run(cpu::GammaUpdate<T>{curvature.data(), rate, log_gamma_data, sign_data, log_gamma_data,
-                               sign_data},
-           size, instruction_set_or_best(instruction_set), split_into(threads));
+  cpu::run(
+      GammaUpdate<T>{curvature.data(), rate, log_gamma_data, sign_data, log_gamma_data, sign_data},
+      size, instruction_set_or_best(instruction_set), split_into(threads));
 }
 
 template <typename T>
@@ -41,9 +35,11 @@ bool gamma_step(Array<T> weight, Array<T> log_gamma, Array<std::int8_t> sign,
                                           {"gradient", &gradient},
                                           {"curvature", &curvature}});
   const auto rate = checked_rate<T>("learning_rate", learning_rate);
-  return cpu::run(cpu::GammaStep<T>{weight.mutable_data(), log_gamma.mutable_data(),
-                                    sign.mutable_data(), gradient.data(), curvature.data(), rate},
-                  size, instruction_set_or_best(instruction_set), split_into(threads));
+  bool finite;
+  cpu::run(GammaStep<T>{weight.mutable_data(), log_gamma.mutable_data(), sign.mutable_data(),
+                        gradient.data(), curvature.data(), rate, &finite},
+           size, instruction_set_or_best(instruction_set), split_into(threads));
+  return finite;
 }
 
 template <typename T>
@@ -58,12 +54,14 @@ bool gamma_momentum_step(Array<T> weight, Array<T> velocity, Array<T> log_scale,
                                           {"q", &q},
                                           {"gradient", &gradient},
                                           {"curvature", &curvature}});
-  return cpu::run(cpu::GammaMomentumStep<T>{weight.mutable_data(), velocity.mutable_data(),
-                                            log_scale.mutable_data(), p.mutable_data(),
-                                            q.mutable_data(), gradient.data(), curvature.data(),
-                                            checked_rate<T>("learning_rate", learning_rate),
-                                            checked_rate<T>("momentum", momentum)},
-                  size, instruction_set_or_best(instruction_set), split_into(threads));
+  bool finite;
+  cpu::run(
+      GammaMomentumStep<T>{weight.mutable_data(), velocity.mutable_data(), log_scale.mutable_data(),
+                           p.mutable_data(), q.mutable_data(), gradient.data(), curvature.data(),
+                           checked_rate<T>("learning_rate", learning_rate),
+                           checked_rate<T>("momentum", momentum), &finite},
+      size, instruction_set_or_best(instruction_set), split_into(threads));
+  return finite;
 }
 
 template <typename T>

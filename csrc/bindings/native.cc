@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "cpu/triad.h"
+#include "kernels/gamma.h"
 
 namespace prospr::bindings {
 
@@ -47,31 +48,22 @@ cpu::ParallelFor split_into(int threads) {
   };
 }
 
-std::string shape_of(const py::array& array) {
-  return py::str(array.attr("shape")).cast<std::string>();
+void raise_if(const std::string& wrong) {
+  if (!wrong.empty()) throw std::invalid_argument(wrong);
 }
 
-void check_aligned(const char* name, const py::array& array) {
+Shape shape_of(const std::string& name, const py::array& array) {
   if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
-    throw std::invalid_argument(std::string(name) + " is not aligned to its dtype");
+    throw std::invalid_argument(name + " is not aligned to its dtype");
   }
+  return Shape(array.shape(), array.shape() + array.ndim());
 }
 
-// The common size of arrays of one shape.
 std::int64_t checked_size(const std::vector<std::pair<const char*, const py::array*>>& arrays) {
-  const auto& [first_name, first] = arrays.front();
-  if (first->size() == 0) {
-    throw std::invalid_argument(std::string(first_name) + " has shape " + shape_of(*first) +
-                                "; at least one element is needed");
-  }
-  for (const auto& [name, array] : arrays) {
-    check_aligned(name, *array);
-    if (!array->attr("shape").equal(first->attr("shape"))) {
-      throw std::invalid_argument(std::string(first_name) + " has shape " + shape_of(*first) +
-                                  "; " + name + " must have the same, not " + shape_of(*array));
-    }
-  }
-  return first->size();
+  std::vector<NamedShape> shapes;
+  for (const auto& [name, array] : arrays) shapes.push_back({name, shape_of(name, *array)});
+  raise_if(check_weights(shapes));
+  return arrays.front().second->size();
 }
 
 cpu::InstructionSet instruction_set_or_best(const std::string& name) {

@@ -10,6 +10,7 @@
 
 #include "cpu/instruction_set.h"
 #include "cpu/parallel_for.h"
+#include "kernels/shape.h"
 
 namespace prospr::bindings {
 
@@ -21,9 +22,11 @@ using Array = py::array_t<T, py::array::c_style>;
 // `threads` equal parts, each on a thread of its own.
 cpu::ParallelFor split_into(int threads);
 
-std::string shape_of(const py::array& array);
+// An exception, unless `wrong` is empty.
+void raise_if(const std::string& wrong);
 
-void check_aligned(const char* name, const py::array& array);
+// The shape of an array, whose data must be aligned to its dtype.
+Shape shape_of(const std::string& name, const py::array& array);
 
 // The common size of arrays of one shape, all aligned.
 std::int64_t checked_size(const std::vector<std::pair<const char*, const py::array*>>& arrays);

@@ -2,38 +2,33 @@
 
 #include <pybind11/stl.h>
 
-#include <stdexcept>
+#include <algorithm>
 
 #include "bindings/native.h"
 
 namespace prospr::bindings {
 namespace {
 
-// Pointers and shape of tensors, into a plan of cpu/normalisation.h.
-template <template <typename> class Plan, typename T>
-void read_tensors(const std::vector<Array<T>>& tensors, Plan<T>* plan) {
-  if (tensors.empty() || static_cast<std::int64_t>(tensors.size()) > cpu::kMostTensors) {
-    throw std::invalid_argument("there must be 1 to " + std::to_string(cpu::kMostTensors) +
-                                " tensors, not " + std::to_string(tensors.size()));
+// Checks the tensors, and fills in pointers, rows and channels.
+template <template <typename> class Arguments, typename T>
+void read_tensors(const std::vector<Array<T>>& tensors, Arguments<T>* arguments) {
+  std::vector<Shape> shapes;
+  for (const Array<T>& tensor : tensors) {
+    shapes.push_back(shape_of("tensors", tensor));
+    arguments->tensors.push_back(tensor.data());
   }
-  std::vector<std::pair<const char*, const py::array*>> arrays;
-  for (const Array<T>& tensor : tensors) arrays.emplace_back("tensors", &tensor);
-  const std::int64_t size = checked_size(arrays);
-  if (tensors[0].ndim() == 0) throw std::invalid_argument("tensors must have an axis of channels");
-  for (const Array<T>& tensor : tensors) plan->tensors.push_back(tensor.data());
-  plan->channels = tensors[0].shape(tensors[0].ndim() - 1);
-  plan->rows = size / plan->channels;
+  raise_if(check_tensors(shapes, &arguments->rows, &arguments->channels));
 }
 
 template <typename T>
 Array<double> channel_products(const std::vector<Array<T>>& tensors, int threads,
                                const std::string& instruction_set) {
-  cpu::ChannelProducts<T> plan{};
-  read_tensors(tensors, &plan);
+  ChannelProducts<T> arguments{};
+  read_tensors(tensors, &arguments);
   const auto size = static_cast<std::int64_t>(tensors.size()) + 1;
-  Array<double> products({size, size, plan.channels});
-  plan.products = products.mutable_data();
-  cpu::run(plan, instruction_set_or_best(instruction_set), split_into(threads));
+  Array<double> products({size, size, arguments.channels});
+  arguments.products = products.mutable_data();
+  cpu::run(arguments, instruction_set_or_best(instruction_set), split_into(threads));
   return products;
 }
 
@@ -41,23 +36,20 @@ template <typename T>
 std::vector<Array<T>> channel_combinations(const std::vector<Array<T>>& tensors,
                                            const Array<T>& coefficients, int threads,
                                            const std::string& instruction_set) {
-  cpu::ChannelCombinations<T> plan{};
-  read_tensors(tensors, &plan);
-  check_aligned("coefficients", coefficients);
-  if (coefficients.ndim() != 3 || coefficients.shape(0) < 1 ||
-      coefficients.shape(1) != static_cast<std::int64_t>(tensors.size()) + 1 ||
-      coefficients.shape(2) != plan.channels) {
-    throw std::invalid_argument("coefficients has shape " + shape_of(coefficients) +
-                                "; it must be [results, tensors + 1, channels]");
-  }
-  plan.coefficients = coefficients.data();
+  ChannelCombinations<T> arguments{};
+  read_tensors(tensors, &arguments);
+  const Shape given = shape_of("coefficients", coefficients);
+  const std::int64_t results = given.empty() ? 1 : std::max<std::int64_t>(given[0], 1);
+  const auto terms = static_cast<std::int64_t>(tensors.size()) + 1;
+  raise_if(check_shape("coefficients", given, {results, terms, arguments.channels}));
+  arguments.coefficients = coefficients.data();
   const py::array::ShapeContainer shape(tensors[0].shape(), tensors[0].shape() + tensors[0].ndim());
-  std::vector<Array<T>> results;
-  for (std::int64_t i = 0; i < coefficients.shape(0); ++i) {
-    plan.results.push_back(results.emplace_back(shape).mutable_data());
+  std::vector<Array<T>> combined;
+  for (std::int64_t i = 0; i < results; ++i) {
+    arguments.results.push_back(combined.emplace_back(shape).mutable_data());
   }
-  cpu::run(plan, instruction_set_or_best(instruction_set), split_into(threads));
-  return results;
+  cpu::run(arguments, instruction_set_or_best(instruction_set), split_into(threads));
+  return combined;
 }
 
 template <typename T>

@@ -2,8 +2,6 @@
 
 #include <pybind11/stl.h>
 
-#include <stdexcept>
-
 #include "bindings/native.h"
 
 namespace prospr::bindings {
@@ -13,16 +11,15 @@ template <typename T>
 std::vector<py::array> select(const std::vector<Array<T>>& scores, std::int64_t keep,
                               std::int64_t min_keep, bool packed, int threads,
                               const std::string& instruction_set) {
-  std::vector<std::int64_t> sizes;
+  Shape sizes;
   for (const Array<T>& array : scores) {
-    check_aligned("scores", array);
-    sizes.push_back(array.size());
+    const Shape shape = shape_of("scores", array);
+    sizes.push_back(product(shape.begin(), shape.end()));
   }
-  const std::string wrong_numbers = cpu::check_selection(sizes, keep, min_keep);
-  if (!wrong_numbers.empty()) throw std::invalid_argument(wrong_numbers);
+  raise_if(check_selection(sizes, keep, min_keep));
 
   std::vector<py::array> masks;
-  cpu::Selection<T> selection{{}, keep, min_keep, packed};
+  Selection<T> selection{{}, keep, min_keep, packed};
   for (const Array<T>& array : scores) {
     const std::int64_t size = array.size();
     if (packed) {
@@ -34,9 +31,7 @@ std::vector<py::array> select(const std::vector<Array<T>>& scores, std::int64_t 
     selection.tensors.push_back(
         {array.data(), size, static_cast<std::uint8_t*>(masks.back().mutable_data())});
   }
-  const std::string wrong_scores =
-      cpu::run(selection, instruction_set_or_best(instruction_set), split_into(threads));
-  if (!wrong_scores.empty()) throw std::invalid_argument(wrong_scores);
+  raise_if(cpu::run(selection, instruction_set_or_best(instruction_set), split_into(threads)));
   return masks;
 }
 

@@ -1,4 +1,5 @@
-// One prospect step of one weight (DESIGN: "diagonal").
+// One prospect step of one weight, with the diagonal of the Hessian in place of the Hessian: the
+// formula is in docs/mathematics.md, "ProsPr", after Alizadeh et al., arXiv 2202.08132.
 #pragma once
 
 #include "core/log.h"

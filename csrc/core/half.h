@@ -18,7 +18,7 @@ struct BFloat16 {
   std::uint16_t bits;
 };
 
-// The type that sums of a type are kept in.
+// The type in which sums of T are kept.
 template <typename T>
 struct AccumulatorOf {
   using Type = float;

@@ -106,7 +106,7 @@ void add_tile(const Tile<Sum>& tile, std::int64_t outputs) {
   }
 }
 
-// Of `lanes` <= kLanes that are wanted; the others of the last vector are computed in vain.
+// `lanes` <= kLanes are wanted; the last vector computes the others in vain.
 template <bool kSquare, typename Sum>
 void add_tile(const Tile<Sum>& tile, std::int64_t outputs, std::int64_t lanes) {
   if (lanes > kVectorLanes<Sum>) {
@@ -116,7 +116,7 @@ void add_tile(const Tile<Sum>& tile, std::int64_t outputs, std::int64_t lanes) {
   }
 }
 
-// Of one sample and one output: the positions where its factors are not zero.
+// The positions of one sample and one output where its factors are not zero.
 template <typename Sum>
 struct SparseTile {
   std::int64_t nonzeros;

@@ -7,24 +7,17 @@
 namespace prospr::cpu {
 namespace {
 
-// One float32 weight moves 24 bytes, at about 15 GB/s a core.
+// One float32 weight moves 24 bytes, at about 15 GB/s per core.
 constexpr double kNanosecondsPerWeight = 1.6;
 
-template <typename T>
-GammaKernels<T> kernels_for(InstructionSet instruction_set) {
-  return choose(instruction_set, baseline::gamma_kernels<T>, avx2::gamma_kernels<T>,
-                avx512::gamma_kernels<T>)();
-}
-
-template <typename Arguments>
-bool run_all(const Arguments& arguments,
-             bool (*kernel)(const Arguments&, std::int64_t, std::int64_t), std::int64_t size,
-             const ParallelFor& parallel_for) {
+template <typename Step>
+void run_step(const Step& step, bool (*kernel)(const Step&, std::int64_t, std::int64_t),
+              std::int64_t size, const ParallelFor& parallel_for) {
   std::atomic<bool> finite{true};
   parallel_for(size, kNanosecondsPerWeight, [&](std::int64_t begin, std::int64_t end) {
-    if (!kernel(arguments, begin, end)) finite.store(false, std::memory_order_relaxed);
+    if (!kernel(step, begin, end)) finite.store(false, std::memory_order_relaxed);
   });
-  return finite;
+  *step.finite = finite;
 }
 
 }  // namespace
@@ -32,30 +25,29 @@ bool run_all(const Arguments& arguments,
 template <typename T>
 void run(const GammaUpdate<T>& update, std::int64_t size, InstructionSet instruction_set,
          const ParallelFor& parallel_for) {
-  const auto kernel = kernels_for<T>(instruction_set).update;
+  const auto kernel = dispatch<GammaKernels<T>>(instruction_set).update;
   parallel_for(size, kNanosecondsPerWeight,
                [&](std::int64_t begin, std::int64_t end) { kernel(update, begin, end); });
 }
 
 template <typename T>
-bool run(const GammaStep<T>& step, std::int64_t size, InstructionSet instruction_set,
+void run(const GammaStep<T>& step, std::int64_t size, InstructionSet instruction_set,
          const ParallelFor& parallel_for) {
-  return run_all(step, kernels_for<T>(instruction_set).step, size, parallel_for);
+  run_step(step, dispatch<GammaKernels<T>>(instruction_set).step, size, parallel_for);
 }
 
 template <typename T>
-bool run(const GammaMomentumStep<T>& step, std::int64_t size, InstructionSet instruction_set,
+void run(const GammaMomentumStep<T>& step, std::int64_t size, InstructionSet instruction_set,
          const ParallelFor& parallel_for) {
-  return run_all(step, kernels_for<T>(instruction_set).momentum_step, size, parallel_for);
+  run_step(step, dispatch<GammaKernels<T>>(instruction_set).momentum_step, size, parallel_for);
 }
 
-template void run(const GammaUpdate<float>&, std::int64_t, InstructionSet, const ParallelFor&);
-template void run(const GammaUpdate<double>&, std::int64_t, InstructionSet, const ParallelFor&);
-template bool run(const GammaStep<float>&, std::int64_t, InstructionSet, const ParallelFor&);
-template bool run(const GammaStep<double>&, std::int64_t, InstructionSet, const ParallelFor&);
-template bool run(const GammaMomentumStep<float>&, std::int64_t, InstructionSet,
-                  const ParallelFor&);
-template bool run(const GammaMomentumStep<double>&, std::int64_t, InstructionSet,
-                  const ParallelFor&);
+#define INSTANTIATE(T)                                                                        \
+  template void run(const GammaUpdate<T>&, std::int64_t, InstructionSet, const ParallelFor&); \
+  template void run(const GammaStep<T>&, std::int64_t, InstructionSet, const ParallelFor&);   \
+  template void run(const GammaMomentumStep<T>&, std::int64_t, InstructionSet, const ParallelFor&)
+INSTANTIATE(float);
+INSTANTIATE(double);
+#undef INSTANTIATE
 
 }  // namespace prospr::cpu

@@ -8,7 +8,8 @@ namespace {
 template <typename T>
 using Bits = typename core::FloatFormat<T>::Bits;
 
-// What holds for some of many values; an integer instruction or three a value, on any machine.
+// Whether any of many values is not finite, or negative: one to three integer instructions per
+// value.
 template <typename T>
 struct Any {
   Bits<T> not_finite = 0;
@@ -119,13 +120,7 @@ bool momentum_step(const GammaMomentumStep<T>& a, std::int64_t begin, std::int64
 }
 
 }  // namespace
-
-template <typename T>
-GammaKernels<T> gamma_kernels() {
-  return {update<T>, step<T>, momentum_step<T>};
-}
-
-template GammaKernels<float> gamma_kernels<float>();
-template GammaKernels<double> gamma_kernels<double>();
-
 }  // namespace prospr::cpu::PROSPR_ISA
+
+PROSPR_KERNELS(GammaKernels<float>, update, step, momentum_step)
+PROSPR_KERNELS(GammaKernels<double>, update, step, momentum_step)

@@ -1,9 +1,10 @@
-// The single-threaded loops of gamma.h over [begin, end). gamma_kernels.cc is compiled once for
-// each instruction set, into the namespace of that name.
+// The single-threaded loops of gamma.h over [begin, end). gamma_kernels.cc is compiled once per
+// instruction set.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/dispatch.h"
 #include "cpu/gamma.h"
 
 namespace prospr::cpu {
@@ -14,23 +15,5 @@ struct GammaKernels {
   bool (*step)(const GammaStep<T>&, std::int64_t begin, std::int64_t end);
   bool (*momentum_step)(const GammaMomentumStep<T>&, std::int64_t begin, std::int64_t end);
 };
-
-namespace baseline {
-template <typename T>
-GammaKernels<T> gamma_kernels();
-}
-#if defined(PROSPR_X86_64)
-namespace avx2 {
-template <typename T>
-GammaKernels<T> gamma_kernels();
-}
-namespace avx512 {
-template <typename T>
-GammaKernels<T> gamma_kernels();
-}
-#else
-namespace avx2 = baseline;
-namespace avx512 = baseline;
-#endif
 
 }  // namespace prospr::cpu

@@ -21,7 +21,8 @@ std::vector<InstructionSet> available_instruction_sets() {
 }
 
 const char* name_of(InstructionSet instruction_set) {
-  return choose(instruction_set, "baseline", "avx2", "avx512");
+  constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+  return kNames[static_cast<int>(instruction_set)];
 }
 
 InstructionSet instruction_set_named(const std::string& name) {

@@ -20,18 +20,4 @@ const char* name_of(InstructionSet instruction_set);
 // Throws std::invalid_argument, naming the accepted names, if `name` is not available here.
 InstructionSet instruction_set_named(const std::string& name);
 
-// The variant of a kernel for an instruction set.
-template <typename Kernels>
-Kernels choose(InstructionSet instruction_set, Kernels baseline, [[maybe_unused]] Kernels avx2,
-               [[maybe_unused]] Kernels avx512) {
-  switch (instruction_set) {
-    case InstructionSet::kAvx512:
-      return avx512;
-    case InstructionSet::kAvx2:
-      return avx2;
-    default:
-      return baseline;
-  }
-}
-
 }  // namespace prospr::cpu

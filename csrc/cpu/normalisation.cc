@@ -8,10 +8,10 @@
 namespace prospr::cpu {
 namespace {
 
-// Elements of a tensor whose products are summed by one thread, in one go. A part of the result's
-// definition: it may not depend on the number of threads.
+// Elements of a tensor whose products are summed by one thread, in one go. It is part of the
+// definition of the result, so it may not depend on the number of threads.
 constexpr std::int64_t kBlock = 1 << 16;
-// Bytes that a thread reads or writes in a nanosecond.
+// Bytes that a thread reads or writes per nanosecond.
 constexpr double kSpeed = 16;
 
 }  // namespace
@@ -25,9 +25,7 @@ void run(const ChannelProducts<T>& products, InstructionSet instruction_set,
   const std::int64_t rows = std::max<std::int64_t>(1, kBlock / channels);
   const std::int64_t blocks = (products.rows + rows - 1) / rows;
   AlignedBuffer<double> sums(blocks * pairs * channels);
-  const ProductsKernel<T> kernel =
-      choose(instruction_set, baseline::products_kernel<T>, avx2::products_kernel<T>,
-             avx512::products_kernel<T>)(count);
+  const auto kernel = dispatch<ProductsKernel<T>>(instruction_set);
   parallel_for(blocks, static_cast<double>(rows * channels * count * sizeof(T)) / kSpeed,
                [&](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t block = begin; block < end; ++block) {
@@ -58,9 +56,7 @@ void run(const ChannelCombinations<T>& combinations, InstructionSet instruction_
          const ParallelFor& parallel_for) {
   const auto count = static_cast<std::int64_t>(combinations.tensors.size());
   const auto results = static_cast<std::int64_t>(combinations.results.size());
-  const CombinationsKernel<T> kernel =
-      choose(instruction_set, baseline::combinations_kernel<T>, avx2::combinations_kernel<T>,
-             avx512::combinations_kernel<T>)(count);
+  const auto kernel = dispatch<CombinationsKernel<T>>(instruction_set);
   const auto bytes = static_cast<double>(combinations.channels * (count + results) * sizeof(T));
   parallel_for(combinations.rows, bytes / kSpeed,
                [&](std::int64_t begin, std::int64_t end) { kernel(combinations, begin, end); });

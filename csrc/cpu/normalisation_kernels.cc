@@ -96,25 +96,26 @@ void combine_rows(const ChannelCombinations<T>& combinations, std::int64_t begin
   }
 }
 
+template <typename T>
+void add_rows(const ChannelProducts<T>& products, std::int64_t begin, std::int64_t end,
+              double* sums) {
+  constexpr ProductsKernel<T> kOfTensors[kMostTensors] = {add_rows<T, 1>, add_rows<T, 2>,
+                                                          add_rows<T, 3>};
+  kOfTensors[products.tensors.size() - 1](products, begin, end, sums);
+}
+
+template <typename T>
+void combine_rows(const ChannelCombinations<T>& combinations, std::int64_t begin,
+                  std::int64_t end) {
+  constexpr CombinationsKernel<T> kOfTensors[kMostTensors] = {
+      combine_rows<T, 1>, combine_rows<T, 2>, combine_rows<T, 3>};
+  kOfTensors[combinations.tensors.size() - 1](combinations, begin, end);
+}
+
 }  // namespace
-
-template <typename T>
-ProductsKernel<T> products_kernel(std::int64_t tensors) {
-  constexpr ProductsKernel<T> kKernels[kMostTensors] = {add_rows<T, 1>, add_rows<T, 2>,
-                                                        add_rows<T, 3>};
-  return kKernels[tensors - 1];
-}
-
-template <typename T>
-CombinationsKernel<T> combinations_kernel(std::int64_t tensors) {
-  constexpr CombinationsKernel<T> kKernels[kMostTensors] = {combine_rows<T, 1>, combine_rows<T, 2>,
-                                                            combine_rows<T, 3>};
-  return kKernels[tensors - 1];
-}
-
-template ProductsKernel<float> products_kernel<float>(std::int64_t);
-template ProductsKernel<double> products_kernel<double>(std::int64_t);
-template CombinationsKernel<float> combinations_kernel<float>(std::int64_t);
-template CombinationsKernel<double> combinations_kernel<double>(std::int64_t);
-
 }  // namespace prospr::cpu::PROSPR_ISA
+
+PROSPR_KERNELS(ProductsKernel<float>, add_rows<float>)
+PROSPR_KERNELS(ProductsKernel<double>, add_rows<double>)
+PROSPR_KERNELS(CombinationsKernel<float>, combine_rows<float>)
+PROSPR_KERNELS(CombinationsKernel<double>, combine_rows<double>)

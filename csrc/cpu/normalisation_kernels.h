@@ -1,9 +1,10 @@
-// The single-threaded loops of normalisation.h. normalisation_kernels.cc is compiled once for each
-// instruction set, into the namespace of that name.
+// The single-threaded loops of normalisation.h. normalisation_kernels.cc is compiled once per
+// instruction set.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/dispatch.h"
 #include "cpu/normalisation.h"
 
 namespace prospr::cpu {
@@ -18,27 +19,5 @@ using ProductsKernel = void (*)(const ChannelProducts<T>& products, std::int64_t
 template <typename T>
 using CombinationsKernel = void (*)(const ChannelCombinations<T>& combinations, std::int64_t begin,
                                     std::int64_t end);
-
-#define PROSPR_DECLARE                                     \
-  template <typename T>                                    \
-  ProductsKernel<T> products_kernel(std::int64_t tensors); \
-  template <typename T>                                    \
-  CombinationsKernel<T> combinations_kernel(std::int64_t tensors);
-
-namespace baseline {
-PROSPR_DECLARE
-}
-#if defined(PROSPR_X86_64)
-namespace avx2 {
-PROSPR_DECLARE
-}
-namespace avx512 {
-PROSPR_DECLARE
-}
-#else
-namespace avx2 = baseline;
-namespace avx512 = baseline;
-#endif
-#undef PROSPR_DECLARE
 
 }  // namespace prospr::cpu

@@ -1,63 +1,13 @@
-// Max-pooling by windows that do not overlap, and the two linear maps between windows and images
-// that its derivatives of every order are made of.
-//
-// Images are [samples, height, width, channels], row-major. The windows tile them from the upper
-// left; rows and columns that do not fill a window belong to none. What is said of a window is
-// [samples, height / window_height, width / window_width, channels]. A position is the number of an
-// element within its window, row by row.
+// The maps of kernels/pooling.h on the CPU.
 #pragma once
-
-#include <cstdint>
-#include <string>
 
 #include "cpu/instruction_set.h"
 #include "cpu/parallel_for.h"
+#include "kernels/pooling.h"
 
 namespace prospr::cpu {
 
-struct Windows {
-  std::int64_t samples;
-  std::int64_t height;
-  std::int64_t width;
-  std::int64_t channels;
-  std::int64_t window_height;
-  std::int64_t window_width;
-
-  std::int64_t rows() const { return height / window_height; }
-  std::int64_t columns() const { return width / window_width; }
-};
-
-// What is wrong with them; empty if nothing is. A position must fit into a byte, and an image have
-// a window.
-std::string check(const Windows& windows);
-
-// The largest element of each window and its position, of equal ones the first; a NaN if there is
-// one, of several the last.
-template <typename T>
-struct MaxPool {
-  const T* image;
-  T* maxima;                // written
-  std::uint8_t* positions;  // written
-};
-
-// Zeros, but for each window's value at its position. A position outside of its window is nowhere.
-template <typename T>
-struct MaxUnpool {
-  const T* values;
-  const std::uint8_t* positions;
-  T* image;  // written
-};
-
-// For each window the image's element at its position, zero where that is outside: the transpose of
-// MaxUnpool.
-template <typename T>
-struct GatherPooled {
-  const T* image;
-  const std::uint8_t* positions;
-  T* values;  // written
-};
-
-// What is written may not overlap with anything else. The windows are checked. The result is the
+// Outputs may not overlap with anything else. The windows are checked. The result is the
 // same bits for every number of threads and every instruction set. Instantiated for the three
 // above.
 template <typename Map>

@@ -29,8 +29,8 @@ PROSPR_HD void for_window(const Windows& windows, One one) {
   }
 }
 
-// One window, some of its channels: `image` is the offset of their first element there, `window`
-// that of what is said of the window.
+// Some channels of one window: `image` is the offset of their first element in the image, `window`
+// that of their first value in a tensor with one value per window.
 template <int kLanes, typename T>
 PROSPR_HD void pool(const Windows& windows, const MaxPool<T>& map, std::int64_t image,
                     std::int64_t window) {
@@ -125,17 +125,11 @@ void pool_rows_by_vectors(const Windows& windows, const Map<T>& map, std::int64_
 }
 
 }  // namespace
-
-template <typename Map>
-PoolingKernel<Map> pooling_kernel() {
-  return pool_rows_by_vectors;
-}
-
-template PoolingKernel<MaxPool<float>> pooling_kernel<MaxPool<float>>();
-template PoolingKernel<MaxPool<double>> pooling_kernel<MaxPool<double>>();
-template PoolingKernel<MaxUnpool<float>> pooling_kernel<MaxUnpool<float>>();
-template PoolingKernel<MaxUnpool<double>> pooling_kernel<MaxUnpool<double>>();
-template PoolingKernel<GatherPooled<float>> pooling_kernel<GatherPooled<float>>();
-template PoolingKernel<GatherPooled<double>> pooling_kernel<GatherPooled<double>>();
-
 }  // namespace prospr::cpu::PROSPR_ISA
+
+PROSPR_KERNELS(PoolingKernel<MaxPool<float>>, pool_rows_by_vectors)
+PROSPR_KERNELS(PoolingKernel<MaxPool<double>>, pool_rows_by_vectors)
+PROSPR_KERNELS(PoolingKernel<MaxUnpool<float>>, pool_rows_by_vectors)
+PROSPR_KERNELS(PoolingKernel<MaxUnpool<double>>, pool_rows_by_vectors)
+PROSPR_KERNELS(PoolingKernel<GatherPooled<float>>, pool_rows_by_vectors)
+PROSPR_KERNELS(PoolingKernel<GatherPooled<double>>, pool_rows_by_vectors)

@@ -6,7 +6,6 @@
 #include <mutex>
 #include <numeric>
 
-#include "cpu/keep_at_least.h"
 #include "cpu/select_kernels.h"
 
 namespace prospr::cpu {
@@ -19,7 +18,7 @@ constexpr double kNanosecondsPerScore = 0.3;
 // Scores of one tensor that one thread works on without a break. Whole bytes of a packed mask.
 constexpr std::int64_t kChunk = 1 << 15;
 
-// The sample that a first guess is made from: one score of so many, and no more than that.
+// The first guess comes from a sample: one score per kSampleStride, at most kLargestSample.
 constexpr std::int64_t kSampleStride = 32;
 constexpr std::int64_t kLargestSample = 1 << 14;
 
@@ -43,7 +42,7 @@ Window<T> window_between(Key<T> low, Key<T> high) {
   return {low, high, shift};
 }
 
-// Of tensors that are ranked together.
+// Ranks the scores of several tensors together.
 template <typename T>
 class Ranking {
  public:
@@ -206,35 +205,10 @@ class Ranking {
 
 }  // namespace
 
-std::string check_selection(const std::vector<std::int64_t>& sizes, std::int64_t keep,
-                            std::int64_t min_keep) {
-  if (min_keep < 0) return "min_keep is " + std::to_string(min_keep) + "; it must be at least 0";
-  std::int64_t all = 0;
-  std::int64_t least = 0;
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    if (sizes[i] == 0) {
-      return "scores[" + std::to_string(i) + "] is empty; at least one element is needed";
-    }
-    all += sizes[i];
-    least += std::min(min_keep, sizes[i]);
-  }
-  if (keep < 0 || keep > all) {
-    return "keep is " + std::to_string(keep) + "; it must be at least 0 and at most " +
-           std::to_string(all) + ", the number of scores";
-  }
-  if (least > keep) {
-    return "min_keep is " + std::to_string(min_keep) + ", which keeps " + std::to_string(least) +
-           " scores of " + std::to_string(sizes.size()) + " tensors; keep is only " +
-           std::to_string(keep);
-  }
-  return "";
-}
-
 template <typename T>
 std::string run(const Selection<T>& selection, InstructionSet instruction_set,
                 const ParallelFor& parallel_for) {
-  const SelectKernels<T> kernels = choose(instruction_set, baseline::select_kernels<T>,
-                                          avx2::select_kernels<T>, avx512::select_kernels<T>)();
+  const auto kernels = dispatch<SelectKernels<T>>(instruction_set);
 
   return keep_at_least(selection,
                        [&](const std::vector<ScoreTensor<T>>& tensors, std::int64_t keep,

@@ -89,15 +89,9 @@ Marked mark(const T* scores, std::int64_t size, Key<T> key, bool packed, std::ui
 }
 
 }  // namespace
-
-template <typename T>
-SelectKernels<T> select_kernels() {
-  return {count<T>, mark<T>};
-}
-
-template SelectKernels<float> select_kernels<float>();
-template SelectKernels<double> select_kernels<double>();
-template SelectKernels<core::Half> select_kernels<core::Half>();
-template SelectKernels<core::BFloat16> select_kernels<core::BFloat16>();
-
 }  // namespace prospr::cpu::PROSPR_ISA
+
+PROSPR_KERNELS(SelectKernels<float>, count, mark)
+PROSPR_KERNELS(SelectKernels<double>, count, mark)
+PROSPR_KERNELS(SelectKernels<core::Half>, count, mark)
+PROSPR_KERNELS(SelectKernels<core::BFloat16>, count, mark)

@@ -1,10 +1,10 @@
-// The single-threaded loops of select.h. select_kernels.cc is compiled once for each instruction
-// set, into the namespace of that name.
+// The single-threaded loops of select.h. select_kernels.cc is compiled once per instruction set.
 #pragma once
 
 #include <cstdint>
 
 #include "core/order_key.h"
+#include "cpu/dispatch.h"
 
 namespace prospr::cpu {
 
@@ -37,23 +37,5 @@ struct SelectKernels {
   Marked (*mark)(const T* scores, std::int64_t size, core::Key<T> key, bool packed,
                  std::uint8_t* mask);
 };
-
-namespace baseline {
-template <typename T>
-SelectKernels<T> select_kernels();
-}
-#if defined(PROSPR_X86_64)
-namespace avx2 {
-template <typename T>
-SelectKernels<T> select_kernels();
-}
-namespace avx512 {
-template <typename T>
-SelectKernels<T> select_kernels();
-}
-#else
-namespace avx2 = baseline;
-namespace avx512 = baseline;
-#endif
 
 }  // namespace prospr::cpu

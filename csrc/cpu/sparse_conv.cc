@@ -1,7 +1,6 @@
 #include "cpu/sparse_conv.h"
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "cpu/sparse_conv_kernels.h"
@@ -9,12 +8,11 @@
 namespace prospr::cpu {
 namespace {
 
-// Products that a thread adds up in a nanosecond.
+// Products that a thread adds up per nanosecond.
 constexpr double kSpeed = 20;
-constexpr std::int64_t kMostTaps = std::numeric_limits<std::int32_t>::max();
 
-// What can be done on different threads, none where there is nothing to write: what has no elements
-// may be of any size otherwise.
+// Items that different threads can take. None where there is nothing to write: the other sizes of a
+// tensor without elements may be anything.
 std::int64_t sample_blocks(const SparseConvShape& shape, std::int64_t written_channels) {
   return written_channels == 0 ? 0 : (shape.samples + kSampleBlock - 1) / kSampleBlock;
 }
@@ -44,46 +42,10 @@ std::vector<std::int64_t> offsets_of(const SparseConvShape& shape, const SparseP
 
 }  // namespace
 
-std::string check(const SparseConvShape& shape, const SparsePattern& pattern) {
-  const std::string kernel =
-      std::to_string(shape.kernel_height) + " x " + std::to_string(shape.kernel_width);
-  if (shape.kernel_height < 1 || shape.kernel_width < 1 || shape.height < shape.kernel_height ||
-      shape.width < shape.kernel_width) {
-    return "a filter of " + kernel + " does not fit into an image of " +
-           std::to_string(shape.height) + " x " + std::to_string(shape.width);
-  }
-  if (shape.channels < 0 || shape.kernel_height > kMostTaps / shape.kernel_width ||
-      shape.channels > kMostTaps / (shape.kernel_height * shape.kernel_width)) {
-    return "a filter of " + kernel + " x " + std::to_string(shape.channels) +
-           " was given; it must have 0 to " + std::to_string(kMostTaps) + " elements";
-  }
-  const std::int64_t taps = shape.kernel_height * shape.kernel_width * shape.channels;
-  for (std::int64_t k = 0; k < shape.weights; ++k) {
-    if (pattern.taps[k] < 0 || pattern.taps[k] >= taps) {
-      return "tap " + std::to_string(k) + " is " + std::to_string(pattern.taps[k]) +
-             "; it must be in [0, " + std::to_string(taps) + "), as a filter has elements";
-    }
-  }
-  std::int64_t before = 0;
-  for (std::int64_t f = 0; f <= shape.filters; ++f) {
-    const std::int64_t split = pattern.splits[f];
-    if (split < before || split > shape.weights || (f == 0 && split != 0) ||
-        (f == shape.filters && split != shape.weights)) {
-      return "split " + std::to_string(f) + " is " + std::to_string(split) +
-             "; the splits must rise from 0 to the number of weights, " +
-             std::to_string(shape.weights);
-    }
-    before = split;
-  }
-  return "";
-}
-
 template <typename Map>
 void run(const SparseConvShape& shape, const SparsePattern& pattern, const Map& map,
          InstructionSet instruction_set, const ParallelFor& parallel_for) {
-  const SparseConvKernel<Map> kernel =
-      choose(instruction_set, baseline::sparse_conv_kernel<Map>, avx2::sparse_conv_kernel<Map>,
-             avx512::sparse_conv_kernel<Map>)();
+  const auto kernel = dispatch<SparseConvKernel<Map>>(instruction_set);
   const std::int64_t items = items_of(shape, map);
   if (items == 0) return;
   const std::vector<std::int64_t> offsets = offsets_of(shape, pattern);

@@ -192,17 +192,11 @@ void loop(const SparseConvShape& shape, const std::int64_t* offsets, const std::
 }
 
 }  // namespace
-
-template <typename Map>
-SparseConvKernel<Map> sparse_conv_kernel() {
-  return loop;
-}
-
-template SparseConvKernel<SparseConv<float>> sparse_conv_kernel();
-template SparseConvKernel<SparseConv<double>> sparse_conv_kernel();
-template SparseConvKernel<SparseConvInputGradient<float>> sparse_conv_kernel();
-template SparseConvKernel<SparseConvInputGradient<double>> sparse_conv_kernel();
-template SparseConvKernel<SparseConvFilterGradient<float>> sparse_conv_kernel();
-template SparseConvKernel<SparseConvFilterGradient<double>> sparse_conv_kernel();
-
 }  // namespace prospr::cpu::PROSPR_ISA
+
+PROSPR_KERNELS(SparseConvKernel<SparseConv<float>>, loop)
+PROSPR_KERNELS(SparseConvKernel<SparseConv<double>>, loop)
+PROSPR_KERNELS(SparseConvKernel<SparseConvInputGradient<float>>, loop)
+PROSPR_KERNELS(SparseConvKernel<SparseConvInputGradient<double>>, loop)
+PROSPR_KERNELS(SparseConvKernel<SparseConvFilterGradient<float>>, loop)
+PROSPR_KERNELS(SparseConvKernel<SparseConvFilterGradient<double>>, loop)

@@ -1,9 +1,10 @@
-// The single-threaded loops of sparse_conv.h. sparse_conv_kernels.cc is compiled once for each
-// instruction set, into the namespace of that name.
+// The single-threaded loops of sparse_conv.h. sparse_conv_kernels.cc is compiled once per
+// instruction set.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/dispatch.h"
 #include "cpu/sparse_conv.h"
 
 namespace prospr::cpu {
@@ -18,25 +19,5 @@ template <typename Map>
 using SparseConvKernel = void (*)(const SparseConvShape& shape, const std::int64_t* offsets,
                                   const std::int32_t* splits, const Map& map, std::int64_t begin,
                                   std::int64_t end);
-
-#define PROSPR_DECLARE    \
-  template <typename Map> \
-  SparseConvKernel<Map> sparse_conv_kernel();
-
-namespace baseline {
-PROSPR_DECLARE
-}
-#if defined(PROSPR_X86_64)
-namespace avx2 {
-PROSPR_DECLARE
-}
-namespace avx512 {
-PROSPR_DECLARE
-}
-#else
-namespace avx2 = baseline;
-namespace avx512 = baseline;
-#endif
-#undef PROSPR_DECLARE
 
 }  // namespace prospr::cpu

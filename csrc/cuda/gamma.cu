@@ -155,42 +155,43 @@ bool all_aligned(const Values*... values) {
   return (on_boundary(values, kPackLanes<T> * sizeof(Values)) && ...);
 }
 
-template <typename Arguments>
-std::string run_checked(const char* name, const Arguments& arguments, bool aligned,
-                        std::int64_t size, bool* finite, Stream stream) {
-  using T = std::remove_pointer_t<decltype(arguments.weight)>;
+template <typename Step>
+std::string run_step(const char* name, const Step& step, bool aligned, std::int64_t size,
+                     Stream stream) {
+  using T = std::remove_pointer_t<decltype(step.weight)>;
   const std::string wrong =
-      checked(name, cudaMemsetAsync(finite, static_cast<int>(true), sizeof(bool), stream));
-  return wrong.empty() ? run_all<T>(name, arguments, aligned, size, finite, stream) : wrong;
+      checked(name, cudaMemsetAsync(step.finite, static_cast<int>(true), sizeof(bool), stream));
+  return wrong.empty() ? run_all<T>(name, step, aligned, size, step.finite, stream) : wrong;
 }
 
 }  // namespace
 
 template <typename T>
-std::string run(const GammaUpdate<T>& a, std::int64_t size, Stream stream) {
+std::string run(const GammaUpdate<T>& a, std::int64_t size, void*, Stream stream) {
   const bool aligned =
       all_aligned<T>(a.curvature, a.log_gamma, a.sign, a.log_gamma_out, a.sign_out);
   return run_all<T>("gamma_update", a, aligned, size, nullptr, stream);
 }
 
 template <typename T>
-std::string run(const GammaStep<T>& a, std::int64_t size, bool* finite, Stream stream) {
+std::string run(const GammaStep<T>& a, std::int64_t size, void*, Stream stream) {
   const bool aligned = all_aligned<T>(a.weight, a.log_gamma, a.sign, a.gradient, a.curvature);
-  return run_checked("gamma_step", a, aligned, size, finite, stream);
+  return run_step("gamma_step", a, aligned, size, stream);
 }
 
 template <typename T>
-std::string run(const GammaMomentumStep<T>& a, std::int64_t size, bool* finite, Stream stream) {
+std::string run(const GammaMomentumStep<T>& a, std::int64_t size, void*, Stream stream) {
   const bool aligned =
       all_aligned<T>(a.weight, a.velocity, a.log_scale, a.p, a.q, a.gradient, a.curvature);
-  return run_checked("gamma_momentum_step", a, aligned, size, finite, stream);
+  return run_step("gamma_momentum_step", a, aligned, size, stream);
 }
 
-template std::string run(const GammaUpdate<float>&, std::int64_t, Stream);
-template std::string run(const GammaUpdate<double>&, std::int64_t, Stream);
-template std::string run(const GammaStep<float>&, std::int64_t, bool*, Stream);
-template std::string run(const GammaStep<double>&, std::int64_t, bool*, Stream);
-template std::string run(const GammaMomentumStep<float>&, std::int64_t, bool*, Stream);
-template std::string run(const GammaMomentumStep<double>&, std::int64_t, bool*, Stream);
+#define INSTANTIATE(T)                                                          \
+  template std::string run(const GammaUpdate<T>&, std::int64_t, void*, Stream); \
+  template std::string run(const GammaStep<T>&, std::int64_t, void*, Stream);   \
+  template std::string run(const GammaMomentumStep<T>&, std::int64_t, void*, Stream)
+INSTANTIATE(float);
+INSTANTIATE(double);
+#undef INSTANTIATE
 
 }  // namespace prospr::cuda

@@ -1,29 +1,33 @@
-// The streaming prospect step on a GPU: the arguments and the results, to the bit, of cpu/gamma.h,
-// on device memory.
+// The streaming prospect step of kernels/gamma.h on a GPU: the arguments point to device memory,
+// and the results are those of the CPU, to the bit.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
-#include "cpu/gamma.h"
 #include "cuda/stream.h"
+#include "kernels/gamma.h"
 
 namespace prospr::cuda {
 
-using cpu::GammaMomentumStep;
-using cpu::GammaStep;
-using cpu::GammaUpdate;
+template <typename Arguments>
+std::string check_limits(const Arguments&, std::int64_t) {
+  return "";
+}
+template <typename Arguments>
+std::int64_t scratch_bytes(const Arguments&, std::int64_t) {
+  return 0;
+}
 
-// Each only enqueues its work on `stream`. Returns what went wrong with that, or nothing.
+// `finite` is written on the device.
 template <typename T>
-std::string run(const GammaUpdate<T>& update, std::int64_t size, Stream stream);
-
-// `finite`, on the device, becomes whether every element of gradient and of
-// learning_rate * curvature was finite.
-template <typename T>
-std::string run(const GammaStep<T>& step, std::int64_t size, bool* finite, Stream stream);
+std::string run(const GammaUpdate<T>& update, std::int64_t size, void* no_scratch, Stream stream);
 
 template <typename T>
-std::string run(const GammaMomentumStep<T>& step, std::int64_t size, bool* finite, Stream stream);
+std::string run(const GammaStep<T>& step, std::int64_t size, void* no_scratch, Stream stream);
+
+template <typename T>
+std::string run(const GammaMomentumStep<T>& step, std::int64_t size, void* no_scratch,
+                Stream stream);
 
 }  // namespace prospr::cuda

@@ -18,7 +18,7 @@ constexpr std::int64_t kMostBlocks = 4096;
 
 inline std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Blocks for a grid-stride loop over `items`, one a thread.
+// Blocks for a grid-stride loop over `items`, one item per thread.
 inline unsigned blocks_for(std::int64_t items, int threads) {
   return static_cast<unsigned>(
       std::max<std::int64_t>(1, std::min(ceil_divide(items, threads), kMostBlocks)));

@@ -1,8 +1,8 @@
 #include <cstring>
 
-#include "cpu/keep_at_least.h"
 #include "cuda/launch.h"
 #include "cuda/select.h"
+#include "kernels/select.h"
 
 namespace prospr::cuda {
 namespace {
@@ -22,7 +22,7 @@ struct Chunk {
   std::int64_t size;
 };
 
-// Of a chunk: scores whose key is above the threshold, and scores that have it.
+// The scores of a chunk whose key is above the threshold, and those whose key equals it.
 struct Count {
   std::int64_t above;
   std::int64_t tied;
@@ -170,7 +170,7 @@ Scratch scratch_for(std::int64_t chunk_count) {
   return scratch;
 }
 
-// Of tensors that are ranked together. Each step returns false if something failed.
+// Ranks the scores of several tensors together. Each step returns false if something failed.
 template <typename T>
 class Ranking {
  public:
@@ -296,31 +296,33 @@ class Ranking {
 
 }  // namespace
 
-std::int64_t select_scratch_bytes(const std::vector<std::int64_t>& sizes) {
+template <typename T>
+std::int64_t scratch_bytes(const Selection<T>& selection) {
   std::int64_t chunks = 0;
-  for (const std::int64_t size : sizes) chunks += ceil_divide(size, kChunk);
+  for (const auto& tensor : selection.tensors) chunks += ceil_divide(tensor.size, kChunk);
   return scratch_for(chunks).bytes;
 }
 
 template <typename T>
 std::string run(const Selection<T>& selection, void* scratch, Stream stream, std::string* failure) {
-  return cpu::keep_at_least(selection,
-                            [&](const std::vector<ScoreTensor<T>>& tensors, std::int64_t keep,
-                                std::vector<std::int64_t>* kept) -> std::string {
-                              Ranking<T> ranking(tensors, selection.packed, scratch, stream,
-                                                 failure);
-                              Key<T> threshold{};
-                              std::int64_t ties = 0;
-                              std::size_t nan = 0;
-                              if (!ranking.find_threshold(keep, &threshold, &ties, &nan))
-                                return *failure;
-                              if (nan < tensors.size())
-                                return "scores[" + std::to_string(nan) + "] holds NaN";
-                              return ranking.mark(threshold, ties, kept) ? "" : *failure;
-                            });
+  return keep_at_least(selection,
+                       [&](const std::vector<ScoreTensor<T>>& tensors, std::int64_t keep,
+                           std::vector<std::int64_t>* kept) -> std::string {
+                         Ranking<T> ranking(tensors, selection.packed, scratch, stream, failure);
+                         Key<T> threshold{};
+                         std::int64_t ties = 0;
+                         std::size_t nan = 0;
+                         if (!ranking.find_threshold(keep, &threshold, &ties, &nan))
+                           return *failure;
+                         if (nan < tensors.size())
+                           return "scores[" + std::to_string(nan) + "] holds NaN";
+                         return ranking.mark(threshold, ties, kept) ? "" : *failure;
+                       });
 }
 
-#define INSTANTIATE(T) template std::string run(const Selection<T>&, void*, Stream, std::string*)
+#define INSTANTIATE(T)                                      \
+  template std::int64_t scratch_bytes(const Selection<T>&); \
+  template std::string run(const Selection<T>&, void*, Stream, std::string*)
 INSTANTIATE(float);
 INSTANTIATE(double);
 INSTANTIATE(core::Half);

@@ -1,5 +1,5 @@
-// The largest of many scores, on a GPU: the arguments and the masks of cpu/select.h, on device
-// memory.
+// The largest of many scores, on a GPU: the masks are those of the CPU, and the arguments point to
+// device memory.
 //
 // The keys are ranked digit by digit, from the highest on: a pass over memory counts how many
 // scores have each digit below the digits that are known, and the host picks the one that must be
@@ -8,20 +8,21 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
-#include "cpu/select.h"
 #include "cuda/stream.h"
+#include "kernels/select.h"
 
 namespace prospr::cuda {
 
-using cpu::ScoreTensor;
-using cpu::Selection;
+template <typename T>
+std::string check_limits(const Selection<T>&) {
+  return "";
+}
 
-// Bytes of device memory that `run` needs beside its arguments, for tensors of these sizes.
-std::int64_t select_scratch_bytes(const std::vector<std::int64_t>& sizes);
+template <typename T>
+std::int64_t scratch_bytes(const Selection<T>& selection);
 
-// Needs what cpu::check_selection accepts. Waits for `stream`, a few times: whether a score is NaN,
+// Needs what check_selection accepts. Waits for `stream`, a few times: whether a score is NaN,
 // and where ties end, is only known then. Returns which tensor holds a NaN, and then no mask is to
 // be used; else empty. `failure` becomes what went wrong with a launch or a copy, or stays empty.
 template <typename T>

@@ -1,54 +1,18 @@
 #include "ops/variables.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
-#include "tensorflow/core/framework/op.h"
+#include "kernels/gamma.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 
 namespace prospr::ops {
 
-using tensorflow::OpKernelContext;
-using tensorflow::Tensor;
-using tensorflow::TensorShape;
 using tensorflow::Var;
 
-absl::Status check_same_shape(const std::string& name, const TensorShape& shape,
-                              const std::string& other_name, const TensorShape& other) {
-  if (shape == other) return absl::OkStatus();
-  return absl::InvalidArgumentError(name + " has shape " + shape.DebugString() + "; " + other_name +
-                                    " must have the same, not " + other.DebugString());
-}
-
-absl::Status check_not_empty(const std::string& name, const TensorShape& shape) {
-  if (shape.num_elements() > 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(name + " has shape " + shape.DebugString() +
-                                    "; at least one element is needed");
-}
-
-template <typename T>
-absl::Status read_scalar(OpKernelContext* context, const std::string& name, T* value) {
-  const Tensor* tensor;
-  TF_RETURN_IF_ERROR(context->input(name, &tensor));
-  if (tensor->dims() != 0) {
-    return absl::InvalidArgumentError(name + " must be a scalar, not of shape " +
-                                      tensor->shape().DebugString());
-  }
-  *value = tensor->scalar<T>()();
-  if (!std::isfinite(*value) || *value < 0) {
-    return absl::InvalidArgumentError(name + " must be finite and not negative, not " +
-                                      std::to_string(*value));
-  }
-  return absl::OkStatus();
-}
-
-template absl::Status read_scalar<float>(OpKernelContext*, const std::string&, float*);
-template absl::Status read_scalar<double>(OpKernelContext*, const std::string&, double*);
-
-absl::Status LockedVariables::lock(OpKernelContext* context,
-                                   const std::vector<Argument>& arguments) {
+absl::Status LockedVariables::lock(OpKernelContext* context, const std::vector<Argument>& arguments,
+                                   const std::vector<std::string>& tensors) {
   for (const Argument& argument : arguments) {
     tensorflow::ResourceHandle handle;
     TF_RETURN_IF_ERROR(tensorflow::HandleFromInput(context, argument.name, &handle));
@@ -73,6 +37,7 @@ absl::Status LockedVariables::lock(OpKernelContext* context,
   locks_.reserve(order.size());
   for (const int i : order) locks_.emplace_back(*variables_[i]->mu());
 
+  std::vector<NamedShape> shapes;
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const Tensor& value = *variables_[i]->tensor();
     const std::string& name = arguments[i].name;
@@ -84,10 +49,14 @@ absl::Status LockedVariables::lock(OpKernelContext* context,
                                         tensorflow::DataTypeString(arguments[i].dtype) + ", not " +
                                         tensorflow::DataTypeString(value.dtype()));
     }
-    TF_RETURN_IF_ERROR(check_not_empty(name, value.shape()));
-    TF_RETURN_IF_ERROR(check_same_shape(arguments[0].name, shape(), name, value.shape()));
+    shapes.push_back({name, shape_of(value)});
   }
-  return absl::OkStatus();
+  for (const std::string& name : tensors) {
+    const Tensor* tensor;
+    TF_RETURN_IF_ERROR(context->input(name, &tensor));
+    shapes.push_back({name, shape_of(*tensor)});
+  }
+  return status_of(check_weights(shapes));
 }
 
 template <typename Device>
@@ -109,9 +78,8 @@ template absl::Status LockedVariables::make_writable<CPU>(OpKernelContext*);
 template absl::Status LockedVariables::make_writable<GPU>(OpKernelContext*);
 #endif
 
-absl::Status same_shape_then_scalars(tensorflow::shape_inference::InferenceContext* context,
-                                     int variables, int tensors) {
-  tensorflow::shape_inference::ShapeHandle shape = context->UnknownShape();
+absl::Status same_shape_then_scalars(InferenceContext* context, int variables, int tensors) {
+  ShapeHandle shape = context->UnknownShape();
   for (int i = 0; i < variables; ++i) {
     const auto* handle = context->input_handle_shapes_and_types(i);
     if (handle == nullptr || handle->empty()) continue;

@@ -1,25 +1,13 @@
-// Resource variables that an op updates in place, and the checks that all of the ops share.
+// Resource variables that an op updates in place.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "ops/device.h"
-#include "tensorflow/core/framework/op_kernel.h"
+#include "ops/launch.h"
 #include "tensorflow/core/framework/resource_var.h"
-#include "tensorflow/core/framework/shape_inference.h"
 
 namespace prospr::ops {
-
-// "weight has shape [3]; gradient must have the same, not [4]".
-absl::Status check_same_shape(const std::string& name, const tensorflow::TensorShape& shape,
-                              const std::string& other_name, const tensorflow::TensorShape& other);
-
-absl::Status check_not_empty(const std::string& name, const tensorflow::TensorShape& shape);
-
-// A finite scalar, >= 0.
-template <typename T>
-absl::Status read_scalar(tensorflow::OpKernelContext* context, const std::string& name, T* value);
 
 // Several distinct variables, locked (in address order) from `lock` until destruction.
 class LockedVariables {
@@ -29,15 +17,14 @@ class LockedVariables {
     tensorflow::DataType dtype;
   };
 
-  // Fails, having changed nothing, unless the inputs are distinct, initialised variables of the
-  // given dtypes and all of one non-empty shape.
-  absl::Status lock(tensorflow::OpKernelContext* context, const std::vector<Argument>& arguments);
-
-  const tensorflow::TensorShape& shape() const { return variables_[0]->tensor()->shape(); }
+  // Fails, having changed nothing, unless the arguments are distinct, initialised variables of the
+  // given dtypes, and all have one non-empty shape, which the inputs called `tensors` must share.
+  absl::Status lock(OpKernelContext* context, const std::vector<Argument>& arguments,
+                    const std::vector<std::string>& tensors);
 
   // Gives every variable a buffer of its own: whoever has read one may still hold the old.
   template <typename Device>
-  absl::Status make_writable(tensorflow::OpKernelContext* context);
+  absl::Status make_writable(OpKernelContext* context);
 
   // Only after make_writable.
   template <typename T>
@@ -51,7 +38,6 @@ class LockedVariables {
 };
 
 // Shape function of an op over `variables` resources, then tensors of their shape, then scalars.
-absl::Status same_shape_then_scalars(tensorflow::shape_inference::InferenceContext* context,
-                                     int variables, int tensors);
+absl::Status same_shape_then_scalars(InferenceContext* context, int variables, int tensors);
 
 }  // namespace prospr::ops

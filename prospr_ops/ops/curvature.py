@@ -3,7 +3,12 @@
 All are sums over samples and over the columns of a factor of the loss's Hessian at the model's
 output, backpropagated to the layer's output before its activation. Scale factors such as
 1 / sqrt(batch size) belong in the factors; nothing is divided in here. Positions (time steps,
-pixels) are summed before the square, so no tensor of products is ever stored.
+pixels) are summed before the square, so no tensor of products is ever stored. An accumulator that
+nobody else holds is updated in its own buffer, so columns or samples can come in several calls.
+
+With few positions, dense and convolution ops expand the square into products of pairs of positions.
+The error is then a few roundings of ``sum_n sum_c (sum_t |inputs * factors|)**2``, which is more than
+those of a result that cancels over positions, and ``inputs**2`` must not overflow.
 """
 
 from __future__ import annotations
@@ -235,8 +240,9 @@ def pooled_conv_input_gradient(
 ) -> tf.Tensor:
     """Backpropagates the factors of `pooled_conv_curvature` to the convolution's input.
 
-    Pixels whose derivative is zero cost nothing on the CPU; on a GPU they cost as much as any. The
-    result is the same bits for any number of threads.
+    Pixels whose derivative is zero cost nothing on the CPU; on a GPU they cost as much as any. An
+    infinite factor (on a GPU an infinite weight too) makes its neighbours NaN. The result is the same
+    bits for any number of threads.
 
     Args:
         kernel: Kernel of the convolution, ``[kernel_size, channels / groups, O]``, of float32 or

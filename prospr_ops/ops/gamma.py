@@ -48,7 +48,8 @@ def gamma_update(
 
     The product is kept as log|γ| and a sign, exact to about 2.5 units in the last place: curvature
     far under the machine's epsilon still counts, γ = 0 gives −inf and keeps the sign, and NaN and
-    infinity propagate. Deterministic.
+    infinity propagate. The result is the same bits for every number of threads and every instruction
+    set.
 
     Args:
         log_gamma: Σ log|γ| so far; float32 or float64, any shape with at least one element.
@@ -89,8 +90,10 @@ def gamma_step(
     """One step of gradient descent and of the streaming prospect, in place, in one pass.
 
     `weight` −= `learning_rate` · `gradient`, and γ = 1 − `learning_rate` · `curvature` is
-    multiplied into `log_gamma` and `sign` as `gamma_update` does. Moves 24 bytes a float32 weight.
-    Deterministic.
+    multiplied into `log_gamma` and `sign` as `gamma_update` does. Moves 24 bytes per float32 weight;
+    `sign` is touched only where some γ is negative. The variables are locked together, so concurrent
+    steps do not mix. The result is the same bits for every number of threads and every instruction
+    set.
 
     Args:
         weight: float32 or float64 variable (TensorFlow's or Keras's) with at least one element.
@@ -145,7 +148,9 @@ def gamma_momentum_step(
     `velocity`; and with p = ∂w/∂w₀, q = `learning_rate` · ∂v/∂w₀ of the diagonal recursion:
     q ← `momentum` · q + `learning_rate` · `curvature` · p, then p ← p − q. Both are divided by
     max(|p|, |q|), whose logarithm is added to `log_scale`, so ∂w/∂w₀ = p · exp(`log_scale`).
-    Start from velocity = 0, log_scale = 0, p = 1, q = 0. Deterministic.
+    Start from velocity = 0, log_scale = 0, p = 1, q = 0. Once p = q = 0 they stay so, and `log_scale`
+    is −inf. The variables are locked together, so concurrent steps do not mix. The result is the same
+    bits for every number of threads and every instruction set.
 
     Args:
         weight: float32 or float64 variable (TensorFlow's or Keras's) with at least one element.

@@ -22,8 +22,9 @@ def channel_products(tensors: Sequence[Any]) -> tf.Tensor:
 
     Computes ``products[i, j, c] = sum over all axes but the last of tensors[i][..., c] *
     tensors[j][..., c]``, the last i and j standing for a tensor of ones. So ``products[i, -1]`` are
-    sums, and ``products[-1, -1]`` is the number of rows. Computed in float64; the same bits for
-    every number of threads.
+    sums, and ``products[-1, -1]`` is the number of rows. Products and sums are in float64, so that a
+    variance can be computed as the mean of squares less the square of the mean. The result is the
+    same bits for every number of threads, and symmetric in i and j to the bit.
 
     Args:
         tensors: 1 to 3 tensors of one shape ``[..., C]`` with at least one element, all float32 or

@@ -1,7 +1,7 @@
 // The contractions against the CPU's kernels in float64.
 #include "cuda/curvature.h"
 
-#include "convolutions.h"
+#include "curvature_problems.h"
 #include "emulated.h"
 
 namespace prospr::tests {
@@ -17,13 +17,13 @@ Array<Sum> start_of(std::int64_t size) {
 // What a contraction reads; pooled factors if there is a derivative.
 template <typename T>
 struct Operands {
-  cpu::ConvShape shape;
+  ConvShape shape;
   Array<T> inputs;
   Array<T> factors;
   Array<T> derivative = Array<T>(0);
-  cpu::PooledFactors<T> pooled = {};
+  PooledFactors<T> pooled = {};
 
-  cpu::ConvCurvature<T> added_to(core::Accumulator<T>* curvature) {
+  ConvCurvature<T> added_to(core::Accumulator<T>* curvature) {
     if (derivative.size() == 0) return {shape, inputs.data(), factors.data(), curvature};
     pooled.values = factors.data();
     pooled.derivative = derivative.data();
@@ -38,7 +38,7 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
   expect(cuda::check_limits(operands.shape).empty(), what + ": within limits");
   const auto on_gpu = [&] {
     Array<Sum> curvature = start_of<Sum>(kernel_size);
-    const cuda::ConvCurvature<T> conv = operands.added_to(curvature.data());
+    const ConvCurvature<T> conv = operands.added_to(curvature.data());
     // Scratch that nobody wrote to is not a number.
     Array<unsigned char> scratch(cuda::scratch_bytes(conv));
     for (std::int64_t i = 0; i < scratch.size(); ++i) scratch[i] = 0xFF;
@@ -52,7 +52,7 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
     Operands<double> wide{operands.shape, widened(operands.inputs, magnitudes),
                           widened(operands.factors, magnitudes),
                           widened(operands.derivative, magnitudes)};
-    std::copy_n(operands.pooled.windows, cpu::ConvShape::kAxes, wide.pooled.windows);
+    std::copy_n(operands.pooled.windows, ConvShape::kAxes, wide.pooled.windows);
     Array<double> curvature = start_of<double>(kernel_size);
     cpu::run(wide.added_to(curvature.data()), kBaseline, kOneThread);
     results.push_back(curvature);
@@ -68,13 +68,12 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
 
 template <typename T>
 void test_conv(const Conv& conv) {
-  cpu::Shape factors{conv.columns, conv.inputs[0]};
-  const cpu::Shape output = output_size(conv);
+  Shape factors{conv.columns, conv.inputs[0]};
+  const Shape output = output_size(conv);
   factors.insert(factors.end(), output.begin(), output.end());
   factors.push_back(conv.kernel.back());
-  cpu::ConvShape shape;
-  const std::string wrong =
-      cpu::check_conv(conv.inputs, factors, conv.kernel, conv.options, &shape);
+  ConvShape shape;
+  const std::string wrong = check_conv(conv.inputs, factors, conv.kernel, conv.options, &shape);
   expect(wrong.empty(), wrong);
   Random random(1);
   const Array<T> a = random.normal<T>(product(conv.inputs));
@@ -92,17 +91,17 @@ void test_pooled(const PooledConv& pooled) {
                        random.normal<T>(product(shapes.factors)),
                        mostly_zero<T>(random, product(shapes.derivative))};
   const std::string wrong =
-      cpu::check_pooled_conv(conv.inputs, shapes.factors, shapes.derivative, conv.kernel,
-                             conv.options, &operands.shape, operands.pooled.windows);
+      check_pooled_conv(conv.inputs, shapes.factors, shapes.derivative, conv.kernel, conv.options,
+                        &operands.shape, operands.pooled.windows);
   expect(wrong.empty(), wrong);
   test_operands(operands, product(conv.kernel), std::string("pooled, ") + conv.name);
 }
 
 template <typename T>
-void test_dense(const cpu::Shape& inputs, const cpu::Shape& factors, const std::string& name) {
-  const cpu::Shape kernel{inputs.back(), factors.back()};
-  cpu::ConvShape shape;
-  const std::string wrong = cpu::check_dense(inputs, factors, kernel, &shape);
+void test_dense(const Shape& inputs, const Shape& factors, const std::string& name) {
+  const Shape kernel{inputs.back(), factors.back()};
+  ConvShape shape;
+  const std::string wrong = check_dense(inputs, factors, kernel, &shape);
   expect(wrong.empty(), wrong);
   Random random(2);
   const Array<T> a = random.normal<T>(product(inputs));
@@ -111,7 +110,7 @@ void test_dense(const cpu::Shape& inputs, const cpu::Shape& factors, const std::
 }
 
 template <typename T, typename Index>
-void test_embedding(const cpu::EmbeddingShape& shape) {
+void test_embedding(const EmbeddingShape& shape) {
   using Sum = core::Accumulator<T>;
   const std::string what = std::string(name_of<T>()) + ", embedding";
   const std::int64_t places = shape.samples * shape.positions;
@@ -126,10 +125,10 @@ void test_embedding(const cpu::EmbeddingShape& shape) {
   expect(cuda::check_limits(shape).empty(), what + ": within limits");
   const auto on_gpu = [&](const Array<Index>& of) {
     Array<Sum> curvature = start_of<Sum>(table);
-    Array<unsigned char> scratch(cuda::scratch_bytes(shape));
-    const std::string wrong = cuda::run(
-        cuda::EmbeddingCurvature<T, Index>{shape, of.data(), factors.data(), curvature.data()},
-        scratch.data(), nullptr);
+    const EmbeddingCurvature<T, Index> embedding{shape, of.data(), factors.data(),
+                                                 curvature.data()};
+    Array<unsigned char> scratch(cuda::scratch_bytes(embedding));
+    const std::string wrong = cuda::run(embedding, scratch.data(), nullptr);
     expect(wrong.empty(), wrong);
     return std::vector<Array<Sum>>{curvature};
   };
@@ -139,8 +138,8 @@ void test_embedding(const cpu::EmbeddingShape& shape) {
     const Array<double> wide_factors = widened(factors, magnitudes);
     Array<double> curvature = start_of<double>(table);
     const std::string wrong =
-        cpu::run(cpu::EmbeddingCurvature<double, Index>{shape, indices.data(), wide_factors.data(),
-                                                        curvature.data()},
+        cpu::run(EmbeddingCurvature<double, Index>{shape, indices.data(), wide_factors.data(),
+                                                   curvature.data()},
                  kBaseline, kOneThread);
     expect(wrong.empty(), wrong);
     results.push_back(curvature);
@@ -157,7 +156,6 @@ void test_embedding(const cpu::EmbeddingShape& shape) {
 
 template <typename T>
 void test_all() {
-  using cpu::Padding;
   const std::vector<Conv> convolutions = {
       // Many pixels; strides, dilation, both paddings, tiles that are not full.
       {"valid", {2, 9, 14, 3}, 3, {5, 4, 3, 18}, {{2, 3}, {1, 2}, Padding::kValid, 1}},
@@ -194,8 +192,7 @@ void test_curvature() {
   test_all<core::BFloat16>();
   // More places than a block sorts.
   test_embedding<float, std::int64_t>({50, 23, 3, 50, 5});
-  expect(!cuda::check_limits(
-              cuda::EmbeddingShape{std::int64_t{1} << 31, 1, 1, std::int64_t{1} << 33, 1})
+  expect(!cuda::check_limits(EmbeddingShape{std::int64_t{1} << 31, 1, 1, std::int64_t{1} << 33, 1})
               .empty(),
          "too many keys");
 }

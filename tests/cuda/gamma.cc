@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "cpu/gamma.h"
 #include "emulated.h"
 
 namespace prospr::tests {
@@ -44,46 +45,54 @@ void test_size(std::int64_t size, std::int64_t offset) {
     State<T> cpu = gpu;
 
     const auto update = [&](State<T>& s) {
-      return cpu::GammaUpdate<T>{s.arrays[1].data(), rate,
-                                 s.arrays[2].data(), s.sign.data(),
-                                 s.arrays[2].data(), s.sign.data()};
+      return GammaUpdate<T>{s.arrays[1].data(), rate,         s.arrays[2].data(), s.sign.data(),
+                            s.arrays[2].data(), s.sign.data()};
     };
-    expect(cuda::run(update(gpu), size, nullptr).empty(), what);
+    expect(cuda::run(update(gpu), size, nullptr, nullptr).empty(), what);
     cpu::run(update(cpu), size, kBaseline, kOneThread);
     compare(gpu, cpu, "gamma_update, " + what);
 
     Array<std::int8_t> sign_out(size, offset);
     auto apart = update(gpu);
     apart.sign_out = sign_out.data();
-    expect(cuda::run(apart, size, nullptr).empty(), what);
+    expect(cuda::run(apart, size, nullptr, nullptr).empty(), what);
     cpu::run(update(cpu), size, kBaseline, kOneThread);
     expect_same_bits(sign_out, cpu.sign, "gamma_update into another sign, " + what);
     gpu = cpu;
 
-    const auto step = [&](State<T>& s) {
-      return cpu::GammaStep<T>{s.arrays[3].data(), s.arrays[2].data(), s.sign.data(),
-                               s.arrays[0].data(), s.arrays[1].data(), rate};
+    bool gpu_finite = false;
+    bool cpu_finite = false;
+    const auto step = [&](State<T>& s, bool* finite) {
+      return GammaStep<T>{s.arrays[3].data(),
+                          s.arrays[2].data(),
+                          s.sign.data(),
+                          s.arrays[0].data(),
+                          s.arrays[1].data(),
+                          rate,
+                          finite};
     };
-    bool finite = false;
-    expect(cuda::run(step(gpu), size, &finite, nullptr).empty(), what);
-    expect(cpu::run(step(cpu), size, kBaseline, kOneThread) == !poisoned, what);
-    expect(finite == !poisoned, "gamma_step, finite, " + what);
+    expect(cuda::run(step(gpu, &gpu_finite), size, nullptr, nullptr).empty(), what);
+    cpu::run(step(cpu, &cpu_finite), size, kBaseline, kOneThread);
+    expect(cpu_finite == !poisoned, what);
+    expect(gpu_finite == !poisoned, "gamma_step, finite, " + what);
     compare(gpu, cpu, "gamma_step, " + what);
 
-    const auto momentum_step = [&](State<T>& s) {
-      return cpu::GammaMomentumStep<T>{s.arrays[3].data(),
-                                       s.arrays[4].data(),
-                                       s.arrays[2].data(),
-                                       s.arrays[5].data(),
-                                       s.arrays[6].data(),
-                                       s.arrays[0].data(),
-                                       s.arrays[1].data(),
-                                       rate,
-                                       T(0.9)};
+    const auto momentum_step = [&](State<T>& s, bool* finite) {
+      return GammaMomentumStep<T>{s.arrays[3].data(),
+                                  s.arrays[4].data(),
+                                  s.arrays[2].data(),
+                                  s.arrays[5].data(),
+                                  s.arrays[6].data(),
+                                  s.arrays[0].data(),
+                                  s.arrays[1].data(),
+                                  rate,
+                                  T(0.9),
+                                  finite};
     };
-    expect(cuda::run(momentum_step(gpu), size, &finite, nullptr).empty(), what);
-    expect(cpu::run(momentum_step(cpu), size, kBaseline, kOneThread) == !poisoned, what);
-    expect(finite == !poisoned, "gamma_momentum_step, finite, " + what);
+    expect(cuda::run(momentum_step(gpu, &gpu_finite), size, nullptr, nullptr).empty(), what);
+    cpu::run(momentum_step(cpu, &cpu_finite), size, kBaseline, kOneThread);
+    expect(cpu_finite == !poisoned, what);
+    expect(gpu_finite == !poisoned, "gamma_momentum_step, finite, " + what);
     compare(gpu, cpu, "gamma_momentum_step, " + what);
   }
 }

@@ -1,6 +1,7 @@
 // The selection against the CPU's, mask for mask.
 #include "cuda/select.h"
 
+#include "cpu/select.h"
 #include "emulated.h"
 
 namespace prospr::tests {
@@ -16,7 +17,7 @@ struct Case {
 
 // Both runs' masks; memory that nobody wrote to is no mask.
 template <typename T>
-std::vector<Array<std::uint8_t>> masks_for(const Case<T>& c, cpu::Selection<T>* selection) {
+std::vector<Array<std::uint8_t>> masks_for(const Case<T>& c, Selection<T>* selection) {
   std::vector<Array<std::uint8_t>> masks;
   for (const Array<T>& scores : c.scores) {
     masks.emplace_back(c.packed ? (scores.size() + 7) / 8 : scores.size());
@@ -31,16 +32,16 @@ std::vector<Array<std::uint8_t>> masks_for(const Case<T>& c, cpu::Selection<T>* 
 
 template <typename T>
 void test_case(const Case<T>& c, const std::string& what) {
-  cpu::Selection<T> selection;
+  Selection<T> selection;
   const auto on_cpu = masks_for(c, &selection);
   std::vector<std::int64_t> sizes;
   for (const Array<T>& scores : c.scores) sizes.push_back(scores.size());
-  expect(cpu::check_selection(sizes, c.keep, c.min_keep).empty(), what + ": accepted");
+  expect(check_selection(sizes, c.keep, c.min_keep).empty(), what + ": accepted");
   const std::string wanted = cpu::run(selection, kBaseline, kOneThread);
   const auto on_gpu = in_both_orders(
       [&] {
         const auto masks = masks_for(c, &selection);
-        Array<unsigned char> scratch(cuda::select_scratch_bytes(sizes));
+        Array<unsigned char> scratch(cuda::scratch_bytes(selection));
         std::string failure;
         const std::string wrong = cuda::run(selection, scratch.data(), nullptr, &failure);
         expect(failure.empty(), failure);

@@ -59,28 +59,28 @@ class Bytes {
     return static_cast<std::int64_t>(value);
   }
 
-  cpu::Shape numbers(int count) {
-    cpu::Shape result;
+  Shape numbers(int count) {
+    Shape result;
     for (int i = 0; i < count; ++i) result.push_back(number());
     return result;
   }
 
-  cpu::Shape shape() { return numbers(choice(7)); }
+  Shape shape() { return numbers(choice(7)); }
 
  private:
   const std::uint8_t* data_;
   const std::uint8_t* end_;
 };
 
-double elements_of(const cpu::Shape& shape) {
+double elements_of(const Shape& shape) {
   double result = 1;
   for (const std::int64_t size : shape) result *= static_cast<double>(size);
   return result;
 }
 
-bool small(const std::vector<cpu::Shape>& shapes) {
+bool small(const std::vector<Shape>& shapes) {
   return std::all_of(shapes.begin(), shapes.end(),
-                     [](const cpu::Shape& shape) { return elements_of(shape) <= kMostElements; });
+                     [](const Shape& shape) { return elements_of(shape) <= kMostElements; });
 }
 
 // Elements of any bits, not-a-numbers and subnormal ones among them; the same for the same seed.
@@ -131,19 +131,19 @@ void run_twice(Bytes& bytes, const std::vector<T>& start, const Kernel& kernel) 
 }
 
 template <typename T>
-void run_conv(Bytes& bytes, const cpu::ConvShape& shape, const cpu::Shape& inputs,
-              const cpu::Shape& factors, const cpu::Shape& accumulator) {
+void run_conv(Bytes& bytes, const ConvShape& shape, const Shape& inputs, const Shape& factors,
+              const Shape& accumulator) {
   const std::vector<T> input = values<T>(elements_of(inputs), 1);
   const std::vector<T> factor = values<T>(elements_of(factors), 2);
   run_twice(bytes, std::vector<core::Accumulator<T>>(elements_of(accumulator)),
             [&](auto* result, auto instruction_set, const auto& parallel_for) {
-              cpu::run(cpu::ConvCurvature<T>{shape, input.data(), factor.data(), result},
+              cpu::run(ConvCurvature<T>{shape, input.data(), factor.data(), result},
                        instruction_set, parallel_for);
             });
 }
 
-void run_conv(Bytes& bytes, const cpu::ConvShape& shape, const cpu::Shape& inputs,
-              const cpu::Shape& factors, const cpu::Shape& accumulator) {
+void run_conv(Bytes& bytes, const ConvShape& shape, const Shape& inputs, const Shape& factors,
+              const Shape& accumulator) {
   const auto run = {run_conv<float>, run_conv<double>, run_conv<core::Half>,
                     run_conv<core::BFloat16>};
   run.begin()[bytes.choice(4)](bytes, shape, inputs, factors, accumulator);
@@ -151,9 +151,9 @@ void run_conv(Bytes& bytes, const cpu::ConvShape& shape, const cpu::Shape& input
 
 // The size of a convolution's output, or what comes to mind where there is none.
 std::int64_t output_size(std::int64_t input, std::int64_t kernel, std::int64_t stride,
-                         std::int64_t dilation, cpu::Padding padding) {
+                         std::int64_t dilation, Padding padding) {
   const auto reach = (static_cast<double>(kernel) - 1) * static_cast<double>(dilation) + 1;
-  const double slack = static_cast<double>(input) - (padding == cpu::Padding::kValid ? reach : 1);
+  const double slack = static_cast<double>(input) - (padding == Padding::kValid ? reach : 1);
   if (stride < 1 || slack < 0 || slack > 1e9) return 1;
   return static_cast<std::int64_t>(slack) / stride + 1;
 }
@@ -165,7 +165,7 @@ struct Convolution {
     const int axes = wild ? bytes.choice(5) : 1 + bytes.choice(3);
     options.strides = bytes.numbers(axes);
     options.dilations = bytes.numbers(wild ? bytes.choice(5) : axes);
-    options.padding = static_cast<cpu::Padding>(bytes.choice(3));
+    options.padding = static_cast<Padding>(bytes.choice(3));
     options.groups = bytes.number();
     if (wild) {
       inputs = bytes.shape();
@@ -191,13 +191,13 @@ struct Convolution {
   }
 
   // Multiply-adds of one column, and the padded elements of all samples.
-  static bool affordable(const cpu::ConvShape& shape) {
+  static bool affordable(const ConvShape& shape) {
     double products = static_cast<double>(shape.samples * shape.columns);
     double padded = static_cast<double>(shape.samples * shape.columns * shape.input_channels);
-    for (int axis = 0; axis < cpu::ConvShape::kAxes; ++axis) {
+    for (int axis = 0; axis < ConvShape::kAxes; ++axis) {
       products *= static_cast<double>(shape.output_size[axis]);
       products *= static_cast<double>(shape.kernel_size[axis]);
-      padded *= static_cast<double>(cpu::padded_size(shape, axis));
+      padded *= static_cast<double>(padded_size(shape, axis));
     }
     products *= static_cast<double>(shape.input_channels / shape.groups);
     return products * static_cast<double>(shape.output_channels) <= kMostWork &&
@@ -205,21 +205,21 @@ struct Convolution {
   }
 
   bool wild;
-  cpu::ConvOptions options;
-  cpu::Shape inputs;
-  cpu::Shape kernel;
-  cpu::Shape column;  // of the factors, or the derivative's
+  ConvOptions options;
+  Shape inputs;
+  Shape kernel;
+  Shape column;  // of the factors, or the derivative's
 };
 
-cpu::Shape after(std::int64_t first, cpu::Shape rest) {
+Shape after(std::int64_t first, Shape rest) {
   rest.insert(rest.begin(), first);
   return rest;
 }
 
 // Factors of windows that divide the column's pixels; some that do not.
-cpu::Shape pooled_factors(Bytes& bytes, const Convolution& conv) {
+Shape pooled_factors(Bytes& bytes, const Convolution& conv) {
   if (conv.wild) return bytes.shape();
-  cpu::Shape factors = after(bytes.number(), conv.column);
+  Shape factors = after(bytes.number(), conv.column);
   for (std::size_t axis = 2; axis + 1 < factors.size(); ++axis) {
     const std::int64_t window = 1 + bytes.choice(4);
     if (factors[axis] % window == 0) factors[axis] /= window;
@@ -228,8 +228,8 @@ cpu::Shape pooled_factors(Bytes& bytes, const Convolution& conv) {
 }
 
 template <typename T>
-void run_pooled(Bytes& bytes, const Convolution& conv, const cpu::ConvShape& shape,
-                cpu::PooledFactors<T> pooled, const cpu::Shape& factors) {
+void run_pooled(Bytes& bytes, const Convolution& conv, const ConvShape& shape,
+                PooledFactors<T> pooled, const Shape& factors) {
   const std::vector<T> factor = values<T>(elements_of(factors), 1);
   const std::vector<T> derivative = values<T>(elements_of(conv.column), 2);
   pooled.values = factor.data();
@@ -238,7 +238,7 @@ void run_pooled(Bytes& bytes, const Convolution& conv, const cpu::ConvShape& sha
     const std::vector<T> input = values<T>(elements_of(conv.inputs), 3);
     run_twice(bytes, std::vector<T>(elements_of(conv.kernel)),
               [&](T* result, auto instruction_set, const auto& parallel_for) {
-                cpu::run(cpu::ConvCurvature<T>{shape, input.data(), nullptr, result, pooled},
+                cpu::run(ConvCurvature<T>{shape, input.data(), nullptr, result, pooled},
                          instruction_set, parallel_for);
               });
   } else {
@@ -246,15 +246,15 @@ void run_pooled(Bytes& bytes, const Convolution& conv, const cpu::ConvShape& sha
     const double size = static_cast<double>(shape.columns) * elements_of(conv.inputs);
     run_twice(bytes, std::vector<T>(size),
               [&](T* result, auto instruction_set, const auto& parallel_for) {
-                cpu::run(cpu::ConvInputGradient<T>{shape, kernel.data(), pooled, result},
+                cpu::run(ConvInputGradient<T>{shape, kernel.data(), pooled, result},
                          instruction_set, parallel_for);
               });
   }
 }
 
 template <typename T, typename Index>
-void run_embedding(Bytes& bytes, const cpu::EmbeddingShape& shape, const cpu::Shape& indices,
-                   const cpu::Shape& factors, const cpu::Shape& accumulator) {
+void run_embedding(Bytes& bytes, const EmbeddingShape& shape, const Shape& indices,
+                   const Shape& factors, const Shape& accumulator) {
   std::vector<Index> index(elements_of(indices));
   for (Index& value : index) {
     const std::int64_t number = bytes.number();
@@ -263,9 +263,8 @@ void run_embedding(Bytes& bytes, const cpu::EmbeddingShape& shape, const cpu::Sh
   const std::vector<T> factor = values<T>(elements_of(factors), 1);
   run_twice(bytes, std::vector<core::Accumulator<T>>(elements_of(accumulator)),
             [&](auto* result, auto instruction_set, const auto& parallel_for) {
-              cpu::run(
-                  cpu::EmbeddingCurvature<T, Index>{shape, index.data(), factor.data(), result},
-                  instruction_set, parallel_for);
+              cpu::run(EmbeddingCurvature<T, Index>{shape, index.data(), factor.data(), result},
+                       instruction_set, parallel_for);
             });
 }
 
@@ -280,20 +279,22 @@ void run_gamma(Bytes& bytes, std::int64_t size) {
   std::vector<std::int8_t> sign(size, 1);
   const cpu::InstructionSet instruction_set = instruction_set_of(bytes);
   const cpu::ParallelFor parallel_for = split_into(1 + bytes.choice(6));
+  bool finite;
   T* const s[] = {state[0].data(), state[1].data(), state[2].data(), state[3].data(),
                   state[4].data()};
   switch (bytes.choice(3)) {
     case 0:
-      cpu::run(cpu::GammaUpdate<T>{curvature.data(), rate, s[0], sign.data(), s[0], sign.data()},
-               size, instruction_set, parallel_for);
+      cpu::run(GammaUpdate<T>{curvature.data(), rate, s[0], sign.data(), s[0], sign.data()}, size,
+               instruction_set, parallel_for);
       break;
     case 1:
-      cpu::run(cpu::GammaStep<T>{s[0], s[1], sign.data(), gradient.data(), curvature.data(), rate},
-               size, instruction_set, parallel_for);
+      cpu::run(
+          GammaStep<T>{s[0], s[1], sign.data(), gradient.data(), curvature.data(), rate, &finite},
+          size, instruction_set, parallel_for);
       break;
     default:
-      cpu::run(cpu::GammaMomentumStep<T>{s[0], s[1], s[2], s[3], s[4], gradient.data(),
-                                         curvature.data(), rate, T(0.5)},
+      cpu::run(GammaMomentumStep<T>{s[0], s[1], s[2], s[3], s[4], gradient.data(), curvature.data(),
+                                    rate, T(0.5), &finite},
                size, instruction_set, parallel_for);
   }
 }
@@ -316,7 +317,7 @@ void run_select(Bytes& bytes, const std::vector<std::int64_t>& sizes, std::int64
   run_twice(bytes, std::vector<std::uint8_t>(mask_size),
             [&](std::uint8_t* mask, auto instruction_set, const auto& parallel_for) {
               std::uint8_t* const begin = mask;
-              cpu::Selection<T> selection{{}, keep, min_keep, packed};
+              Selection<T> selection{{}, keep, min_keep, packed};
               for (const std::vector<T>& score : scores) {
                 const auto size = static_cast<std::int64_t>(score.size());
                 selection.tensors.push_back({score.data(), size, mask});
@@ -339,7 +340,7 @@ void run_select(Bytes& bytes, const std::vector<std::int64_t>& sizes, std::int64
 template <typename T>
 void run_normalisation(Bytes& bytes, std::int64_t rows, std::int64_t channels) {
   const std::int64_t size = rows * channels;
-  const std::int64_t count = 1 + bytes.choice(cpu::kMostTensors);
+  const std::int64_t count = 1 + bytes.choice(kMostTensors);
   std::vector<std::vector<T>> tensors;
   std::vector<const T*> x;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -349,7 +350,7 @@ void run_normalisation(Bytes& bytes, std::int64_t rows, std::int64_t channels) {
   if (bytes.choice(2) == 0) {
     run_twice(bytes, std::vector<double>((count + 1) * (count + 1) * channels),
               [&](double* result, auto instruction_set, const auto& parallel_for) {
-                cpu::run(cpu::ChannelProducts<T>{rows, channels, x, result}, instruction_set,
+                cpu::run(ChannelProducts<T>{rows, channels, x, result}, instruction_set,
                          parallel_for);
               });
     return;
@@ -360,7 +361,7 @@ void run_normalisation(Bytes& bytes, std::int64_t rows, std::int64_t channels) {
   // Each result ends where the next one begins, but for the last.
   run_twice(bytes, std::vector<T>(results * size),
             [&](T* result, auto instruction_set, const auto& parallel_for) {
-              cpu::ChannelCombinations<T> combinations{rows, channels, x, coefficients.data(), {}};
+              ChannelCombinations<T> combinations{rows, channels, x, coefficients.data(), {}};
               for (std::int64_t i = 0; i < results; ++i) {
                 combinations.results.push_back(result + i * size);
               }
@@ -369,7 +370,7 @@ void run_normalisation(Bytes& bytes, std::int64_t rows, std::int64_t channels) {
 }
 
 template <typename T>
-void run_pooling(Bytes& bytes, const cpu::Windows& windows) {
+void run_pooling(Bytes& bytes, const Windows& windows) {
   const std::int64_t size = windows.samples * windows.height * windows.width * windows.channels;
   const std::int64_t pooled =
       windows.samples * windows.rows() * windows.columns() * windows.channels;
@@ -385,8 +386,8 @@ void run_pooling(Bytes& bytes, const cpu::Windows& windows) {
       run_twice(bytes, std::vector<std::uint8_t>(pooled * (sizeof(T) + 1)),
                 [&](std::uint8_t* result, auto instruction_set, const auto& parallel_for) {
                   cpu::run(windows,
-                           cpu::MaxPool<T>{image.data(), reinterpret_cast<T*>(result),
-                                           result + pooled * sizeof(T)},
+                           MaxPool<T>{image.data(), reinterpret_cast<T*>(result),
+                                      result + pooled * sizeof(T)},
                            instruction_set, parallel_for);
                 });
       return;
@@ -394,22 +395,21 @@ void run_pooling(Bytes& bytes, const cpu::Windows& windows) {
       run_twice(bytes, std::vector<T>(size),
                 [&](T* result, auto instruction_set, const auto& parallel_for) {
                   std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
-                  cpu::run(windows, cpu::MaxUnpool<T>{value.data(), positions.data(), result},
+                  cpu::run(windows, MaxUnpool<T>{value.data(), positions.data(), result},
                            instruction_set, parallel_for);
                 });
       return;
     default:
       run_twice(bytes, std::vector<T>(pooled),
                 [&](T* result, auto instruction_set, const auto& parallel_for) {
-                  cpu::run(windows, cpu::GatherPooled<T>{image.data(), positions.data(), result},
+                  cpu::run(windows, GatherPooled<T>{image.data(), positions.data(), result},
                            instruction_set, parallel_for);
                 });
   }
 }
 
 template <typename T>
-void run_sparse_conv(Bytes& bytes, const cpu::SparseConvShape& shape,
-                     const cpu::SparsePattern& pattern) {
+void run_sparse_conv(Bytes& bytes, const SparseConvShape& shape, const SparsePattern& pattern) {
   const double size = elements_of({shape.height, shape.width, shape.channels, shape.samples});
   const double outputs = elements_of({shape.rows(), shape.columns(), shape.filters, shape.samples});
   const std::vector<T> image = values<T>(size, bytes.byte());
@@ -426,16 +426,16 @@ void run_sparse_conv(Bytes& bytes, const cpu::SparseConvShape& shape,
               std::fill_n(result, results, static_cast<T>(++runs));  // all is to be written
               if (kind == 0) {
                 cpu::run(shape, pattern,
-                         cpu::SparseConv<T>{image.data(), weights.data(), bias.data(), result},
+                         SparseConv<T>{image.data(), weights.data(), bias.data(), result},
                          instruction_set, parallel_for);
               } else if (kind == 1) {
                 cpu::run(shape, pattern,
-                         cpu::SparseConvInputGradient<T>{output.data(), weights.data(), result},
+                         SparseConvInputGradient<T>{output.data(), weights.data(), result},
                          instruction_set, parallel_for);
               } else {
                 cpu::run(shape, pattern,
-                         cpu::SparseConvFilterGradient<T>{image.data(), output.data(), result,
-                                                          result + shape.weights},
+                         SparseConvFilterGradient<T>{image.data(), output.data(), result,
+                                                     result + shape.weights},
                          instruction_set, parallel_for);
               }
             });
@@ -449,9 +449,9 @@ void run_sparse_conv(Bytes& bytes, const cpu::SparseConvShape& shape,
 
 TARGET(dense) {
   Bytes bytes(data, size);
-  cpu::Shape inputs = bytes.shape();
-  cpu::Shape factors;
-  cpu::Shape accumulator;
+  Shape inputs = bytes.shape();
+  Shape factors;
+  Shape accumulator;
   if (bytes.choice(8) == 0 || inputs.empty()) {
     factors = bytes.shape();
     accumulator = bytes.shape();
@@ -460,8 +460,8 @@ TARGET(dense) {
     factors = after(bytes.number(), inputs);
     factors.back() = accumulator.back();
   }
-  cpu::ConvShape shape;
-  if (!cpu::check_dense(inputs, factors, accumulator, &shape).empty()) return 0;
+  ConvShape shape;
+  if (!check_dense(inputs, factors, accumulator, &shape).empty()) return 0;
   if (!small({inputs, factors, accumulator}) || !Convolution::affordable(shape)) return 0;
   run_conv(bytes, shape, inputs, factors, accumulator);
   return 0;
@@ -470,9 +470,9 @@ TARGET(dense) {
 TARGET(conv) {
   Bytes bytes(data, size);
   const Convolution conv(bytes);
-  const cpu::Shape factors = conv.wild ? bytes.shape() : after(bytes.number(), conv.column);
-  cpu::ConvShape shape;
-  if (!cpu::check_conv(conv.inputs, factors, conv.kernel, conv.options, &shape).empty()) return 0;
+  const Shape factors = conv.wild ? bytes.shape() : after(bytes.number(), conv.column);
+  ConvShape shape;
+  if (!check_conv(conv.inputs, factors, conv.kernel, conv.options, &shape).empty()) return 0;
   if (!small({conv.inputs, factors, conv.kernel}) || !Convolution::affordable(shape)) return 0;
   run_conv(bytes, shape, conv.inputs, factors, conv.kernel);
   return 0;
@@ -481,17 +481,16 @@ TARGET(conv) {
 TARGET(pooled) {
   Bytes bytes(data, size);
   const Convolution conv(bytes);
-  const cpu::Shape factors = pooled_factors(bytes, conv);
-  cpu::ConvShape shape;
-  std::int64_t windows[cpu::ConvShape::kAxes];
-  const cpu::Shape spatial(conv.inputs.begin() + (conv.inputs.empty() ? 0 : 1),
-                           conv.inputs.end() - (conv.inputs.size() < 2 ? 0 : 1));
-  const bool backwards =
-      cpu::check_pooled_conv_input_gradient(conv.kernel, factors, conv.column, spatial,
-                                            conv.options, &shape, windows)
-          .empty();
-  if (!cpu::check_pooled_conv(conv.inputs, factors, conv.column, conv.kernel, conv.options, &shape,
-                              windows)
+  const Shape factors = pooled_factors(bytes, conv);
+  ConvShape shape;
+  std::int64_t windows[ConvShape::kAxes];
+  const Shape spatial(conv.inputs.begin() + (conv.inputs.empty() ? 0 : 1),
+                      conv.inputs.end() - (conv.inputs.size() < 2 ? 0 : 1));
+  const bool backwards = check_pooled_conv_input_gradient(conv.kernel, factors, conv.column,
+                                                          spatial, conv.options, &shape, windows)
+                             .empty();
+  if (!check_pooled_conv(conv.inputs, factors, conv.column, conv.kernel, conv.options, &shape,
+                         windows)
            .empty()) {
     return 0;
   }
@@ -511,9 +510,9 @@ TARGET(pooled) {
 
 TARGET(embedding) {
   Bytes bytes(data, size);
-  const cpu::Shape indices = bytes.shape();
-  cpu::Shape factors;
-  cpu::Shape accumulator;
+  const Shape indices = bytes.shape();
+  Shape factors;
+  Shape accumulator;
   if (bytes.choice(8) == 0) {
     factors = bytes.shape();
     accumulator = bytes.shape();
@@ -522,8 +521,8 @@ TARGET(embedding) {
     factors = after(bytes.number(), indices);
     factors.push_back(accumulator.back());
   }
-  cpu::EmbeddingShape shape;
-  if (!cpu::check_embedding(indices, factors, accumulator, &shape).empty()) return 0;
+  EmbeddingShape shape;
+  if (!check_embedding(indices, factors, accumulator, &shape).empty()) return 0;
   if (!small({indices, factors, accumulator})) return 0;
   const auto run = {run_embedding<float, std::int32_t>, run_embedding<double, std::int64_t>,
                     run_embedding<core::Half, std::int64_t>,
@@ -545,11 +544,11 @@ TARGET(gamma) {
 
 TARGET(select) {
   Bytes bytes(data, size);
-  cpu::Shape sizes = bytes.shape();
+  Shape sizes = bytes.shape();
   for (std::int64_t& size : sizes) size &= 0xffff;  // of arrays that are there
   const std::int64_t keep = bytes.number();
   const std::int64_t min_keep = bytes.number();
-  if (!cpu::check_selection(sizes, keep, min_keep).empty()) return 0;
+  if (!check_selection(sizes, keep, min_keep).empty()) return 0;
   const auto run = {run_select<float>, run_select<double>, run_select<core::Half>,
                     run_select<core::BFloat16>};
   run.begin()[bytes.choice(4)](bytes, sizes, keep, min_keep);
@@ -573,10 +572,9 @@ TARGET(normalisation) {
 
 TARGET(pooling) {
   Bytes bytes(data, size);
-  const cpu::Shape image = bytes.numbers(4);
-  const cpu::Windows windows{image[0], image[1],       image[2],
-                             image[3], bytes.number(), bytes.number()};
-  if (!cpu::check(windows).empty()) return 0;
+  const Shape image = bytes.numbers(4);
+  const Windows windows{image[0], image[1], image[2], image[3], bytes.number(), bytes.number()};
+  if (!check(windows).empty()) return 0;
   if (image[0] < 0 || image[3] < 1 || !small({image})) return 0;
   if (bytes.choice(2) == 0) {
     run_pooling<float>(bytes, windows);
@@ -588,9 +586,9 @@ TARGET(pooling) {
 
 TARGET(sparse_conv) {
   Bytes bytes(data, size);
-  const cpu::Shape image = bytes.numbers(4);
-  cpu::SparseConvShape shape{image[0],       image[1],       image[2],        image[3],
-                             bytes.number(), bytes.number(), bytes.choice(8), 0};
+  const Shape image = bytes.numbers(4);
+  SparseConvShape shape{image[0],       image[1],       image[2],        image[3],
+                        bytes.number(), bytes.number(), bytes.choice(8), 0};
   std::vector<std::int32_t> splits{static_cast<std::int32_t>(bytes.choice(16) == 0)};
   for (std::int64_t f = 0; f < shape.filters; ++f) {
     splits.push_back(splits.back() + bytes.choice(16) - (bytes.choice(64) == 0));
@@ -602,8 +600,8 @@ TARGET(sparse_conv) {
   }
   taps.shrink_to_fit();
   splits.shrink_to_fit();
-  const cpu::SparsePattern pattern{taps.data(), splits.data()};
-  if (!cpu::check(shape, pattern).empty()) return 0;
+  const SparsePattern pattern{taps.data(), splits.data()};
+  if (!check(shape, pattern).empty()) return 0;
   if (image[2] < 0 || image[3] < 0) return 0;  // no tensor's
   if (!small({image, {shape.rows(), shape.columns(), shape.filters, shape.samples}})) return 0;
   if (bytes.choice(2) == 0) {

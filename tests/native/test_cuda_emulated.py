@@ -57,7 +57,8 @@ def programs(tmp_path_factory) -> dict[str, Path]:
             pytest.skip(f"{COMPILER} has no working -fsanitize={sanitizer}")
 
     # The CPU's kernels are what is compared with; they need no sanitizer.
-    sources = {"none": sorted((ROOT / "csrc/cpu").glob("*.cc"))}
+    checked = [*(ROOT / "csrc/kernels").glob("*.cc"), *(ROOT / "csrc/cpu").glob("*.cc")]
+    sources = {"none": sorted(checked)}
     kernels = [*(ROOT / "csrc/cuda").glob("*.cu"), *(ROOT / "tests/cuda").glob("*.cc")]
     objects: dict[str, list[Path]] = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -65,7 +66,10 @@ def programs(tmp_path_factory) -> dict[str, Path]:
         for sanitizer, files in (sources | dict.fromkeys(SANITIZERS, kernels)).items():
             (folder / sanitizer).mkdir()
             sanitize = [] if sanitizer == "none" else [f"-fsanitize={sanitizer}"]
-            objects[sanitizer] = [folder / sanitizer / f"{file.name}.o" for file in files]
+            # A family has the same file name in several folders.
+            objects[sanitizer] = [
+                folder / sanitizer / f"{file.parent.name}-{file.name}.o" for file in files
+            ]
             for file, target in zip(files, objects[sanitizer], strict=True):
                 arguments = [*sanitize, "-x", "c++", "-c", file, "-o", target]
                 compiled.append(pool.submit(_compile, arguments))

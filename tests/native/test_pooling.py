@@ -101,7 +101,7 @@ POSITIONS = np.zeros((2, 2, 3, 3), np.uint8)
         (IMAGE, (2**62, 4), ValueError, "1 to 256 elements"),
         (np.ones((1, 40, 40, 1)), (16, 17), ValueError, "16 x 17 was given"),
         (IMAGE, (5, 1), ValueError, "5 x 1 does not fit into an image of 4 x 6"),
-        (IMAGE[0], (2, 2), ValueError, "image has shape .*four axes"),
+        (IMAGE[0], (2, 2), ValueError, "image has shape .*4 axes"),
         (IMAGE.astype(np.float16), (2, 2), TypeError, "max_pool"),
         (IMAGE[:, ::2], (1, 1), TypeError, "max_pool"),
         (
@@ -118,11 +118,11 @@ def test_bad_images_and_windows_are_refused(image, window, error, message):
 
 
 def test_what_does_not_fit_the_windows_is_refused():
-    with pytest.raises(ValueError, match=r"positions has shape .* that of the windows"):
+    with pytest.raises(ValueError, match=r"positions has shape .*; it must be \["):
         _native.gather_pooled(IMAGE, POSITIONS[:1], (2, 2))
-    with pytest.raises(ValueError, match=r"positions has shape .* that of the windows"):
+    with pytest.raises(ValueError, match=r"positions has shape .*; it must be \["):
         _native.max_unpool(np.ones(POSITIONS.shape), POSITIONS[:, :1].copy(), (2, 2), (4, 6))
-    with pytest.raises(ValueError, match=r"values has shape .* that of the windows"):
+    with pytest.raises(ValueError, match=r"values has shape .*; it must be \["):
         _native.max_unpool(np.ones(POSITIONS.shape), POSITIONS, (2, 2), (6, 6))
     with pytest.raises(ValueError, match="does not fit into an image of 1 x 6"):
         _native.max_unpool(np.ones(POSITIONS.shape), POSITIONS, (2, 2), (1, 6))

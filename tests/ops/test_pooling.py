@@ -54,7 +54,10 @@ POSITIONS = tf.zeros([3, 2, 2, 5], tf.uint8)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ops.max_pool(tf.ones([4, 4, 3]), [2, 2]), "an image must be of shape"),
+        (
+            lambda: ops.max_pool(tf.ones([4, 4, 3]), [2, 2]),
+            r"image has shape \[4,4,3\]; it must have 4 axes",
+        ),
         (
             lambda: ops.max_pool(tf.ones([1, 4, 4, 3]), [2, 2, 2]),
             "window is .* 32-bit whole number",
@@ -64,16 +67,16 @@ POSITIONS = tf.zeros([3, 2, 2, 5], tf.uint8)
         (lambda: ops.max_pool(tf.ones([1, 40, 40, 3]), [16, 17]), "1 to 256 elements"),
         (
             lambda: ops.gather_pooled(tf.ones([3, 6, 4, 5]), POSITIONS, [2, 2]),
-            "positions must be of",
+            r"positions has shape \[3,2,2,5\]; it must be \[3,3,2,5\]",
         ),
         (lambda: ops.max_unpool(tf.ones([3, 2, 2]), POSITIONS, [2, 2], [4, 4]), "4 axes"),
         (
             lambda: ops.max_unpool(tf.ones([3, 2, 2, 5]), POSITIONS, [2, 2], [4, 6]),
-            "values must be of shape",
+            r"values has shape \[3,2,2,5\]; it must be \[3,2,3,5\]",
         ),
         (
             lambda: ops.max_unpool(tf.ones([3, 2, 2, 5]), POSITIONS[1:], [2, 2], [4, 4]),
-            "positions must be of shape",
+            r"positions has shape \[2,2,2,5\]; it must be \[3,2,2,5\]",
         ),
         (
             lambda: ops.max_unpool(tf.ones([3, 2, 2, 5]), POSITIONS, [2, 2], [4, -1]),
@@ -83,7 +86,7 @@ POSITIONS = tf.zeros([3, 2, 2, 5], tf.uint8)
             lambda: ops.max_unpool(
                 tf.ones([3, 2, 2, 5]), POSITIONS, [2, 2], [2**31 - 1, 2**31 - 1]
             ),
-            "Encountered overflow",
+            r"values has shape .*; it must be \[3,1073741823,1073741823,5\]",
         ),
     ],
 )
