@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from prospr_ops import curvature, ops
 from prospr_ops.methods.engine.descent import gradient_descent, log_final_gradient
-from prospr_ops.methods.engine.passes import Passes, batch_pass, gradients_by
+from prospr_ops.methods.engine.passes import Passes, batch_pass
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 
@@ -40,7 +40,8 @@ def diagonal_scores(problem: Problem) -> Found:
     Raises:
         ValueError: Nesterov's momentum is asked for.
     """
-    passes, settings = Passes(problem), problem.settings
+    # The steps are traced, as estimators look at the graph; the last gradient need not be.
+    passes, settings = Passes(problem, 1), problem.settings
     if settings.nesterov:
         msg = "method 'diagonal' knows plain momentum only; nesterov is for 'exact', 'first_order'"
         raise ValueError(msg)
@@ -74,7 +75,7 @@ def diagonal_scores(problem: Problem) -> Found:
     state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
     for number in passes.resumable(range(settings.steps), state):
         passes.run(step, number, next(problem.batches))
-    final = log_final_gradient(passes, gradients_by(problem, weights))
+    final = log_final_gradient(passes, passes.gradients_by(weights))
     scores = {}
     for path, accumulator in zip(problem.weights, accumulators, strict=True):
         log_derivative, signed = accumulator.factor()

@@ -44,6 +44,7 @@ def prune(
     min_keep: int = 0,
     allow_empty: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
     verbose: int = 1,
     strategy: tf.distribute.Strategy | None = None,
 ) -> PruneResult:
@@ -99,6 +100,9 @@ def prune(
             `seed`, and data that come in the same order again. Written between steps, as long as
             that takes a twentieth of the time at most; deleted when the model is pruned. Methods
             without steps leave nothing there. See docs/long_runs.md.
+        memory: Bytes that "exact" may hold to keep what it computed in its last steps instead of
+            computing it again, where they are few enough to run without tracing the model; 0 keeps
+            nothing, None a quarter of the memory that is free. The scores are the same.
         verbose: 0 is silent; 1 shows a progress bar and a table.
         strategy: A `tf.distribute` MirroredStrategy, MultiWorkerMirroredStrategy or
             OneDeviceStrategy, in whose scope the model was built; None for that of the scope which
@@ -183,6 +187,7 @@ def score(
     prunable: Prunable | None = None,
     seed: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
     verbose: int = 1,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Scores:
@@ -205,6 +210,7 @@ def score(
         prunable: Which weights.
         seed: Of everything random in the call.
         checkpoint: A file for the state of the run.
+        memory: Bytes that "exact" may hold to save time; None for a quarter of what is free.
         verbose: 0 is silent; 1 shows a progress bar.
         strategy: Whose replicas share every batch.
 

@@ -16,6 +16,7 @@ from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 from prospr_ops.network.tracing import traced
 from prospr_ops.ops.nn.replacements import fast_calls
+from prospr_ops.utils.settings import Settings
 
 
 class PassOutput(NamedTuple):
@@ -39,8 +40,26 @@ Apply = Callable[[list[tf.Tensor]], tuple[tf.Tensor, Any]]
 Pass = Callable[[Batch, tf.Tensor], PassOutput]
 
 
-def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass:
-    """Makes a traced pass: `apply` to what `evaluate` gives of a batch.
+# A pass of TensorFlow's operations costs less as a graph, after a first one that costs more: to create,
+# differentiate and optimise an operation takes as long as this many eager calls of it, or longer,
+# whatever the model (docs/meta_gradient.md has the measurements).
+EAGER_PASSES = 21
+
+
+def runs_eagerly(passes: int, settings: Settings) -> bool:
+    """Whether a method runs so many passes faster without tracing the model.
+
+    Never where a batch is evaluated in parts, which makes more passes of one, nor by replicas. It is
+    decided by what is asked for and not by what is left to do, so that a run which is resumed makes
+    the operations of the one that was killed.
+    """
+    return passes <= EAGER_PASSES and settings.microbatch is None and replicas() is None
+
+
+def batch_pass(
+    evaluate: Evaluate, apply: Apply, microbatch: int | None, *, eager: bool = False
+) -> Pass:
+    """Makes a pass: `apply` to what `evaluate` gives of a batch; traced, unless it is to be `eager`.
 
     With a `microbatch`, the batch is evaluated in parts of at most so many samples, one after the
     other, and `apply` gets the mean: that bounds the memory, and changes the result by rounding
@@ -53,12 +72,11 @@ def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass
         return _shared_pass(evaluate, apply, microbatch, sharing)
     if microbatch is None:
 
-        @traced
         def whole(batch: Batch, seed: tf.Tensor) -> PassOutput:
             loss, derivatives = evaluate(batch, seed)
             return PassOutput(loss, *apply(derivatives))
 
-        return whole
+        return whole if eager else traced(whole)
 
     evaluate_part, apply_mean = traced(evaluate), traced(apply)
 
@@ -138,10 +156,13 @@ def _shared_pass(
     return shared
 
 
-def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate:
+def gradients_by(
+    problem: Problem, variables: Sequence[tf.Variable], *, eager: bool = False
+) -> Evaluate:
     """The loss and its gradients.
 
-    Passes that are given the same one share its graph: it is traced once.
+    Traced, unless it is to be `eager`. Passes that are given the same one share its graph: it is traced
+    once.
     """
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -151,25 +172,55 @@ def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate
         return loss, gradient(tape, loss, variables)
 
     # Each replica has variables of its own, which a function traced on another would not take.
-    return evaluate if replicas() else traced(evaluate)
+    return evaluate if eager or replicas() else traced(evaluate)
+
+
+class Taped(NamedTuple):
+    """The gradients of a batch's loss and the tape over them.
+
+    A Hessian-vector product takes no more than one pass backward through it; then the tape is spent.
+    """
+
+    tape: tf.GradientTape
+    loss: tf.Tensor
+    by_variable: list[tf.Tensor]
+
+
+def taped(gradients: Evaluate, batch: Batch, seed: tf.Tensor) -> Taped:
+    """Evaluates `gradients` under a tape."""
+    with tf.GradientTape() as tape:
+        loss, by_variable = gradients(batch, seed)
+    return Taped(tape, loss, by_variable)
+
+
+def keeping(gradients: Evaluate, keep: Callable[[Taped], None]) -> Evaluate:
+    """`gradients`, evaluated under a tape that is given to `keep`; for eager passes."""
+
+    def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        kept = taped(gradients, batch, seed)
+        keep(kept)
+        return kept.loss, kept.by_variable
+
+    return evaluate
 
 
 def hessian_products_by(
     gradients: Evaluate,
     variables: Sequence[tf.Variable],
     vectors: Callable[[], Sequence[tf.Tensor]],
+    kept: Callable[[], Taped | None] = lambda: None,
 ) -> Evaluate:
     """The loss and Hu, for the vector u that `vectors` gives, one tensor for each variable.
 
-    `gradients` is `gradients_by` these variables.
+    `gradients` is `gradients_by` these variables. Where `kept` gives the tape over those of the batch,
+    they are not computed again.
     """
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         u = [tf.cast(part, v.dtype) for part, v in zip(vectors(), variables, strict=True)]
         # Reverse over reverse: forward over reverse takes 1.0 to 1.3 times as long
         # (`python -m benchmarks meta_gradient`).
-        with tf.GradientTape() as tape:
-            loss, by_variable = gradients(batch, seed)
+        tape, loss, by_variable = kept() or taped(gradients, batch, seed)
         return loss, gradient(tape, by_variable, variables, u)
 
     return evaluate
@@ -185,14 +236,25 @@ class Passes:
 
     Attributes:
         problem: What is scored.
+        eager: Whether the gradients and Hessian-vector products are computed eagerly.
         losses: Loss of each batch so far, in the order in which the batches were drawn.
         estimators: By path, which curvature estimator a weight got; for `diagonal`.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, count: int) -> None:
+        """Begins a run of `count` passes that may be eager."""
         self.problem = problem
+        self.eager = runs_eagerly(count, problem.settings)
         self.losses: list[float] = []
         self.estimators: dict[str, str] = {}
+
+    def gradients_by(self, variables: Sequence[tf.Variable]) -> Evaluate:
+        """The loss and its gradients, as `gradients_by`."""
+        return gradients_by(self.problem, variables, eager=self.eager)
+
+    def pass_of(self, evaluate: Evaluate, apply: Apply) -> Pass:
+        """A pass that `run` can run, as `batch_pass`."""
+        return batch_pass(evaluate, apply, self.problem.settings.microbatch, eager=self.eager)
 
     def found(self, numbers: Mapping[str, LogNumbers]) -> Found:
         """What the method returns: its scores, with what the passes have kept."""
