@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from prospr_ops import curvature, ops
 from prospr_ops.methods.engine.descent import gradient_descent, log_final_gradient
-from prospr_ops.methods.engine.passes import Passes, batch_pass
+from prospr_ops.methods.engine.passes import Passes
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 
@@ -40,8 +40,7 @@ def diagonal_scores(problem: Problem) -> Found:
     Raises:
         ValueError: Nesterov's momentum is asked for.
     """
-    # The steps are traced, as estimators look at the graph; the last gradient need not be.
-    passes, settings = Passes(problem, 1), problem.settings
+    passes, settings = Passes(problem, 1), problem.settings  # estimators look at the steps' graph
     if settings.nesterov:
         msg = "method 'diagonal' knows plain momentum only; nesterov is for 'exact', 'first_order'"
         raise ValueError(msg)
@@ -71,7 +70,7 @@ def diagonal_scores(problem: Problem) -> Found:
         descend(derivatives[len(weights) : len(weights) + len(others)])
         return tf.stack(finite), ()
 
-    step = batch_pass(evaluate, apply, settings.microbatch)
+    step = passes.pass_of(evaluate, apply, graph=True)
     state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
     for number in passes.resumable(range(settings.steps), state):
         passes.run(step, number, next(problem.batches))

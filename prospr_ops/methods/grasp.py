@@ -13,7 +13,6 @@ from prospr_ops.methods.engine.passes import (
     hessian_products_by,
     keeping,
 )
-
 from prospr_ops.methods.engine.problem import Found, Problem
 
 

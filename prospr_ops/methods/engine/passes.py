@@ -245,6 +245,7 @@ class Passes:
         """Begins a run of `count` passes that may be eager."""
         self.problem = problem
         self.eager = runs_eagerly(count, problem.settings)
+        self._to_trace: list[Pass] = []
         self.losses: list[float] = []
         self.estimators: dict[str, str] = {}
 
@@ -252,9 +253,13 @@ class Passes:
         """The loss and its gradients, as `gradients_by`."""
         return gradients_by(self.problem, variables, eager=self.eager)
 
-    def pass_of(self, evaluate: Evaluate, apply: Apply) -> Pass:
-        """A pass that `run` can run, as `batch_pass`."""
-        return batch_pass(evaluate, apply, self.problem.settings.microbatch, eager=self.eager)
+    def pass_of(self, evaluate: Evaluate, apply: Apply, *, graph: bool = False) -> Pass:
+        """A pass that `run` can run, as `batch_pass`; traced in any case, if `evaluate` needs a graph."""
+        eager = self.eager and not graph
+        made = batch_pass(evaluate, apply, self.problem.settings.microbatch, eager=eager)
+        if not eager:
+            self._to_trace.append(made)
+        return made
 
     def found(self, numbers: Mapping[str, LogNumbers]) -> Found:
         """What the method returns: its scores, with what the passes have kept."""
@@ -283,6 +288,7 @@ class Passes:
                 infinite; the message names the step and the variable.
         """
         settings = self.problem.settings
+        self.problem.say(self._words_for(batch_pass, number))
         try:
             output = batch_pass(batch, tf.constant([settings.seed, number], tf.int64))
         except tf.errors.InvalidArgumentError as error:
@@ -305,6 +311,17 @@ class Passes:
             self.losses.append(loss)
         self.problem.advance()
         return output.result
+
+    def _words_for(self, batch_pass: Pass, number: int) -> str:
+        """What a pass over a batch is, in a few words."""
+        if number < len(self.losses):
+            words = f"back over batch {number + 1}"
+        else:
+            words = f"batch {number + 1}"
+        if batch_pass not in self._to_trace:
+            return words
+        self._to_trace.remove(batch_pass)
+        return f"tracing, then {words}"
 
     def resumable(self, numbers: Sequence[int], state: Sequence[tf.Variable]) -> Iterator[int]:
         """Yields the numbers of the steps to make, and keeps `state` in the problem's checkpoint.

@@ -88,6 +88,7 @@ class Problem:
         batches: Endless batches, checked.
         settings: The options of the run.
         advance: Called after each pass over a batch, and after each round of pruning.
+        say: Called with what is done now, in a few words, before it is.
         signed: Whether `Found.signs` are wanted: for whole channels, whose scores are sums (see
             `prospr_ops.pruning.channels.groups`).
         sparsity: Fraction of the weights that will be pruned, if it is known: in `prune`.
@@ -107,6 +108,7 @@ class Problem:
     rounds: int = 1
     mask: Callable[[Found, float], None] = lambda *_: None
     checkpoint: Checkpoint | None = None
+    say: Callable[[str], None] = lambda _: None
 
     def prunable(self) -> list[tf.Variable]:
         """The weights that are scored."""
