@@ -20,7 +20,7 @@ import tensorflow as tf
 from keras import layers
 
 from prospr_ops import cli
-from prospr_ops.methods.engine.checkpoint import Checkpoint
+from prospr_ops.methods.engine.checkpoint import Checkpoint, Progress
 from prospr_ops.network.loss import Batch
 from prospr_ops.pruning import mask_files
 
@@ -59,13 +59,13 @@ def _run(file: Path) -> tuple[Checkpoint, Iterator[Batch]]:
 def _write_checkpoint(file: Path) -> None:
     run, batches = _run(file)
     next(batches)
-    run.save(1, [tf.Variable(STATE)], [0.5], {})
+    run.save(Progress(1, [0.5], {}), [tf.Variable(STATE)])
 
 
 def _checkpoint_is_right(file: Path) -> bool:
-    state, losses = tf.Variable(np.zeros_like(STATE)), list[float]()
-    done = _run(file)[0].resume([state], losses, {})
-    return (done, losses) == (1, [0.5]) and np.array_equal(state, STATE)
+    state = tf.Variable(np.zeros_like(STATE))
+    found = _run(file)[0].resume([state], [])
+    return found == Progress(1, [0.5], {}) and np.array_equal(state, STATE)
 
 
 # What a user gives to be read, by how it is written and how it is found right.

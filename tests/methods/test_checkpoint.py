@@ -34,9 +34,9 @@ def _killed_after(monkeypatch, done: int) -> None:
     """The next run ends right after the checkpoint of so many steps."""
     save = checkpoints.Checkpoint.save
 
-    def save_and_die(self, steps: int, *arguments: Any) -> None:
-        if steps == done:
-            save(self, steps, *arguments)
+    def save_and_die(self, progress: checkpoints.Progress, state: Any) -> None:
+        if progress.done == done:
+            save(self, progress, state)
             monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
             raise Killed
 
@@ -316,11 +316,11 @@ def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
         writes.append(clock[0])
         clock[0] += 2.0
 
-    monkeypatch.setattr(mask_files, "write_archive", write)
+    monkeypatch.setattr(checkpoints, "write_archive", write)
     checkpoint = checkpoints.Checkpoint(tmp_path / "run.ckpt", {})
     for step in range(100):
         clock[0] += 1.0
-        checkpoint.save(step, [], [], {})
+        checkpoint.save(checkpoints.Progress(step, [], {}), [])
     assert writes == [101.0, 141.0, 181.0]
 
 
@@ -328,7 +328,7 @@ def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
 
 
 def _interrupted(*arguments: str) -> dict[str, Any]:
-    script = Path(__file__).with_name("interrupted.py")
+    script = Path(__file__).parents[1] / "support" / "interrupted.py"
     run = subprocess.run(
         [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
     )

@@ -15,7 +15,7 @@ Found = dict[str, dict[str, np.ndarray]]
 
 def _scores(folder: Path, intra: int, inter: int, mode: str, *networks: str) -> Found:
     """All scores of each run, end to end, by network and run."""
-    script, out = Path(__file__).with_name("thread_counts.py"), folder / "scores.npz"
+    script, out = Path(__file__).parents[1] / "support" / "thread_counts.py", folder / "scores.npz"
     arguments = [str(intra), str(inter), mode, str(out), *networks]
     run = subprocess.run(
         [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False

@@ -13,7 +13,7 @@ CALLS = 400  # of each op
 
 
 def test_wrong_arguments_are_refused_cleanly():
-    program = Path(__file__).with_name("random_calls.py")
+    program = Path(__file__).parents[1] / "support" / "random_calls.py"
     command = [sys.executable, str(program), str(CALLS)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"crashed; the last calls were {result.stderr[-4000:]}"

@@ -298,7 +298,7 @@ def _nan_x():
         ({"probes": 0}, ValueError, "probes must be at least 1"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),
-        ({"method": "obd"}, ValueError, "method must be one of 'diagonal', .*'random', not 'obd'"),
+        ({"method": "obd"}, ValueError, "method must be one of 'exact', .*'random', not 'obd'"),
         ({"curvature": "exact"}, ValueError, "curvature must be one of 'auto', .*not 'exact'"),
         ({"min_keep": -1}, ValueError, "min_keep must be at least 0, not -1"),
         ({"min_keep": 1.5}, TypeError, "min_keep must be an integer, not float"),
