@@ -114,7 +114,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     with (
         shared_by(run.strategy, model) as replicas,
         preserved(model),
-        _progress(asked.method, *_work(run, target, show_progress)) as advance,
+        _progress(asked.method, *_work(run, target, show_progress)) as (advance, say),
     ):
         if replicas is not None:
             settings = _agreed(replicas, settings, (asked.method, asked.structure, target), run)
@@ -134,6 +134,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             rounds=run.method.rounds,
             mask=lambda found, sparsity: _mask_variables(run, target, found, sparsity, settings),
             checkpoint=checkpoint,
+            say=say,
         )
         found = run.method.scores(problem)
         scores = _scores_to_select_from(run, found, settings)
@@ -287,10 +288,15 @@ def _scores_to_select_from(run: _Run, found: Found, settings: Settings) -> Score
 
 
 @contextmanager
-def _progress(method: str, total: int, unit: str) -> Iterator[Callable[[], None]]:
-    """A progress bar over a total in a unit (none over 0), as a function that advances it."""
+def _progress(
+    method: str, total: int, unit: str
+) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A progress bar over so many of a unit, none over 0.
+
+    Yields a function that advances it, and one that says on it what is done now.
+    """
     if not total:
-        yield lambda: None
+        yield lambda: None, lambda _: None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -300,5 +306,10 @@ def _progress(method: str, total: int, unit: str) -> Iterator[Callable[[], None]
         TimeRemainingColumn(),
     )
     with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(f"scoring by {method}", total=total)
-        yield lambda: progress.advance(task)
+        title = f"scoring by {method}"
+        task = progress.add_task(f"{title}: checking the data", total=total)
+
+        def say(words: str) -> None:
+            progress.update(task, description=f"{title}: {words}", refresh=True)
+
+        yield lambda: progress.advance(task), say

@@ -88,6 +88,7 @@ class Problem:
         batches: Endless iterator of checked batches.
         settings: The options of the run.
         advance: Function to call after each pass over a batch and after each round of pruning.
+        say: Function to call with what is done now, in a few words, before it is done.
         signed: Whether `Found.signs` are needed: for whole channels, whose scores are sums (see
             `prospr_ops.pruning.channels.groups`).
         sparsity: Fraction of the weights that will be pruned; None if unknown, as in `score`.
@@ -107,6 +108,7 @@ class Problem:
     rounds: int = 1
     mask: Callable[[Found, float], None] = lambda *_: None
     checkpoint: Checkpoint | None = None
+    say: Callable[[str], None] = lambda _: None
 
     def prunable(self) -> list[tf.Variable]:
         """The variables that are scored."""
