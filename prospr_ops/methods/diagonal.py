@@ -60,7 +60,8 @@ def diagonal_scores(problem: Problem) -> Found:
         )
         # Runs once, when the pass is traced: every batch uses the same estimators.
         passes.estimators.update(zip(problem.weights, found.origin, strict=True))
-        return found.loss, [*found.gradients, *found.diagonal]
+        gradients = problem.hold([*weights, *others], found.gradients)
+        return found.loss, [*gradients, *found.diagonal]
 
     def apply(derivatives: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
         gradients = derivatives[: len(weights)]

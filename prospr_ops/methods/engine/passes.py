@@ -169,7 +169,7 @@ def gradients_by(
         del seed  # only the model is random
         with tf.GradientTape() as tape:
             loss = problem.objective(batch, fast_calls())
-        return loss, gradient(tape, loss, variables)
+        return loss, problem.hold(variables, gradient(tape, loss, variables))
 
     # Each replica has variables of its own, which a function traced on another would not take.
     return evaluate if eager or replicas() else traced(evaluate)
