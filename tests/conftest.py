@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import prospr_ops as po
+from prospr_ops.methods.engine import passes
 
 # The first example of a property test compiles or loads things; a deadline would only measure that.
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
@@ -36,6 +37,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     keras.utils.set_random_seed(7)
+
+
+@pytest.fixture
+def traced(monkeypatch) -> None:
+    """Passes are traced, however few they are."""
+    monkeypatch.setattr(passes, "EAGER_PASSES", -1)
+
+
+@pytest.fixture(params=["eager", "traced"])
+def execution(request, monkeypatch) -> str:
+    """How all passes are run, however many they are: one way, and then the other."""
+    many = 10**6
+    monkeypatch.setattr(passes, "EAGER_PASSES", many if request.param == "eager" else -1)
+    return request.param
 
 
 @pytest.fixture

@@ -338,6 +338,12 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
         "--microbatch", type=int, metavar="N", help="samples evaluated at a time (all)"
     )
     parser.add_argument(
+        "--memory",
+        type=int,
+        metavar="BYTES",
+        help="that exact may hold to save time (a quarter of what is free)",
+    )
+    parser.add_argument(
         "--seed", type=int, metavar="N", help="of a built-in model's weights and pruning (0)"
     )
     parser.add_argument("--checkpoint", metavar="FILE", help="to go on from if this is killed")

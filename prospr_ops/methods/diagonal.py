@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from prospr_ops import curvature, ops
 from prospr_ops.methods.engine.descent import gradient_descent, log_final_gradient
-from prospr_ops.methods.engine.passes import Passes, batch_pass, gradients_by
+from prospr_ops.methods.engine.passes import Passes
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 
@@ -42,7 +42,7 @@ def diagonal_scores(problem: Problem) -> Found:
     Raises:
         ValueError: Nesterov momentum is asked for.
     """
-    passes, settings = Passes(problem), problem.settings
+    passes, settings = Passes(problem, 1), problem.settings  # estimators look at the steps' graph
     if settings.nesterov:
         msg = "method 'diagonal' knows plain momentum only; nesterov is for 'exact', 'first_order'"
         raise ValueError(msg)
@@ -60,7 +60,8 @@ def diagonal_scores(problem: Problem) -> Found:
         )
         # Runs once, when the pass is traced: every batch uses the same estimators.
         passes.estimators.update(zip(problem.weights, found.origin, strict=True))
-        return found.loss, [*found.gradients, *found.diagonal]
+        gradients = problem.hold([*weights, *others], found.gradients)
+        return found.loss, [*gradients, *found.diagonal]
 
     def apply(derivatives: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
         gradients = derivatives[: len(weights)]
@@ -72,11 +73,11 @@ def diagonal_scores(problem: Problem) -> Found:
         descend(derivatives[len(weights) : len(weights) + len(others)])
         return tf.stack(finite), ()
 
-    step = batch_pass(evaluate, apply, settings.microbatch)
+    step = passes.pass_of(evaluate, apply, graph=True)
     state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
     for number in passes.resumable(range(settings.steps), state):
         passes.run(step, number, next(problem.batches))
-    final = log_final_gradient(passes, gradients_by(problem, weights))
+    final = log_final_gradient(passes, passes.gradients_by(weights))
     scores = {}
     for path, accumulator in zip(problem.weights, accumulators, strict=True):
         log_derivative, signed = accumulator.factor()

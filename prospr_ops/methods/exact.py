@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import tensorflow as tf
 
@@ -10,49 +11,60 @@ from prospr_ops.curvature.estimate import sum_dtype
 from prospr_ops.methods.engine.descent import final_gradient, gradient_descent
 from prospr_ops.methods.engine.passes import (
     Apply,
+    Evaluate,
     Passes,
+    Taped,
     all_finite,
-    batch_pass,
-    gradients_by,
     hessian_products_by,
+    keeping,
 )
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
+from prospr_ops.network.loss import Batch
+from prospr_ops.utils.memory import free_bytes, used_bytes
+
+# Of the memory that is free when a run begins, what it may hold to save time.
+_SHARE = 0.25
+
+
+@dataclass
+class _Step:
+    """What a step leaves behind.
+
+    Attributes:
+        batch: Its batch.
+        values: Of all variables, as it began.
+        kept: The tape over its gradients, as long as there is memory for it.
+    """
+
+    batch: Batch
+    values: list[tf.Tensor]
+    kept: Taped | None = None
 
 
 def exact_scores(problem: Problem) -> Found:
     """log|∂L_M(w_M)/∂c| at c = 1, for a mask c that multiplies the initial weights.
 
-    This is ProsPr's score (Alizadeh et al., arXiv 2202.08132), which its authors compute by
-    backpropagation through all steps. Here only the batch of each step and the weights before it
-    are stored, and the derivatives λ = ∂L_M/∂w and ν = ∂L_M/∂v are taken back from step to step,
+    This is ProsPr's score (Alizadeh et al., arXiv 2202.08132), which its authors get by
+    backpropagation through all steps. Here a step need leave behind only its batch and the weights it
+    began with, and the derivatives λ = ∂L_M/∂w and ν = ∂L_M/∂v go back from step to step:
 
         ν ← ν − α λ        λ ← λ + H_m ν        ν ← μ ν
 
-    with one Hessian-vector product per step. Nothing else grows with the number of steps.
+    with one Hessian-vector product each. Nothing else grows with the number of steps. Where the passes
+    are eager, a step's product needs its gradients' tape, which is kept for the last steps, as many as
+    `memory` has room for; for those before, the gradients are computed again, to the same bits.
 
     A checkpoint holds λ and ν, not the weights of all steps: a resumed run repeats the forward
     steps, a third of its work, and continues backwards from where it was.
     """
-    passes, settings = Passes(problem), problem.settings
+    settings = problem.settings
+    passes = Passes(problem, 2 * settings.steps + 1)
     variables = [*problem.prunable(), *problem.others()]
     # Each step is differentiated in the state in which it was taken.
     state = problem.model_state()
     initial = problem.values_now()
-
-    update, _ = gradient_descent(variables, settings)
-
-    def take_step(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
-        update(by_variable)
-        return all_finite(by_variable[: len(problem.weights)]), ()
-
-    gradients = gradients_by(problem, variables)
-    step = batch_pass(gradients, take_step, settings.microbatch)
-    trajectory = []
-    for number in range(settings.steps):
-        batch = next(problem.batches)
-        # Shares the variables' buffers: TensorFlow copies a buffer on its next write.
-        trajectory.append((batch, [tf.identity(variable) for variable in state]))
-        passes.run(step, number, batch)
+    gradients = passes.gradients_by(variables)
+    trajectory = _descend(passes, gradients, variables, state)
 
     adjoint = [
         tf.Variable(tf.cast(g, sum_dtype(g.dtype))) for g in final_gradient(passes, gradients)
@@ -64,22 +76,57 @@ def exact_scores(problem: Problem) -> Found:
     )
     log_scale = tf.Variable(0.0, dtype=tf.float64)
     vector, apply_product = _adjoint_step(problem, adjoint, by_velocity, log_scale)
-    step_back = batch_pass(
-        hessian_products_by(gradients, variables, vector), apply_product, settings.microbatch
-    )
+    products = hessian_products_by(gradients, variables, vector, lambda: trajectory[-1].kept)
+    step_back = passes.pass_of(products, apply_product)
     backwards = range(settings.steps)[::-1]
     for number in passes.resumable(backwards, [*adjoint, *by_velocity, log_scale]):
         del trajectory[number + 1 :]
-        batch, values = trajectory.pop()
-        for variable, value in zip(state, values, strict=True):
+        step = trajectory[-1]
+        for variable, value in zip(state, step.values, strict=True):
             variable.assign(value)
-        passes.run(step_back, number, batch, "the Hessian-vector product")
+        passes.run(step_back, number, step.batch, "the Hessian-vector product")
     scores = {}
     for (path, weight), by_weight in zip(initial.items(), adjoint, strict=False):
         derivative = problem.log_numbers(tf.convert_to_tensor(by_weight))
         log = derivative.log + tf.cast(log_scale, derivative.log.dtype)
         scores[path] = LogNumbers(log, derivative.sign).times(problem.log_numbers(weight))
     return passes.found(scores)
+
+
+def _descend(
+    passes: Passes,
+    gradients: Evaluate,
+    variables: list[tf.Variable],
+    state: list[tf.Variable],
+) -> list[_Step]:
+    """Takes the steps, and returns what they leave behind."""
+    problem, settings = passes.problem, passes.problem.settings
+    update, _ = gradient_descent(variables, settings)
+    memory = int(_SHARE * free_bytes()) if settings.memory is None else settings.memory
+    trajectory: list[_Step] = []
+
+    def keep(step: Taped) -> None:
+        trajectory[-1].kept = step
+
+    if passes.eager and memory:
+        gradients = keeping(gradients, keep)
+
+    def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
+        update(by_variable)
+        return all_finite(by_variable[: len(problem.weights)]), ()
+
+    take_step, largest = passes.pass_of(gradients, apply), 1
+    for number in range(settings.steps):
+        batch, before = next(problem.batches), used_bytes()
+        # Shares the variables' buffers: TensorFlow copies one when it is next written.
+        trajectory.append(_Step(batch, [tf.identity(variable) for variable in state]))
+        passes.run(take_step, number, batch)
+        # What a step holds is what the process has grown by: in the first too much, as what was only
+        # needed meanwhile is not all given back, and in others too little, as they take what it was.
+        largest = max(largest, used_bytes() - before)
+        for step in trajectory[: max(0, len(trajectory) - memory // largest)]:
+            step.kept = None
+    return trajectory
 
 
 def _adjoint_step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prospr_ops.methods.engine.descent import descend, log_final_gradient
-from prospr_ops.methods.engine.passes import Passes, gradients_by
+from prospr_ops.methods.engine.passes import Passes
 from prospr_ops.methods.engine.problem import Found, Problem
 
 
@@ -12,9 +12,9 @@ def first_order_scores(problem: Problem) -> Found:
 
     (Alizadeh et al., arXiv 2202.08132, section on first-order approximation.)
     """
-    passes = Passes(problem)
+    passes = Passes(problem, problem.settings.steps + 1)
     initial = problem.values_now()
-    gradients = gradients_by(problem, [*problem.prunable(), *problem.others()])
+    gradients = passes.gradients_by([*problem.prunable(), *problem.others()])
     descend(passes, gradients)
     final = log_final_gradient(passes, gradients)
     return passes.found(

@@ -8,10 +8,10 @@ from prospr_ops.curvature.estimate import sum_dtype
 from prospr_ops.methods.engine.descent import gradient_on
 from prospr_ops.methods.engine.passes import (
     Passes,
+    Taped,
     all_finite,
-    batch_pass,
-    gradients_by,
     hessian_products_by,
+    keeping,
 )
 from prospr_ops.methods.engine.problem import Found, Problem
 
@@ -27,14 +27,17 @@ def grasp_scores(problem: Problem) -> Found:
     "GraSP", arXiv 2002.07376, equation 8 and the text after it; without the temperature of 200 by
     which the authors' code divides the logits.)
     """
-    passes = Passes(problem)
+    passes = Passes(problem, 2)
     variables = [*problem.prunable(), *problem.others()]
     state = [variable.value for variable in problem.objective.model.non_trainable_variables]
     values = [tf.identity(variable) for variable in state]
     batch = next(problem.batches)
-    gradients = gradients_by(problem, variables)
-    vector = gradient_on(passes, gradients, batch)
-    # The second pass over the batch draws the same dropout masks.
+    gradients = passes.gradients_by(variables)
+    kept: list[Taped] = []
+    vector = gradient_on(
+        passes, keeping(gradients, kept.append) if passes.eager else gradients, batch
+    )
+    # The second pass over the batch sees the same masks of dropout.
     for variable, value in zip(state, values, strict=True):
         variable.assign(value)
 
@@ -42,11 +45,10 @@ def grasp_scores(problem: Problem) -> Found:
         products = products[: len(problem.weights)]
         return all_finite(products), products
 
-    product = batch_pass(
-        hessian_products_by(gradients, variables, lambda: vector),
-        apply,
-        problem.settings.microbatch,
+    products_by = hessian_products_by(
+        gradients, variables, lambda: vector, lambda: kept.pop() if kept else None
     )
+    product = passes.pass_of(products_by, apply)
     products = passes.run(product, 0, batch, "the Hessian-vector product")
     scores = {
         path: _precise(tf.convert_to_tensor(weight)) * _precise(hg)

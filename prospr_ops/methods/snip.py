@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prospr_ops.methods.engine.descent import log_final_gradient
-from prospr_ops.methods.engine.passes import Passes, gradients_by
+from prospr_ops.methods.engine.passes import Passes
 from prospr_ops.methods.engine.problem import Found, Problem
 
 
@@ -13,7 +13,7 @@ def snip_scores(problem: Problem) -> Found:
     (Lee, Ajanthan and Torr, "SNIP", arXiv 1810.02340, equation 6, without the normalisation, which
     does not change the ranking.)
     """
-    passes = Passes(problem)
-    gradients = log_final_gradient(passes, gradients_by(problem, problem.prunable()))
+    passes = Passes(problem, 1)
+    gradients = log_final_gradient(passes, passes.gradients_by(problem.prunable()))
     weights = problem.log_weights()
     return passes.found({path: gradients[path].times(weights[path]) for path in weights})

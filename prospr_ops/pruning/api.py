@@ -46,6 +46,7 @@ def prune(
     min_keep: int = 0,
     allow_empty: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
     verbose: int = 1,
     strategy: tf.distribute.Strategy | None = None,
 ) -> PruneResult:
@@ -106,6 +107,9 @@ def prune(
             `seed`, and data in the same order again. Written between steps, which takes at most 5 %
             of the time; deleted when the call succeeds. Methods without steps write nothing. See
             docs/long_runs.md.
+        memory: Bytes that method "exact" may use to keep what it computed in its last steps instead of
+            computing it again, where the steps are few enough to run without tracing the model; 0
+            keeps nothing, None uses at most a quarter of the free memory. The scores are the same.
         verbose: 0 prints nothing; 1 shows a progress bar and a table of the layers.
         strategy: A `tf.distribute` MirroredStrategy, MultiWorkerMirroredStrategy or
             OneDeviceStrategy in whose scope the model was built; None for the open scope's
@@ -227,6 +231,7 @@ def score(
     prunable: Prunable | None = None,
     seed: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
     verbose: int = 1,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Scores:
@@ -276,6 +281,9 @@ def score(
             `seed`, and data in the same order again. Written between steps, which takes at most 5 %
             of the time; deleted when the call succeeds. Methods without steps write nothing. See
             docs/long_runs.md.
+        memory: Bytes that method "exact" may use to keep what it computed in its last steps instead of
+            computing it again, where the steps are few enough to run without tracing the model; 0
+            keeps nothing, None uses at most a quarter of the free memory. The scores are the same.
         verbose: 0 prints nothing; 1 shows a progress bar.
         strategy: A `tf.distribute` MirroredStrategy, MultiWorkerMirroredStrategy or
             OneDeviceStrategy in whose scope the model was built; None for the open scope's

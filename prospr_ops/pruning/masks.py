@@ -85,6 +85,12 @@ class MaskConstraint(keras.constraints.Constraint):
         return cls(mask, keras.constraints.get(config.get("inner")), config.get("path", ""))
 
 
+def mask_of(variable: keras.Variable) -> np.ndarray | None:
+    """The mask that was applied to a variable, or None."""
+    constraint = variable.constraint
+    return constraint.mask.numpy() if isinstance(constraint, MaskConstraint) else None
+
+
 def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike[str]) -> None:
     """Zeroes the pruned weights of a model and keeps them zero under training.
 

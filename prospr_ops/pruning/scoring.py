@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from prospr_ops.network.restore import preserved
 from prospr_ops.network.weights import Prunable, prunable_weights
 from prospr_ops.pruning.channels.groups import ChannelGroups
 from prospr_ops.pruning.flops import input_specs
+from prospr_ops.pruning.masks import mask_of
 from prospr_ops.pruning.selection import Masks, Scores, select
 from prospr_ops.utils.checks import choose
 from prospr_ops.utils.settings import CHOICES, Settings
@@ -100,7 +101,8 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     2. `_open_checkpoint`: read the state of a killed run, if there is one.
     3. `_draw_batches`: make batches of the data, with all checks that the run needs.
     4. The method scores the weights (`prospr_ops.methods`).
-    5. `_scores_to_select_from`: sum the scores over channels; refuse NaN.
+    5. `_scores_to_select_from`: sum the scores over channels, put what is pruned already last,
+       and refuse NaN.
 
     Raises:
         TypeError: An argument has the wrong type, as in `prospr_ops.prune`.
@@ -111,10 +113,11 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     checkpoint = _open_checkpoint(asked, run)
     settings, target, model = asked.settings, asked.target, asked.model
     first: list[Any] = []
+    dead = _dead(run)
     with (
         shared_by(run.strategy, model) as replicas,
         preserved(model),
-        _progress(asked.method, *_work(run, target, show_progress)) as advance,
+        _progress(asked.method, *_work(run, target, show_progress)) as (advance, say),
     ):
         if replicas is not None:
             settings = _agreed(replicas, settings, (asked.method, asked.structure, target), run)
@@ -130,13 +133,17 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             settings=settings,
             advance=advance,
             signed=run.channels is not None,
+            held=_held(model),
             sparsity=None if target is None else target.sparsity,
             rounds=run.method.rounds,
-            mask=lambda found, sparsity: _mask_variables(run, target, found, sparsity, settings),
+            mask=lambda found, sparsity: _mask_variables(
+                run, target, found, sparsity, settings, dead
+            ),
             checkpoint=checkpoint,
+            say=say,
         )
         found = run.method.scores(problem)
-        scores = _scores_to_select_from(run, found, settings)
+        scores = _scores_to_select_from(run, found, settings, dead)
         if replicas is not None:
             replicas.check_same("the scores", *scores.values())
     return Scored(
@@ -196,6 +203,32 @@ def _resolve(asked: Scoring) -> _Run:
     return _Run(method, passes, objective, weights, channels, strategy)
 
 
+def _held(model: keras.Model) -> dict[int, tf.Tensor]:
+    """The masks that the model has already, by the id of the variable that holds the weight."""
+    masks = {id(v.value): mask_of(v) for v in model.trainable_variables}
+    return {key: tf.constant(mask) for key, mask in masks.items() if mask is not None}
+
+
+def _dead(run: _Run) -> dict[str, np.ndarray]:
+    """Where weights, or channels, are pruned already, by path; without those where nothing is.
+
+    A weight is, if a mask says so, or if it is zero and others of its array are not.
+    """
+    if run.channels is not None:
+        return run.channels.without_kernels(
+            {p: mask_of(m.variable) for p, m in run.channels.members.items()}
+        )
+    dead = {}
+    for path, variable in run.weights.items():
+        values, mask = variable.numpy(), mask_of(variable)
+        gone = (values == 0) & bool(values.any())
+        if mask is not None:
+            gone |= ~mask
+        if gone.any():
+            dead[path] = gone
+    return dead
+
+
 def _open_checkpoint(asked: Scoring, run: _Run) -> Checkpoint | None:
     """The checkpoint of the run, if one is asked for and the method has steps.
 
@@ -253,19 +286,26 @@ def _draw_batches(
 
 
 def _mask_variables(
-    run: _Run, target: Target | None, found: Found, sparsity: float, settings: Settings
+    run: _Run,
+    target: Target | None,
+    found: Found,
+    sparsity: float,
+    settings: Settings,
+    dead: Mapping[str, np.ndarray],
 ) -> None:
     """Sets to zero the weights that these scores prune at this sparsity."""
     if target is None:
         return
-    scores = _scores_to_select_from(run, found, settings)
+    scores = _scores_to_select_from(run, found, settings, dead)
     for path, kept in target.masks(scores, run.channels, sparsity).items():
         members = run.channels and run.channels.members
         variable = members[path].variable if members else run.weights[path]
         variable.assign(tf.where(kept, variable.value, tf.zeros_like(variable.value)))
 
 
-def _scores_to_select_from(run: _Run, found: Found, settings: Settings) -> Scores:
+def _scores_to_select_from(
+    run: _Run, found: Found, settings: Settings, dead: Mapping[str, np.ndarray]
+) -> Scores:
     """Scores of weights or channels as arrays; each tensor is freed once it is converted.
 
     Raises:
@@ -279,18 +319,26 @@ def _scores_to_select_from(run: _Run, found: Found, settings: Settings) -> Score
                 f"learning_rate (now {settings.learning_rate:g})"
             )
             raise ValueError(msg)
-    if run.channels is None or not run.method.sums:
-        return scores
-    if run.method.signed:
-        return run.channels.sums(scores)
-    return run.channels.scores(scores, found.signs)
+    if run.channels is not None and run.method.sums:
+        if run.method.signed:
+            scores = run.channels.sums(scores)
+        else:
+            scores = run.channels.scores(scores, found.signs)
+    for path, gone in dead.items():  # what is pruned already goes first
+        scores[path] = np.where(gone, -np.inf, scores[path])
+    return scores
 
 
 @contextmanager
-def _progress(method: str, total: int, unit: str) -> Iterator[Callable[[], None]]:
-    """A progress bar over a total in a unit (none over 0), as a function that advances it."""
+def _progress(
+    method: str, total: int, unit: str
+) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A progress bar over so many of a unit, none over 0.
+
+    Yields a function that advances it, and one that says on it what is done now.
+    """
     if not total:
-        yield lambda: None
+        yield lambda: None, lambda _: None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -300,5 +348,10 @@ def _progress(method: str, total: int, unit: str) -> Iterator[Callable[[], None]
         TimeRemainingColumn(),
     )
     with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(f"scoring by {method}", total=total)
-        yield lambda: progress.advance(task)
+        title = f"scoring by {method}"
+        task = progress.add_task(f"{title}: checking the data", total=total)
+
+        def say(words: str) -> None:
+            progress.update(task, description=f"{title}: {words}", refresh=True)
+
+        yield lambda: progress.advance(task), say

@@ -29,6 +29,7 @@ class Settings:
     nesterov: bool
     batch_size: int
     microbatch: int | None
+    memory: int | None
     seed: int
 
     @classmethod
@@ -43,6 +44,7 @@ class Settings:
         nesterov: bool = False,
         batch_size: int = 128,
         microbatch: int | None = None,
+        memory: int | None = None,
         seed: int | None = None,
     ) -> Settings:
         """Checks every option and converts it to its plain Python type.
@@ -75,6 +77,7 @@ class Settings:
             microbatch=(
                 None if microbatch is None else check_integer("microbatch", microbatch, at_least=1)
             ),
+            memory=None if memory is None else check_integer("memory", memory, at_least=0),
             seed=check_integer(
                 "seed", random.randrange(2**31) if seed is None else seed, at_least=0
             ),

@@ -65,6 +65,7 @@ def _assert_same(one, other):
         np.testing.assert_array_equal(values, other[path], err_msg=path)
 
 
+@pytest.mark.usefixtures("execution")
 @pytest.mark.parametrize("method", ["diagonal", "exact", "first_order"])
 @pytest.mark.parametrize(
     ("problem", "momentum"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from problems import LOGITS, PROBLEMS
 
 import prospr_ops as po
 from prospr_ops.data.batches import endless_batches
+from prospr_ops.methods import exact
 from prospr_ops.network.loss import Objective
 from prospr_ops.network.weights import prunable_weights
 
@@ -87,7 +89,7 @@ def _assert_equals_the_unrolled_tape(
         )
 
 
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "execution")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_equals_the_unrolled_tape(problem, optimizer):
@@ -102,7 +104,7 @@ def test_equals_the_unrolled_tape(problem, optimizer):
     )
 
 
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "execution")
 @pytest.mark.parametrize("problem", MORE.values(), ids=MORE)
 def test_equals_the_unrolled_tape_for_any_layer(problem):
     model, loss = problem.model(), problem.loss.make()
@@ -114,7 +116,7 @@ def test_equals_the_unrolled_tape_for_any_layer(problem):
     )
 
 
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "execution")
 @pytest.mark.parametrize("steps", [0, 1])
 def test_few_steps(steps):
     problem = PROBLEMS[2]
@@ -125,6 +127,7 @@ def test_few_steps(steps):
     )
 
 
+@pytest.mark.usefixtures("execution")
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_equals_the_unrolled_tape_in_float32(problem):
     _assert_equals_the_unrolled_tape(
@@ -147,6 +150,7 @@ def test_no_steps_is_snip():
         np.testing.assert_allclose(exact[path], expected, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("method", ["exact", "first_order", "grasp"])
 def test_the_passes_of_a_method_share_one_trace_of_the_model(method, monkeypatch):
     """Tracing a deep network takes longer than a few steps of it."""
@@ -189,6 +193,7 @@ def test_a_thousand_steps_neither_overflow_nor_vanish(factor):
     assert found == pytest.approx(math.log(4) + steps * math.log(abs(factor)), rel=1e-6)
 
 
+@pytest.mark.usefixtures("traced")
 def test_memory_of_a_step_is_let_go():
     """The steps leave tensors behind, not graphs: no more traces for more steps."""
     problem = PROBLEMS[0]
@@ -212,6 +217,53 @@ def test_memory_of_a_step_is_let_go():
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize(("memory", "kept"), [(0, 0), (99, 0), (250, 2), (10**9, 4), (None, 4)])
+def test_what_is_kept_is_not_computed_again_and_gives_the_same_bits(memory, kept, monkeypatch):
+    """Each step makes the process grow by 100 bytes here."""
+    problem, steps = PROBLEMS[2], 4
+    model, data = problem.model(), problem.data()
+    clock, calls = itertools.count(0, 100), []
+    monkeypatch.setattr(exact, "used_bytes", lambda: next(clock))
+    plain_call = Objective.__call__
+
+    def counting_call(self, *arguments):
+        calls.append(arguments)
+        return plain_call(self, *arguments)
+
+    def scores(memory):
+        calls.clear()
+        return po.score(
+            model,
+            data,
+            method="exact",
+            loss=problem.loss,
+            steps=steps,
+            memory=memory,
+            momentum=0.5,
+            batch_size=16,
+            seed=2,
+            verbose=0,
+        )
+
+    expected = scores(0)
+    monkeypatch.setattr(Objective, "__call__", counting_call)
+    found = scores(memory)
+    checks_of_the_data = 1
+    assert len(calls) == checks_of_the_data + (steps + 1) + (steps - kept)
+    for path, values in expected.items():
+        np.testing.assert_array_equal(found[path], values)
+
+
+@pytest.mark.parametrize(
+    ("memory", "error"), [(-1, ValueError), (1.5, TypeError), ("1", TypeError)]
+)
+def test_bad_sizes_of_memory_are_refused(memory, error):
+    problem = PROBLEMS[0]
+    with pytest.raises(error, match="memory must be"):
+        po.score(problem.model(), problem.data(), loss=LOGITS, memory=memory, verbose=0)
+
+
+@pytest.mark.usefixtures("execution")
 def test_derivatives_that_are_not_finite_name_the_step_and_the_weight():
     """x^1.5 at 0 has a finite slope and an infinite curvature."""
     model = keras.Sequential(

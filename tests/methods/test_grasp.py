@@ -19,6 +19,7 @@ BY_NAME = {problem.name: problem for problem in PROBLEMS}
 DETERMINISTIC = [problem for problem in PROBLEMS if problem.name != "subclassed_dropout"]
 
 
+@pytest.mark.usefixtures("execution")
 def test_by_hand():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1, use_bias=False)])
     model.layers[0].kernel.assign([[2.0], [-1.0]])
@@ -60,7 +61,7 @@ def test_the_first_to_go_lets_the_gradient_flow():
         assert scores[kernel.path][index] == pytest.approx(slope / 2, rel=1e-4, abs=1e-10)
 
 
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "execution")
 @pytest.mark.parametrize("structure", ["weight", "channel"])
 @pytest.mark.parametrize("problem", DETERMINISTIC, ids=lambda problem: problem.name)
 def test_equals_its_reference(problem, structure):
@@ -107,6 +108,7 @@ def test_equals_its_reference(problem, structure):
         np.testing.assert_allclose(scores[path], values, rtol=1e-6, atol=1e-8 * scale)
 
 
+@pytest.mark.usefixtures("execution")
 def test_both_passes_see_the_same_dropout():
     """One unit in, dropped or not: with two masks the gradient would meet another Hessian."""
     inputs = keras.Input((1,))

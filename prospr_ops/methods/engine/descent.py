@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from prospr_ops.methods.engine.passes import Evaluate, Passes, all_finite, batch_pass
+from prospr_ops.methods.engine.passes import Evaluate, Passes, all_finite
 from prospr_ops.methods.engine.problem import LogNumbers
 from prospr_ops.network.loss import Batch
 from prospr_ops.utils.settings import Settings
@@ -50,7 +50,7 @@ def descend(passes: Passes, gradients: Evaluate) -> None:
         update(by_variable)
         return all_finite(by_variable[: len(problem.weights)]), ()
 
-    step = batch_pass(gradients, apply, problem.settings.microbatch)
+    step = passes.pass_of(gradients, apply)
     state = [*problem.model_state(), *velocities]
     for number in passes.resumable(range(problem.settings.steps), state):
         passes.run(step, number, next(problem.batches))
@@ -63,7 +63,7 @@ def gradient_on(passes: Passes, gradients: Evaluate, batch: Batch) -> list[tf.Te
     def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         return all_finite(by_variable[: len(problem.weights)]), by_variable
 
-    last = batch_pass(gradients, apply, problem.settings.microbatch)
+    last = passes.pass_of(gradients, apply)
     return passes.run(last, len(passes.losses), batch)
 
 

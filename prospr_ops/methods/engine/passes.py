@@ -16,6 +16,7 @@ from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 from prospr_ops.network.tracing import traced
 from prospr_ops.ops.nn.replacements import fast_calls
+from prospr_ops.utils.settings import Settings
 
 
 class PassOutput(NamedTuple):
@@ -39,8 +40,26 @@ Apply = Callable[[list[tf.Tensor]], tuple[tf.Tensor, Any]]
 Pass = Callable[[Batch, tf.Tensor], PassOutput]
 
 
-def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass:
-    """Makes a traced pass: `apply` on the result of `evaluate` on a batch.
+# A pass of TensorFlow's operations costs less as a graph, after a first one that costs more: to create,
+# differentiate and optimise an operation takes as long as this many eager calls of it, or longer,
+# whatever the model (docs/meta_gradient.md has the measurements).
+EAGER_PASSES = 21
+
+
+def runs_eagerly(passes: int, settings: Settings) -> bool:
+    """Whether a method runs so many passes faster without tracing the model.
+
+    Never where a batch is evaluated in parts, which makes more passes of one, nor by replicas. It is
+    decided by what is asked for and not by what is left to do, so that a run which is resumed makes
+    the operations of the one that was killed.
+    """
+    return passes <= EAGER_PASSES and settings.microbatch is None and replicas() is None
+
+
+def batch_pass(
+    evaluate: Evaluate, apply: Apply, microbatch: int | None, *, eager: bool = False
+) -> Pass:
+    """Makes a pass: `apply` to what `evaluate` gives of a batch; traced, unless it is to be `eager`.
 
     With a `microbatch`, the batch is evaluated in parts of at most that many samples, one after the
     other, and `apply` gets the mean. This bounds the memory and changes the result by rounding only
@@ -53,12 +72,11 @@ def batch_pass(evaluate: Evaluate, apply: Apply, microbatch: int | None) -> Pass
         return _shared_pass(evaluate, apply, microbatch, sharing)
     if microbatch is None:
 
-        @traced
         def whole(batch: Batch, seed: tf.Tensor) -> PassOutput:
             loss, derivatives = evaluate(batch, seed)
             return PassOutput(loss, *apply(derivatives))
 
-        return whole
+        return whole if eager else traced(whole)
 
     evaluate_part, apply_mean = traced(evaluate), traced(apply)
 
@@ -138,38 +156,71 @@ def _shared_pass(
     return shared
 
 
-def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate:
-    """A function that evaluates the loss and its gradients.
+def gradients_by(
+    problem: Problem, variables: Sequence[tf.Variable], *, eager: bool = False
+) -> Evaluate:
+    """The loss and its gradients.
 
-    Passes that use the same function share its graph, which is traced once.
+    Traced, unless it is to be `eager`. Passes that are given the same one share its graph: it is traced
+    once.
     """
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         del seed  # only the model is random
         with tf.GradientTape() as tape:
             loss = problem.objective(batch, fast_calls())
-        return loss, gradient(tape, loss, variables)
+        return loss, problem.hold(variables, gradient(tape, loss, variables))
 
-    # Replicas have their own variables, so a function traced on one does not fit another.
-    return evaluate if replicas() else traced(evaluate)
+    # Each replica has variables of its own, which a function traced on another would not take.
+    return evaluate if eager or replicas() else traced(evaluate)
+
+
+class Taped(NamedTuple):
+    """The gradients of a batch's loss and the tape over them.
+
+    A Hessian-vector product takes no more than one pass backward through it; then the tape is spent.
+    """
+
+    tape: tf.GradientTape
+    loss: tf.Tensor
+    by_variable: list[tf.Tensor]
+
+
+def taped(gradients: Evaluate, batch: Batch, seed: tf.Tensor) -> Taped:
+    """Evaluates `gradients` under a tape."""
+    with tf.GradientTape() as tape:
+        loss, by_variable = gradients(batch, seed)
+    return Taped(tape, loss, by_variable)
+
+
+def keeping(gradients: Evaluate, keep: Callable[[Taped], None]) -> Evaluate:
+    """`gradients`, evaluated under a tape that is given to `keep`; for eager passes."""
+
+    def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        kept = taped(gradients, batch, seed)
+        keep(kept)
+        return kept.loss, kept.by_variable
+
+    return evaluate
 
 
 def hessian_products_by(
     gradients: Evaluate,
     variables: Sequence[tf.Variable],
     vectors: Callable[[], Sequence[tf.Tensor]],
+    kept: Callable[[], Taped | None] = lambda: None,
 ) -> Evaluate:
     """A function that evaluates the loss and Hu, where `vectors` returns u by variable.
 
-    `gradients` must be `gradients_by` the same variables.
+    `gradients` is `gradients_by` these variables. Where `kept` gives the tape over those of the batch,
+    they are not computed again.
     """
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         u = [tf.cast(part, v.dtype) for part, v in zip(vectors(), variables, strict=True)]
         # Reverse over reverse: forward over reverse takes 1.0 to 1.3 times as long
         # (`python -m benchmarks meta_gradient`).
-        with tf.GradientTape() as tape:
-            loss, by_variable = gradients(batch, seed)
+        tape, loss, by_variable = kept() or taped(gradients, batch, seed)
         return loss, gradient(tape, by_variable, variables, u)
 
     return evaluate
@@ -184,15 +235,31 @@ class Passes:
     """Runs a method's passes over batches; checks the results, keeps losses and the checkpoint.
 
     Attributes:
-        problem: The model and data to score.
+        problem: What is scored.
+        eager: Whether the gradients and Hessian-vector products are computed eagerly.
         losses: Loss of each batch so far, in the order in which the batches were drawn.
         estimators: Curvature estimator that each weight got, by path; for method "diagonal".
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, count: int) -> None:
+        """Begins a run of `count` passes that may be eager."""
         self.problem = problem
+        self.eager = runs_eagerly(count, problem.settings)
+        self._to_trace: list[Pass] = []
         self.losses: list[float] = []
         self.estimators: dict[str, str] = {}
+
+    def gradients_by(self, variables: Sequence[tf.Variable]) -> Evaluate:
+        """The loss and its gradients, as `gradients_by`."""
+        return gradients_by(self.problem, variables, eager=self.eager)
+
+    def pass_of(self, evaluate: Evaluate, apply: Apply, *, graph: bool = False) -> Pass:
+        """A pass that `run` can run, as `batch_pass`; traced in any case, if `evaluate` needs a graph."""
+        eager = self.eager and not graph
+        made = batch_pass(evaluate, apply, self.problem.settings.microbatch, eager=eager)
+        if not eager:
+            self._to_trace.append(made)
+        return made
 
     def found(self, numbers: Mapping[str, LogNumbers]) -> Found:
         """The return value of the method: its scores, with the recorded losses and estimators."""
@@ -221,6 +288,7 @@ class Passes:
                 infinite; the message names the step and the variable.
         """
         settings = self.problem.settings
+        self.problem.say(self._words_for(batch_pass, number))
         try:
             output = batch_pass(batch, tf.constant([settings.seed, number], tf.int64))
         except tf.errors.InvalidArgumentError as error:
@@ -243,6 +311,17 @@ class Passes:
             self.losses.append(loss)
         self.problem.advance()
         return output.result
+
+    def _words_for(self, batch_pass: Pass, number: int) -> str:
+        """What a pass over a batch is, in a few words."""
+        if number < len(self.losses):
+            words = f"back over batch {number + 1}"
+        else:
+            words = f"batch {number + 1}"
+        if batch_pass not in self._to_trace:
+            return words
+        self._to_trace.remove(batch_pass)
+        return f"tracing, then {words}"
 
     def resumable(self, numbers: Sequence[int], state: Sequence[tf.Variable]) -> Iterator[int]:
         """Yields the numbers of the steps to make, and saves `state` in the problem's checkpoint.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -88,8 +88,11 @@ class Problem:
         batches: Endless iterator of checked batches.
         settings: The options of the run.
         advance: Function to call after each pass over a batch and after each round of pruning.
+        say: Function to call with what is done now, in a few words, before it is done.
         signed: Whether `Found.signs` are needed: for whole channels, whose scores are sums (see
             `prospr_ops.pruning.channels.groups`).
+        held: Masks of variables that are pruned already, by the variable's id: their pruned elements
+            stay zero in the steps, as they will in training.
         sparsity: Fraction of the weights that will be pruned; None if unknown, as in `score`.
         rounds: Number of rounds in which the method prunes, if the sparsity is known.
         mask: Function of (scores, sparsity) that sets the pruned weights to zero; for methods that
@@ -103,10 +106,12 @@ class Problem:
     settings: Settings
     advance: Callable[[], None]
     signed: bool = False
+    held: Mapping[int, tf.Tensor] = field(default_factory=dict)
     sparsity: float | None = None
     rounds: int = 1
     mask: Callable[[Found, float], None] = lambda *_: None
     checkpoint: Checkpoint | None = None
+    say: Callable[[str], None] = lambda _: None
 
     def prunable(self) -> list[tf.Variable]:
         """The variables that are scored."""
@@ -125,6 +130,16 @@ class Problem:
         """
         constant = self.objective.model.non_trainable_variables
         return [*self.prunable(), *self.others(), *(variable.value for variable in constant)]
+
+    def hold(
+        self, variables: Sequence[tf.Variable], gradients: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """The gradients by variables, zero for what is pruned already."""
+        masks = [self.held.get(id(variable)) for variable in variables]
+        return [
+            g if mask is None else tf.where(mask, g, tf.zeros_like(g))
+            for mask, g in zip(masks, gradients, strict=True)
+        ]
 
     def values_now(self) -> dict[str, tf.Tensor]:
         """The current weights by path; they share their buffers with the caller's copy."""

@@ -141,6 +141,23 @@ class ChannelGroups:
         }
         return cls(groups, members, cut)
 
+    def without_kernels(
+        self, masks: Mapping[str, npt.NDArray[np.bool_] | None]
+    ) -> dict[str, npt.NDArray[np.bool_]]:
+        """Where groups have no kernel weight left under these masks, by path, as in `groups`.
+
+        Args:
+            masks: Mask by path of each member; None for a member without one.
+        """
+        alive = np.zeros(self._size, bool)
+        for path, member in self.members.items():
+            mask = masks[path]
+            if len(member.variable.shape) > 1:
+                kept = slice(None) if mask is None else mask.any(axis=member.others)
+                alive[member.labels[kept]] = True
+        dead = {path: ~alive[groups] for path, groups in self.groups.items()}
+        return {path: gone for path, gone in dead.items() if gone.any()}
+
     def weights(self) -> dict[str, keras.Variable]:
         """The variables that contribute to a score: all that are not entirely zero."""
         return {
