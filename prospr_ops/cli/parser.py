@@ -306,7 +306,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         metavar="NAME",
-        help=f"{', '.join(METHODS)} (diagonal)",
+        help=f"{', '.join(METHODS)} (exact)",
     )
     parser.add_argument(
         "--structure",

@@ -29,7 +29,7 @@ def prune(
     data: Any,
     *,
     sparsity: float,
-    method: str = "diagonal",
+    method: str = "exact",
     curvature: str = "auto",
     probes: int = 1,
     steps: int = 3,
@@ -63,8 +63,8 @@ def prune(
             shuffled. None for methods "synflow", "magnitude" and "random".
         sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
-        method: Pruning criterion: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's
-            meta-gradient as in the paper; keeps one copy of the weights per step), "first_order"
+        method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
+            the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
             (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
             "magnitude" or "random".
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
@@ -217,7 +217,7 @@ def score(
     model: keras.Model,
     data: Any,
     *,
-    method: str = "diagonal",
+    method: str = "exact",
     curvature: str = "auto",
     probes: int = 1,
     steps: int = 3,
@@ -243,8 +243,8 @@ def score(
             `tf.data.Dataset`, or a re-iterable of such batches. Methods with steps draw `steps` + 1
             batches, starting over at the end of the data; "snip" and "grasp" draw one. Arrays are
             shuffled. None for methods "synflow", "magnitude" and "random".
-        method: Pruning criterion: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's
-            meta-gradient as in the paper; keeps one copy of the weights per step), "first_order"
+        method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
+            the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
             (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
             "magnitude" or "random".
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
