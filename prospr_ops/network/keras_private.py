@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras.src.backend import AutocastScope
 from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.export.export_utils import get_input_signature
 from keras.src.models import Functional
 from keras.src.ops.numpy import Add, Pad
 
@@ -21,7 +22,9 @@ __all__ = [
     "Functional",
     "Pad",
     "all_layers",
+    "input_signature",
     "input_structure",
+    "inputs_of",
     "logits_of",
     "losses_of",
     "mark_as_called",
@@ -33,6 +36,7 @@ __all__ = [
     "run_graph",
     "seed_states",
     "sequential_graph",
+    "sublayers",
 ]
 
 # The attribute of a layer that holds its dtype policy.
@@ -119,3 +123,23 @@ def moving_average(variable: Any) -> keras.Variable | None:
             if known is variable:
                 return average
     return None
+
+
+def input_signature(model: keras.Model) -> list[Any]:
+    """What a subclassed model was last built or called with: a structure of specs per argument.
+
+    Raises:
+        ValueError: Keras has not kept it.
+    """
+    mark_as_called(model)
+    return get_input_signature(model)
+
+
+def inputs_of(node: Any) -> list[keras.KerasTensor]:
+    """The symbolic tensors that an operation was called on, from `nodes`."""
+    return node.input_tensors
+
+
+def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that a layer holds."""
+    return layer._layers

@@ -32,11 +32,13 @@ def unpacked(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
 
 
-def write_archive(path: Path, header: Mapping[str, Any], arrays: Iterable[tuple[str, Any]]) -> None:
+def write_archive(
+    path: Path | IO[bytes], header: Mapping[str, Any], arrays: Iterable[tuple[str, Any]]
+) -> None:
     """Writes an .npz file that `open_archive` opens.
 
     Args:
-        path: Of the file.
+        path: Path of the file, or a stream to write it to.
         header: Anything that JSON can hold.
         arrays: Names and arrays; each is asked for when the one before is written.
 
