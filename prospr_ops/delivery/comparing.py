@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +76,29 @@ def forward_pass(model: keras.Model, what: str) -> Pass | None:
 
 
 def outputs_of(model: keras.Model, inputs: list[Any]) -> list[np.ndarray]:
-    """The outputs of a model in inference mode, which leaves it unchanged."""
-    with preserved(model):
+    """The outputs of a model in inference mode from its first state, which leaves it unchanged."""
+    with preserved(model), states_reset(model):
         return _outputs(model, inputs)
+
+
+@contextlib.contextmanager
+def states_reset(model: keras.Model) -> Iterator[None]:
+    """Resets the states of stateful recurrent layers meanwhile: Keras keeps them out of its files."""
+    states = [
+        state
+        for layer in keras_private.all_layers(model)
+        if getattr(layer, "stateful", False)
+        for state in keras.tree.flatten(getattr(layer, "states", None))
+        if isinstance(state, keras.Variable)
+    ]
+    values = [tf.identity(state.value) for state in states]
+    try:
+        for state in states:
+            state.assign(keras.ops.zeros_like(state))
+        yield
+    finally:
+        for state, value in zip(states, values, strict=True):
+            state.assign(value)
 
 
 def _outputs(model: keras.Model, inputs: list[Any]) -> list[np.ndarray]:

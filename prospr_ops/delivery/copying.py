@@ -60,7 +60,9 @@ def check_built(model: Any) -> None:
 
 def described(error: BaseException) -> str:
     """An error of another library as a part of one sentence."""
-    text = " ".join(str(error).split()).rstrip(".")
+    # Keras puts all of a configuration before what was wrong with it.
+    text = str(error).rpartition("Exception encountered: ")[-1]
+    text = " ".join(text.partition(" Full object config:")[0].split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -39,7 +39,7 @@ def check_file(model: keras.Model, file: Path, format: str, sample: Pass | None)
         found = _RUNTIMES[format](model, file, sample)
     except Exception as error:  # from another library's runtime
         msg = f"model {model.name!r} cannot be exported to {format}: the file does not run: "
-        raise ValueError(msg + described(error)) from error
+        raise ValueError(msg + described(error).replace(str(file), file.name)) from error
     if sample is None or found is None:
         return
     # A runtime's own generator draws something else: no difference of values is too large then.
@@ -72,7 +72,8 @@ def _run_litert(model: keras.Model, file: Path, sample: Pass | None) -> list[np.
     if sample is None:
         return None
     values = keras.tree.flatten(sample.inputs)
-    names = [tensor.name for tensor in keras.tree.flatten(keras_private.input_structure(model))]
+    structure = keras_private.input_structure(model)
+    names = [] if structure is None else [tensor.name for tensor in keras.tree.flatten(structure)]
     given = runner.get_input_details()
     if set(names) != set(given):  # those of a subclassed model are counted
         names = sorted(given, key=_counted)
@@ -96,6 +97,9 @@ def _run_onnx(_: keras.Model, file: Path, sample: Pass | None) -> list[np.ndarra
         return None
     values = keras.tree.flatten(sample.inputs)
     names = [given.name for given in session.get_inputs()]
+    if len(names) != len(values):
+        msg = f"it takes the inputs {names}, and the model {len(values)}"
+        raise ValueError(msg)
     return session.run(None, dict(zip(names, values, strict=True)))
 
 
@@ -134,14 +138,16 @@ def _about_flex(model: keras.Model, flex: dict[str, list[str]]) -> str:
     layers = [
         layer
         for layer in keras_private.all_layers(model)
-        if layer is not model
-        and not keras_private.sublayers(layer)
+        if not isinstance(layer, keras.Model)
         and any(re.fullmatch(rf"{re.escape(layer.name)}(_\d+)?", part) for part in parts)
     ]
     names = ", ".join(dict.fromkeys(repr(layer.name) for layer in layers)) or "its layers"
+    recurrent = any(hasattr(layer, "unroll") for layer in layers)
+    way_out = (
+        "make them with unroll=True and a fixed number of time steps, or " if recurrent else ""
+    )
     return (
         f"the LiteRT file of model {model.name!r} needs the Flex delegate, which a plain interpreter "
-        f"lacks, for {', '.join(sorted(flex))} (of {names}), and was not run; recurrent layers do "
-        "without if they are made with unroll=True and a fixed number of time steps, other formats "
-        "in any case"
+        f"lacks, for {', '.join(sorted(flex))} (of {names}), and was not run: {way_out}export to "
+        "another format"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,13 +17,16 @@ import numpy as np
 from prospr_ops.delivery.comparing import check_copy
 from prospr_ops.delivery.copying import check_built, described, own_objects
 from prospr_ops.network.weights import owned_weights
-from prospr_ops.pruning.masks import hold_masks, masked_weights, masks_lifted
+from prospr_ops.pruning.masks import hold_masks, masked_weights, masks_lifted, masks_of_zeros
 from prospr_ops.utils.archives import open_archive, packed, unpacked, write_archive
 from prospr_ops.utils.files import replacing
 
 _MEMBER = "prospr_ops_masks.npz"
 _FORMAT = "prospr_ops masks of a model"
 _VERSION = 1
+
+# Where fewer weights of a kernel are nonzero, it was pruned: training leaves hardly any at zero.
+_DENSE = 0.9
 
 
 def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -108,7 +112,25 @@ def load_model(
     model = keras.saving.load_model(path, custom_objects, compile=compile, safe_mode=safe_mode)
     if found:
         hold_masks(model, _matched(path, found, model))
+    elif not masked_weights(model):
+        _warn_of_zeros(path, model)
     return model
+
+
+def _warn_of_zeros(path: Path, model: keras.Model) -> None:
+    """Says that a model looks pruned and has no masks."""
+    weights = owned_weights(model, frozen=True)
+    pruned = [
+        name
+        for name, mask in masks_of_zeros(model).items()
+        if mask.any() and mask.mean() < _DENSE and weights[name][1].constraint is None
+    ]
+    if pruned:
+        warnings.warn(
+            f"{path} holds no masks, and many zeros in {pruned}, which training makes nonzero: "
+            'apply_masks(model, "zeros") keeps them',
+            stacklevel=3,
+        )
 
 
 def _keras_path(path: str | os.PathLike[str]) -> Path:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from prospr_ops.delivery.comparing import states_reset
 from prospr_ops.delivery.copying import described
 from prospr_ops.delivery.stripping import strip
 from prospr_ops.network import keras_private
@@ -27,39 +28,49 @@ def write(model: keras.Model, path: Path, format: str) -> None:
         TypeError: As for `strip`, of which a .keras file is written.
         ValueError: The model cannot be written in this format.
     """
+    if format == "keras":
+        strip(model).save(path)
+        return
+    keras_private.mark_as_called(model)  # or Keras would not write ONNX
     try:
-        if format == "keras":
-            strip(model).save(path)
-            return
-        keras_private.mark_as_called(model)  # or Keras would not write ONNX
-        if format == "onnx":
-            _teach_erfc()
-        with masks_lifted(model), warnings.catch_warnings():
+        with masks_lifted(model), states_reset(model), warnings.catch_warnings():
             # Keras looks for np.object, which tf2onnx still uses.
             warnings.simplefilter("ignore", FutureWarning)
-            _export(model, path, format)
+            _WRITERS[format](model, path)
     except tf.errors.OpError as error:  # TensorFlow writes to a full disk, or where it must not
         raise OSError(error.message) from error
-    except (OSError, TypeError):
+    except OSError:
         raise
     except Exception as error:  # of a layer's own code, or of a converter
         msg = f"model {model.name!r} cannot be exported to {format}: {described(error)}"
         raise ValueError(msg) from error
 
 
-def _export(model: keras.Model, path: Path, format: str) -> None:
+def _saved_model(model: keras.Model, path: Path) -> None:
+    model.export(path, format="tf_saved_model", verbose=False)
+
+
+def _litert(model: keras.Model, path: Path) -> None:
     loops = [
         layer
         for layer in keras_private.all_layers(model)
         if getattr(layer, "unroll", None) is False
     ]
-    if format == "litert" and loops:
+    if loops:
         # Keras refuses where it knows no number of steps.
         with contextlib.suppress(ValueError), _unrolled(loops):
-            model.export(path, format=format, verbose=False)
+            model.export(path, format="litert", verbose=False)
             return
-    keras_format = "tf_saved_model" if format == "saved_model" else format
-    model.export(path, format=keras_format, verbose=False)
+    model.export(path, format="litert", verbose=False)
+
+
+def _onnx(model: keras.Model, path: Path) -> None:
+    _teach_erfc()
+    with _constants(model):
+        model.export(path, format="onnx", verbose=False)
+
+
+_WRITERS = {"saved_model": _saved_model, "litert": _litert, "onnx": _onnx}
 
 
 @contextlib.contextmanager
@@ -72,6 +83,27 @@ def _unrolled(layers: list[keras.layers.Layer]) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.unroll = False
+
+
+@contextlib.contextmanager
+def _constants(model: keras.Model) -> Iterator[None]:
+    """Has tensors that layers hold (the mean of Normalization) written as constants meanwhile.
+
+    A traced function takes them as inputs of its own, and tf2onnx forgets their values.
+    """
+    found = [
+        (layer, name, value)
+        for layer in keras_private.all_layers(model)
+        for name, value in vars(layer).items()
+        if isinstance(value, tf.Tensor)
+    ]
+    try:
+        for layer, name, value in found:
+            vars(layer)[name] = value.numpy()
+        yield
+    finally:
+        for layer, name, value in found:
+            vars(layer)[name] = value
 
 
 def _teach_erfc() -> None:

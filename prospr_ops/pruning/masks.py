@@ -136,7 +136,10 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike
     """
     weights = owned_weights(model, frozen=True)
     if isinstance(masks, str) and masks == "zeros":
-        masks = _zeros(model, weights)
+        masks = masks_of_zeros(model)
+        if not masks:
+            msg = f"no kernel of model {model.name!r} has a zero to make a mask of"
+            raise ValueError(msg)
     elif not isinstance(masks, Mapping):
         masks = read_masks(masks)[0]
     # The model's own name is in the paths of a Sequential model, unless Keras has loaded it.
@@ -171,32 +174,21 @@ def hold_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> set[str]:
 
         saved, held = _saved_paths(model), masked_weights(model)
         unsaved = {path for path, (*_, mask) in held.items() if mask.path not in saved}
-        bare = {path.removeprefix(f"{model.name}/") for path in held}
         for *_, constraint in held.values():
             constraint.unsaved = sorted(unsaved)
-            constraint.missing = [
-                path
-                for path in constraint.missing
-                if path.removeprefix(f"{model.name}/") not in bare
-            ]
+            constraint.missing = []  # whoever applies masks now knows which
         undo.pop_all()  # all went well
     return unsaved
 
 
-def _zeros(
-    model: keras.Model, weights: Mapping[str, tuple[keras.layers.Layer, keras.Variable]]
-) -> dict[str, np.ndarray]:
-    """Masks of the zeros in each kernel that has any."""
+def masks_of_zeros(model: keras.Model) -> dict[str, np.ndarray]:
+    """Masks of the kernels of a built model that have zeros, which they prune."""
     kernels = {
         path: variable.numpy() != 0
-        for path, (layer, variable) in weights.items()
+        for path, (layer, variable) in owned_weights(model, frozen=True).items()
         if is_kernel(layer, variable) or variable.name.endswith("kernel")
     }
-    masks = {path: mask for path, mask in kernels.items() if not mask.all()}
-    if not masks:
-        msg = f"no kernel of model {model.name!r} has a zero to make a mask of: {list(kernels)}"
-        raise ValueError(msg)
-    return masks
+    return {path: mask for path, mask in kernels.items() if not mask.all()}
 
 
 def _hold(
