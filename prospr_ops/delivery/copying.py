@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,7 +27,12 @@ def copied(model: keras.Model) -> keras.Model:
         OSError: The temporary file cannot be written.
         TypeError: Keras cannot write the model to a file, or not make it again from there.
     """
-    with tempfile.TemporaryDirectory() as folder, own_objects(model, rename=True):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        own_objects(model, rename=True),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # Keras's, of the file
         file = Path(folder) / "model.keras"
         try:
             with masks_lifted(model), _uncompiled(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,8 +79,9 @@ def _values(
     if dtype == "string":
         words = [word for word in vocabulary if isinstance(word, str)] or ["a", "b", "c"]
         whole = any(isinstance(layer, keras.layers.TextVectorization) for layer in layers)
-        drawn = random.choice(words, (*shape, 3 if whole and kind == "usual" else 1))
-        return np.apply_along_axis(" ".join, -1, drawn).astype(object)
+        count = 3 if whole and kind == "usual" else 1
+        texts = [" ".join(random.choice(words, count)) for _ in range(math.prod(shape))]
+        return np.array(texts, object).reshape(shape)
     if dtype == "bool":
         return random.random(shape) < 0.5
     if kind == "zero":

@@ -277,7 +277,9 @@ def _constraint_attribute(layer: keras.layers.Layer, variable: keras.Variable) -
 def _saved_paths(model: keras.Model) -> set[str]:
     """Paths of the masks in the model's configuration."""
     try:
-        config = model.get_config()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras's, of lambdas
+            config = model.get_config()
     except NotImplementedError:  # of a subclassed model that does not say how to make it again
         return set()
     return {mask["path"] for mask in _mask_configs(config)}
