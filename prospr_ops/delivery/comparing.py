@@ -130,20 +130,20 @@ def check_copy(model: keras.Model, copy: keras.Model, what: str, tolerance: floa
         ValueError: The second one computes something else, or nothing.
     """
     sample = forward_pass(model, what)
-    if sample is None:
-        return
-    where = ""
-    try:
-        found = difference(
-            sample.outputs, outputs_of(copy, sample.inputs), rounding(model, tolerance)
-        )
-        if found:
-            where = _first_difference(model, copy, sample.inputs, rounding(model, tolerance))
-    except Exception as error:  # noqa: BLE001 - raised by a layer's own code
-        found = f"it cannot be called: {' '.join(str(error).split())}"
+    where = found = ""
+    if len(copy.weights) != len(model.weights):  # layers that shared one have one each
+        found = f"it has {len(copy.weights)} weights instead of {len(model.weights)}"
+    elif sample is not None:
+        limit = rounding(model, tolerance)
+        try:
+            found = difference(sample.outputs, outputs_of(copy, sample.inputs), limit)
+            if found:
+                where = _first_difference(model, copy, sample.inputs, limit)
+        except Exception as error:  # noqa: BLE001 - raised by a layer's own code
+            found = f"it cannot be called: {' '.join(str(error).split())}"
     if found:
         msg = (
-            f"{what}: what is made of model {model.name!r} computes something else, so it is not "
+            f"{what}: what is made of model {model.name!r} is something else, so it is not "
             f"handed over: {where}{found}"
         )
         raise ValueError(msg)

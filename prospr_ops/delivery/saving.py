@@ -112,7 +112,7 @@ def load_model(
     model = keras.saving.load_model(path, custom_objects, compile=compile, safe_mode=safe_mode)
     if found:
         hold_masks(model, _matched(path, found, model))
-    elif not masked_weights(model):
+    elif model.variables and not masked_weights(model):
         _warn_of_zeros(path, model)
     return model
 

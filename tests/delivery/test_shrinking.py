@@ -324,7 +324,7 @@ def test_a_wrong_order_behind_flatten_would_be_seen(monkeypatch):
     _trained(model)
     _prune_channels(model, 0.5)
     monkeypatch.setitem(rules.RULES, layers.Flatten, channel_by_channel)
-    with pytest.raises(ValueError, match="computes something else, so it is not handed over"):
+    with pytest.raises(ValueError, match="is something else, so it is not handed over"):
         po.shrink(model)
 
 
@@ -352,5 +352,5 @@ def test_a_wrong_slice_would_be_seen(monkeypatch, name):
         return graph
 
     monkeypatch.setattr(shrinking, "ChannelGraph", with_a_mistake)
-    with pytest.raises(ValueError, match="computes something else, so it is not handed over"):
+    with pytest.raises(ValueError, match="is something else, so it is not handed over"):
         po.shrink(model)
