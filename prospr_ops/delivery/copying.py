@@ -81,15 +81,14 @@ def own_objects(model: keras.Model, *, rename: bool = False) -> Iterator[None]:
         rename: Whether to give functions names of their own meanwhile, so that lambdas, and several
             functions of one name, are told apart in what is written meanwhile.
     """
-    found: dict[str, Any] = {}
+    found = keras_private.objects_in_scope()  # a scope within a scope hides it
     with ExitStack() as undo:
         for thing in _objects(model):
             if str(getattr(thing, "__module__", "")).partition(".")[0] == "keras":
                 continue
             name = keras.saving.get_registered_name(thing)
-            if keras.saving.get_registered_object(name) is thing:
-                continue
-            if rename and isinstance(thing, FunctionType):
+            known = keras.saving.get_registered_object(name) is thing
+            if rename and isinstance(thing, FunctionType) and not known:
                 undo.callback(setattr, thing, "__name__", thing.__name__)
                 name = thing.__name__ = f"function_{len(found)}_of_{model.name}"
             found[name] = thing

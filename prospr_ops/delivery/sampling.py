@@ -14,7 +14,7 @@ from prospr_ops.network import keras_private
 
 # Sizes to try for axes of no fixed size, and kinds of values.
 _SIZES = (16, 64, 224)
-_KINDS = ("usual", "positive", "whole", "zero")
+_KINDS = ("usual", "whole", "positive", "zero")
 
 
 def candidates(model: keras.Model) -> Iterator[list[Any]]:

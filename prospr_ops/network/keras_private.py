@@ -31,6 +31,7 @@ __all__ = [
     "mask_of",
     "moving_average",
     "nodes",
+    "objects_in_scope",
     "operation_of",
     "own_trainable_variables",
     "run_graph",
@@ -143,3 +144,8 @@ def inputs_of(node: Any) -> list[keras.KerasTensor]:
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that a layer holds."""
     return layer._layers
+
+
+def objects_in_scope() -> dict[str, Any]:
+    """The classes and functions by name of the `keras.saving.custom_object_scope` that is open."""
+    return dict(get_global_attribute("custom_objects_scope_dict", {}))

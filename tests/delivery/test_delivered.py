@@ -125,6 +125,29 @@ def test_functions_that_nobody_registered_are_those_of_the_copy():
     _close(small.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+def test_classes_that_the_user_has_in_scope_are_found():
+    class Doubled(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    class Holder(layers.Layer):
+        """Makes its part, which it does not keep, when it is made again."""
+
+        def __init__(self, part="Doubled", **kwargs):
+            super().__init__(**kwargs)
+            known = keras.saving.get_registered_object(part)
+            self.factor = float(known().call(1.0))
+
+        def call(self, x):
+            return x * self.factor
+
+    with keras.saving.custom_object_scope({"Doubled": Doubled}):
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(3), Holder()])
+        plain = po.strip(model)
+        assert keras.saving.get_registered_object("Doubled") is Doubled
+    assert plain.layers[1].factor == 2.0
+
+
 def test_a_part_of_the_state_that_no_file_keeps_is_refused_and_named():
     @keras.saving.register_keras_serializable("test_delivered")
     class Shift(layers.Layer):
@@ -259,3 +282,28 @@ def test_inputs_of_strings_and_vocabularies_without_a_place_for_other_words(tmp_
     po.export(model, tmp_path / "saved")
     loaded = tf.saved_model.load(str(tmp_path / "saved"))  # held on to while it runs
     _close(loaded.serve(x), expected)
+
+
+def test_layers_that_share_a_weight_are_not_shrunk_apart():
+    @keras.saving.register_keras_serializable("test_delivered")
+    class Transposed(layers.Layer):
+        def __init__(self, of, **kwargs):
+            super().__init__(**kwargs)
+            self.of = of
+
+        def call(self, x):
+            return keras.ops.matmul(x, keras.ops.transpose(self.of.kernel))
+
+        def get_config(self):
+            return {**super().get_config(), "of": keras.saving.serialize_keras_object(self.of)}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(keras.saving.deserialize_keras_object(config.pop("of")), **config)
+
+    inputs = keras.Input((6,))
+    encode = layers.Dense(4, "tanh")
+    model = keras.Model(inputs, Transposed(encode)(encode(inputs)))
+    assert len(po.strip(model).weights) == len(model.weights)
+    with pytest.raises(ValueError, match=r"shrink: .* has 4 weights instead of 2"):
+        po.shrink(model)

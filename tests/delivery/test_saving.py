@@ -53,6 +53,36 @@ class Towers(keras.Model):
         return self.head(keras.ops.concatenate([self.towers[name](x[name]) for name in "ab"], -1))
 
 
+@keras.saving.register_keras_serializable("test_saving")
+class Backbone(keras.Model):
+    """A functional model made of a few numbers, as KerasHub's are."""
+
+    def __init__(self, width, **kwargs):
+        tokens = keras.Input((None,), dtype="int32", name="tokens")
+        padding = keras.Input((None,), dtype="int32", name="padding")
+        h = layers.Embedding(20, width, name="table")(tokens)
+        seen = keras.ops.cast(padding, "bool")[:, None, :]
+        attended = layers.MultiHeadAttention(2, width // 2, name="attention")
+        h = layers.LayerNormalization(name="norm")(h + attended(h, h, attention_mask=seen))
+        super().__init__({"tokens": tokens, "padding": padding}, h, **kwargs)
+        self.width = width
+
+    def get_config(self):
+        return {"name": self.name, "trainable": self.trainable, "width": self.width}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def _backbone() -> tuple[keras.Model, dict[str, np.ndarray]]:
+    backbone = Backbone(8, name="backbone")
+    outputs = layers.Dense(3, name="head")(backbone(backbone.input)[:, 0, :])
+    random = np.random.default_rng(0)
+    x = {"tokens": random.integers(0, 20, (16, 7)), "padding": np.ones((16, 7), int)}
+    return keras.Model(backbone.input, outputs, name="classifier"), x
+
+
 def _transformer() -> tuple[keras.Model, np.ndarray]:
     inputs = keras.Input((5, 8), name="x")
     x = Block(8, name="second")(Block(8, name="first")(inputs))
@@ -86,7 +116,7 @@ def _frozen() -> tuple[keras.Model, np.ndarray]:
     return model, np.random.default_rng(0).standard_normal((16, 6)).astype("float32")
 
 
-MODELS = {"transformer": _transformer, "towers": _towers, "frozen": _frozen}
+MODELS = {"transformer": _transformer, "backbone": _backbone, "towers": _towers, "frozen": _frozen}
 
 
 def _loss() -> keras.losses.Loss:
