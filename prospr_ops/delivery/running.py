@@ -39,7 +39,7 @@ def check_file(model: keras.Model, file: Path, format: str, sample: Pass | None)
         found = _RUNTIMES[format](model, file, sample)
     except Exception as error:  # from another library's runtime
         msg = f"model {model.name!r} cannot be exported to {format}: the file does not run: "
-        raise ValueError(msg + described(error).replace(str(file), file.name)) from error
+        raise ValueError(msg + described(error).replace(str(file), "the file")) from error
     if sample is None or found is None:
         return
     want = sample.outputs
