@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prospr_ops import callbacks, curvature, data, models, ops, reference
     from prospr_ops.data.loading import load_data
     from prospr_ops.delivery.exporting import export
+    from prospr_ops.delivery.saving import load_model, save_model
     from prospr_ops.delivery.shrinking import shrink
     from prospr_ops.delivery.stripping import strip
     from prospr_ops.pruning.api import prune, score
@@ -46,11 +47,13 @@ __all__ = [
     "data",
     "export",
     "load_data",
+    "load_model",
     "models",
     "ops",
     "prune",
     "reference",
     "report",
+    "save_model",
     "score",
     "select",
     "shrink",
@@ -63,8 +66,10 @@ _HOMES = {
     "channel_masks": "pruning.channels.groups",
     "export": "delivery.exporting",
     "load_data": "data.loading",
+    "load_model": "delivery.saving",
     "prune": "pruning.api",
     "report": "reporting.html_report",
+    "save_model": "delivery.saving",
     "score": "pruning.api",
     "select": "pruning.selection",
     "shrink": "delivery.shrinking",

@@ -24,7 +24,7 @@ from prospr_ops import models
 from prospr_ops.cli import comparison
 from prospr_ops.cli.demonstration import run_demo as demo
 from prospr_ops.data.loading import Samples, load_data
-from prospr_ops.delivery import exporting, shrinking
+from prospr_ops.delivery import exporting, saving, shrinking
 from prospr_ops.delivery.exporting import export_table
 from prospr_ops.methods.engine.checkpoint import held
 from prospr_ops.network import keras_private
@@ -243,7 +243,7 @@ def _load(file: Path, *, compile: bool = True) -> keras.Model:
         with warnings.catch_warnings():
             # It says that an optimizer has made no step before it was saved, which is not unusual.
             warnings.filterwarnings("ignore", ".* whereas the saved optimizer has 2 variables")
-            return keras.saving.load_model(file, compile=compile)
+            return saving.load_model(file, compile=compile)
     except Exception as error:
         # Keras and what it reads by raise all kinds; the reason is last, among whole configurations.
         reason = str(error).rpartition("Exception encountered: ")[2] or repr(error)
@@ -312,8 +312,7 @@ def _unreadable_images_named(samples: Samples | None) -> Iterator[None]:
 
 
 def _save(model: keras.Model, file: Path) -> None:
-    with replacing(file) as unfinished:
-        model.save(unfinished)
+    saving.save_model(model, file)
     _say(f"Wrote {_described(model, file)}.")
 
 

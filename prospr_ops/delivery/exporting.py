@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from rich import box
 from rich.table import Table
 
-from prospr_ops.delivery.stripping import strip
-from prospr_ops.network import keras_private
+from prospr_ops.delivery.comparing import forward_pass
+from prospr_ops.delivery.copying import check_built
+from prospr_ops.delivery.running import check_file
+from prospr_ops.delivery.writing import write
 from prospr_ops.utils.checks import choose
 from prospr_ops.utils.files import replacing
 from prospr_ops.utils.tables import percent
@@ -45,7 +45,15 @@ class Exported:
 
 
 def export(model: keras.Model, path: str | os.PathLike[str], format: str | None = None) -> Exported:
-    """Writes a model, stripped of its masks, for inference elsewhere.
+    """Writes a model without its masks, for inference elsewhere.
+
+    The file is opened and run before this returns, on sampled inputs, and must compute what the
+    model does: ONNX where onnxruntime is installed. Recurrent layers are unrolled in LiteRT where
+    the number of time steps is fixed, as a plain interpreter cannot run them otherwise; a warning
+    says where a file needs LiteRT's Flex delegate all the same. A .keras file with a Python lambda
+    in it, Keras loads with `safe_mode=False` only.
+
+        po.export(model, "model.tflite")
 
     Args:
         model: A built Keras model, pruned or not; it is not changed.
@@ -61,8 +69,10 @@ def export(model: keras.Model, path: str | os.PathLike[str], format: str | None 
         FileExistsError: `path` is a folder that holds something else.
         ImportError: ONNX is asked for and the packages of prospr_ops[export] are missing.
         OSError: It cannot be written. What was there before is as it was.
-        TypeError: As for `strip`.
-        ValueError: The format is unknown or the path does not end as it must, or as for `strip`.
+        TypeError: `model` is no Keras model; for a .keras file also as for `strip`.
+        ValueError: The model is not built, the format is unknown, the path does not end as it must,
+            the model cannot be written in the format, or the file does not run or computes
+            something else. What was there before is as it was.
 
     Example:
         >>> import prospr_ops as po
@@ -89,33 +99,19 @@ def export(model: keras.Model, path: str | os.PathLike[str], format: str | None 
     if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").is_file():
         msg = f"{path} is a folder that holds no SavedModel; it is left as it is"
         raise FileExistsError(msg)
-    plain = strip(model)
+    check_built(model)
+    sample = forward_pass(model, "export")
     with replacing(path) as unfinished:
-        _write(plain, unfinished, format)
+        write(model, unfinished, format)
+        check_file(model, unfinished, format, sample)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return Exported(
         path=path,
         size=sum(file.stat().st_size for file in files),
         compressed=sum(len(zlib.compress(file.read_bytes(), 9)) for file in files),
-        nonzero=sum(int(np.count_nonzero(weight)) for weight in plain.get_weights()),
-        weights=plain.count_params(),
+        nonzero=sum(int(np.count_nonzero(weight)) for weight in model.get_weights()),
+        weights=model.count_params(),
     )
-
-
-def _write(plain: keras.Model, path: Path, format: str) -> None:
-    if format == "keras":
-        plain.save(path)
-        return
-    keras_private.mark_as_called(plain)  # or Keras would not write ONNX
-    with warnings.catch_warnings():
-        # Keras looks for np.object, which tf2onnx still uses.
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            plain.export(
-                path, format="tf_saved_model" if format == "saved_model" else format, verbose=False
-            )
-        except tf.errors.OpError as error:  # TensorFlow writes to a full disk, or where it must not
-            raise OSError(error.message) from error
 
 
 def export_table(exported: Exported) -> Table:

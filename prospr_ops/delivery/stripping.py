@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import keras
 
-from prospr_ops.network import keras_private
-from prospr_ops.pruning.masks import without_masks
+from prospr_ops.delivery.comparing import check_copy
+from prospr_ops.delivery.copying import check_built, copied
 
 
 def strip(model: keras.Model) -> keras.Model:
     """Makes a stock Keras model of a pruned one.
 
     Nothing of `prospr_ops` is left in it: it can be saved, loaded and exported where this package
-    is not installed. Weights, and so the zeros and predictions, are those of `model`, which is not
-    changed; constraints that its weights had before the masks are back. Masks are gone: training
-    the copy makes pruned weights nonzero.
+    is not installed. Weights, all other state that Keras saves, and so predictions are those of
+    `model`, which is not changed; constraints that its weights had before the masks are back. Masks
+    are gone: training the copy makes pruned weights nonzero. Both models are called once on sampled
+    inputs, and compared.
+
+        plain = po.strip(model)
+        plain.save("plain.keras")
 
     Args:
         model: A built Keras model, pruned or not. A subclassed one must have `get_config`.
@@ -23,8 +27,8 @@ def strip(model: keras.Model) -> keras.Model:
         A new model, which is not compiled.
 
     Raises:
-        TypeError: `model` is no Keras model, or a subclassed one that Keras cannot make again.
-        ValueError: The model is not built.
+        TypeError: `model` is no Keras model, or one that Keras cannot make again from a file.
+        ValueError: The model is not built, or the copy would compute something else.
 
     Example:
         >>> import prospr_ops as po
@@ -34,21 +38,7 @@ def strip(model: keras.Model) -> keras.Model:
         >>> [layer.kernel_constraint for layer in plain.layers[1:]]
         [None, None, None]
     """
-    if not isinstance(model, keras.Model):
-        msg = f"model must be a keras.Model, not {type(model).__name__}"
-        raise TypeError(msg)
-    if not model.built:
-        msg = f"model {model.name!r} is not built; call it on a batch first"
-        raise ValueError(msg)
-    if isinstance(model, (keras_private.Functional, keras.Sequential)):
-        plain = keras.models.clone_model(model, clone_function=_plain, recursive=True)
-    else:
-        plain = _plain(model)
-        plain.build_from_config(model.get_build_config())
-        plain.built = True  # as keras.saving does it
-    plain.set_weights(model.get_weights())
+    check_built(model)
+    plain = copied(model)
+    check_copy(model, plain, "strip")
     return plain
-
-
-def _plain(layer: keras.layers.Layer) -> keras.layers.Layer:
-    return type(layer).from_config(without_masks(layer.get_config()))

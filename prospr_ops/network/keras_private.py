@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras.src.backend import AutocastScope
 from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.export.export_utils import get_input_signature
 from keras.src.models import Functional
 from keras.src.ops.numpy import Add, Pad
 
@@ -21,19 +22,23 @@ __all__ = [
     "Functional",
     "Pad",
     "all_layers",
+    "input_signature",
     "input_structure",
+    "inputs_of",
     "logits_of",
     "losses_of",
     "mark_as_called",
     "mask_of",
     "moving_average",
     "nodes",
+    "objects_in_scope",
     "operation_of",
     "output_structure",
     "own_trainable_variables",
     "run_graph",
     "seed_states",
     "sequential_graph",
+    "sublayers",
 ]
 
 # Name of the attribute that holds the dtype policy of a layer.
@@ -126,3 +131,28 @@ def moving_average(variable: Any) -> keras.Variable | None:
             if known is variable:
                 return average
     return None
+
+
+def input_signature(model: keras.Model) -> list[Any]:
+    """What a subclassed model was last built or called with: a structure of specs per argument.
+
+    Raises:
+        ValueError: Keras has not kept it.
+    """
+    mark_as_called(model)
+    return get_input_signature(model)
+
+
+def inputs_of(node: Any) -> list[keras.KerasTensor]:
+    """The symbolic tensors that an operation was called on, from `nodes`."""
+    return node.input_tensors
+
+
+def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that a layer holds."""
+    return layer._layers
+
+
+def objects_in_scope() -> dict[str, Any]:
+    """The classes and functions by name of the `keras.saving.custom_object_scope` that is open."""
+    return dict(get_global_attribute("custom_objects_scope_dict", {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import TypeAlias
@@ -40,12 +41,14 @@ def is_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
     )
 
 
-def owned_weights(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.Variable]]:
+def owned_weights(
+    model: keras.Model, *, frozen: bool = False
+) -> dict[str, tuple[keras.layers.Layer, keras.Variable]]:
     """Each of `trainable_weights` with the layer that owns it.
 
-    Raises:
-        TypeError: `model` is not a Keras model.
-        ValueError: The model is not built.
+    Args:
+        model: A built Keras model.
+        frozen: Whether to add the weights of layers that are frozen now. It changes no other path.
     """
     if not isinstance(model, keras.Model):
         msg = f"model must be a keras.Model, not {type(model).__name__}"
@@ -60,13 +63,16 @@ def owned_weights(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, ker
     for layer in keras_private.all_layers(model):
         for variable in keras_private.own_trainable_variables(layer):
             owners.setdefault(id(variable), layer)
+    trainable = {id(variable) for variable in model.trainable_variables}
     found: dict[str, tuple[keras.layers.Layer, keras.Variable]] = {}
-    for variable in model.trainable_variables:
-        path, copies = variable.path, 1
-        while path in found:
-            copies += 1
-            path = f"{variable.path}#{copies}"
-        found[path] = (owners.get(id(variable), model), variable)
+    copies: Counter[str] = Counter()
+    for variable in model.variables:
+        if id(variable) in owners or id(variable) in trainable:
+            copies[variable.path] += 1
+            number = copies[variable.path]
+            path = variable.path if number == 1 else f"{variable.path}#{number}"
+            if frozen or id(variable) in trainable:
+                found[path] = (owners.get(id(variable), model), variable)
     return found
 
 

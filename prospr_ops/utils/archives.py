@@ -32,12 +32,14 @@ def unpacked(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
 
 
-def write_archive(path: Path, header: Mapping[str, Any], arrays: Iterable[tuple[str, Any]]) -> None:
-    """Writes an .npz file for `open_archive`.
+def write_archive(
+    path: Path | IO[bytes], header: Mapping[str, Any], arrays: Iterable[tuple[str, Any]]
+) -> None:
+    """Writes an .npz file that `open_archive` opens.
 
     Args:
-        path: File to write.
-        header: Values that JSON can hold.
+        path: Path of the file, or a stream to write it to.
+        header: Anything that JSON can hold.
         arrays: Names and arrays; each is requested once the one before is written.
 
     Raises:

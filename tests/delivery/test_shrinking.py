@@ -324,8 +324,8 @@ def test_a_wrong_order_behind_flatten_would_be_seen(monkeypatch):
     _trained(model)
     _prune_channels(model, 0.5)
     monkeypatch.setitem(rules.RULES, layers.Flatten, channel_by_channel)
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        _assert_same_function(po.shrink(model), model)
+    with pytest.raises(ValueError, match="is something else, so it is not handed over"):
+        po.shrink(model)
 
 
 @pytest.mark.parametrize("name", ["kernel", "gamma", "beta", "moving_mean", "moving_variance"])
@@ -352,5 +352,5 @@ def test_a_wrong_slice_would_be_seen(monkeypatch, name):
         return graph
 
     monkeypatch.setattr(shrinking, "ChannelGraph", with_a_mistake)
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        _assert_same_function(po.shrink(model), model)
+    with pytest.raises(ValueError, match="is something else, so it is not handed over"):
+        po.shrink(model)

@@ -12,7 +12,7 @@ from keras import layers
 from problems import LOGITS
 
 import prospr_ops as po
-from prospr_ops.pruning.masks import MaskConstraint
+from prospr_ops.pruning.masks import MaskConstraint, masked_weights, masks_lifted
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
@@ -336,3 +336,51 @@ def test_a_damaged_configuration_is_refused(damage):
     config = MaskConstraint(np.ones((3, 3), bool), path="a/kernel").get_config()
     with pytest.raises(ValueError, match="the mask of a/kernel is damaged"):
         MaskConstraint.from_config({**config, **damage})
+
+
+def test_lifted_masks_are_back_whatever_happened():
+    model = _varied_model()
+    masks = po.select(po.score(model, None, method="random", seed=1, verbose=0), 0.5)
+    po.apply_masks(model, masks)
+    configuration, weights = model.to_json(), model.get_weights()
+    held = {path: mask for path, (*_, mask) in masked_weights(model).items()}
+    with pytest.raises(KeyboardInterrupt), masks_lifted(model):  # noqa: PT012
+        assert not masked_weights(model)
+        assert "prospr_ops" not in model.to_json()
+        assert isinstance(model.layers[0].kernel.constraint, keras.constraints.NonNeg)
+        assert isinstance(model.layers[2].pointwise_constraint, keras.constraints.MaxNorm)
+        raise KeyboardInterrupt
+    assert model.to_json() == configuration
+    assert {path: mask for path, (*_, mask) in masked_weights(model).items()} == held
+    for one, other in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_path_is_of_the_same_weight_whatever_is_frozen():
+    shared = [layers.Dense(3, name="twin") for _ in range(2)]
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.Sequential([shared[0]], name="in"), shared[1]]
+    )
+    for layer in shared:  # of one path, as Keras lets them be
+        layer.kernel._path = "twin/kernel"
+    shared[0].trainable = False
+    po.apply_masks(model, {"twin/kernel#2": np.eye(3, dtype=bool)})
+    assert isinstance(shared[1].kernel.constraint, MaskConstraint)
+    assert shared[0].kernel.constraint is None
+    shared[0].trainable = True
+    po.apply_masks(model, {"twin/kernel": ~np.eye(3, dtype=bool)})
+    np.testing.assert_array_equal(shared[0].kernel.numpy() != 0, ~np.eye(3, dtype=bool))
+    np.testing.assert_array_equal(shared[1].kernel.numpy() != 0, np.eye(3, dtype=bool))
+
+
+def test_a_clone_says_when_it_is_trained_which_masks_it_lacks():
+    inputs = keras.Input((4, 6))
+    x = layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(layers.Flatten()(x)))
+    with pytest.warns(UserWarning, match="model.save will not write the masks of .*attention"):
+        po.apply_masks(model, _masks(model))
+    clone = keras.models.clone_model(model)
+    clone.compile("sgd", LOGITS)
+    x = np.random.default_rng(0).standard_normal((8, 4, 6)).astype("float32")
+    with pytest.warns(UserWarning, match="attention/query/kernel.* were lost"):
+        clone.fit(x, np.arange(8) % 3, verbose=0)
