@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
+from tensorflow.python.eager.record import stop_recording
 
 from prospr_ops import ops, reference
 from prospr_ops.ops.normalisation import MOST_TENSORS
@@ -55,9 +56,13 @@ def channelwise(
     @tf.custom_gradient
     def mapped(*arguments: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., list[tf.Tensor]]]:
         x, own = arguments[:count], arguments[count:]
-        combination = _traced(rule)(library.channel_products(x), own)
-        coefficients = tf.cast(combination.coefficients, x[0].dtype)
-        results = library.channel_combinations(x, coefficients) if coefficients.shape[0] else []
+        # Before recording stops: derivatives within the rule need a tape.
+        of_products = _traced(rule, count + 1, len(own))
+        # `pullback` is all that a tape needs: it is not to record, and keep, how the results came about.
+        with stop_recording():
+            combination = of_products(library.channel_products(x), own)
+            coefficients = tf.cast(combination.coefficients, x[0].dtype)
+            results = library.channel_combinations(x, coefficients) if coefficients.shape[0] else []
 
         def pullback(*upstream: tf.Tensor) -> list[tf.Tensor]:
             by_result, by_further = upstream[: len(results)], upstream[len(results) :]
@@ -70,16 +75,18 @@ def channelwise(
 
 
 @lru_cache(maxsize=256)
-def _traced(rule: Rule) -> Callable[..., Any]:
+def _traced(rule: Rule, size: int, parameters: int) -> Callable[..., Any]:
     """A function that calls the rule, traced once for maps of any number of channels.
 
     A rule is dozens of operations on a few numbers, its derivatives hundreds. Not written out in the
     graph for every layer, they are optimised once: most of the time to the first step is that.
     """
-    attributes = {"_noinline": True}
-    return tf.function(
-        rule, autograph=False, reduce_retracing=True, experimental_attributes=attributes
-    )
+    function = tf.function(rule, autograph=False, experimental_attributes={"_noinline": True})
+    with tf.device(None):  # wherever the first map happens to be
+        return function.get_concrete_function(
+            tf.TensorSpec([size, size, None], tf.float64),
+            (tf.TensorSpec([None], tf.float64),) * parameters,
+        )
 
 
 @lru_cache(maxsize=256)
