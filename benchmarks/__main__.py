@@ -17,7 +17,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 # In the order in which they run: from one operation to whole methods.
-NAMES = ("gamma", "select", "shrink", "sparse", "curvature", "meta_gradient", "agreement")
+NAMES = (
+    *("gamma", "select", "shrink", "sparse", "curvature", "meta_gradient", "agreement"),
+    "first_call",
+)
+# Whose `run` takes `only`.
+SELECTABLE = ("first_call",)
 # Take hours, or gigabytes, and compare no speed: run where named, and have no rows in the summary.
 STUDIES = ("accuracy", "tuning", "large_model")
 REFERENCE = Path("docs/benchmarks/reference.json")
@@ -44,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder for JSON and plots (default: %(default)s)",
     )
     parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help=f"rows with all of these in their names, of {', '.join(SELECTABLE)}",
+    )
+    parser.add_argument(
         "--reference",
         type=Path,
         default=REFERENCE if REFERENCE.exists() else None,
@@ -61,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         known = ", ".join((*NAMES, *STUDIES))
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {known}")
+    if arguments.only and not (arguments.names and set(arguments.names) <= {*SELECTABLE}):
+        parser.error(f"--only chooses among the rows of {', '.join(SELECTABLE)}; name it")
+    options = {"only": arguments.only} if arguments.only else {}
     arguments.out.mkdir(parents=True, exist_ok=True)
     harness = importlib.import_module("benchmarks.harness")
     summary = importlib.import_module("benchmarks.summary")
@@ -76,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in arguments.names or NAMES:
             start = time.perf_counter()
             try:
-                rows += importlib.import_module(f"benchmarks.{name}").run(arguments.out, full=full)
+                module = importlib.import_module(f"benchmarks.{name}")
+                rows += module.run(arguments.out, full=full, **options)
             except AssertionError as error:  # its sides disagree; that of the others stays true
                 rows.append(summary.failed(name, error))
             minutes[name] = (time.perf_counter() - start) / 60

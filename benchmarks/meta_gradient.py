@@ -5,8 +5,9 @@ same process right after each pass: TensorFlow's own, without what this package 
 instead. "exact" goes back through the steps with one Hessian-vector product each; "unrolled" is the
 path of the paper: one tape through all steps. diagonal and first_order compute something else, and
 are there for their price. Each figure comes from a process of its own. Times are those of passes
-that are already traced: of a run of M steps the passes of a kind are alike but for the first, which
-is traced, and is replaced by the median of the others; batches are drawn before. Memory is the peak
+in steady state: of a run of M steps the passes of a kind are alike but for the first, which is traced
+where they are many (see `EAGER_PASSES`), and is replaced by the median of the others; batches are drawn
+before. Memory is the peak
 over that of the process with model and data alone.
 
 Another table has the Hessian-vector product alone, on the same batch, both ways round: reverse over

@@ -349,9 +349,11 @@ def _progress(
     )
     with Progress(*columns, transient=True) as progress:
         title = f"scoring by {method}"
-        task = progress.add_task(f"{title}: checking the data", total=total)
+        task = progress.add_task(title, total=total)
 
         def say(words: str) -> None:
             progress.update(task, description=f"{title}: {words}", refresh=True)
 
+        if unit == "batches":
+            say("checking the data")
         yield lambda: progress.advance(task), say

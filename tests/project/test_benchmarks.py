@@ -61,6 +61,8 @@ def benchmarks(monkeypatch):
         ("sparse", "SPARSITIES", (0.9,)),
         ("curvature", "MATRIX", 8),
         ("curvature", "NETWORKS", {"tiny": module("curvature").Network(tiny, 4, 2, in_torch=False)}),
+        ("first_call", "NETWORKS", {"tiny": module("first_call").Network(tiny, 4)}),
+        ("first_call", "SHORT", (("tiny",), module("first_call").SIDES)),
         ("meta_gradient", "NETWORKS", {"tiny": module("meta_gradient").Network(tiny, 4, (3, 4), (3,))}),
         ("agreement", "SHORT", ((0.1,), (1,), (0,))),
     ):  # fmt: skip
@@ -108,12 +110,20 @@ def test_sides_that_disagree_are_told_and_stop_nothing_else(benchmarks, tmp_path
     assert "disagree by 0.5" in rows[0]["case"]
 
 
+def test_rows_are_chosen_by_words(benchmarks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert benchmarks("__main__").main(["first_call", "--only", "TINY", "first", "--out", "."]) == 0
+    rows = json.loads(Path("first_call.json").read_text())["rows"]
+    assert [row["side"] for row in rows] == ["TensorFlow's first gradient", "first_order"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["speed"], "no benchmark speed; there are gamma"),
         (["--reference", "other.json"], "other.json is no record of"),
         (["--reference", "absent.json"], "absent.json"),
+        (["--only", "tiny"], "--only chooses among the rows of first_call"),
     ],
 )
 def test_wrong_arguments(options, message, benchmarks, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,59 @@
+"""What the progress bar says while a method runs."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+from problems import PROBLEMS
+
+import prospr_ops as po
+from prospr_ops.pruning import scoring
+
+
+def _words(monkeypatch, method: str, **options) -> list[str]:
+    words: list[str] = []
+
+    @contextmanager
+    def recorded(*_):
+        yield lambda: None, words.append
+
+    monkeypatch.setattr(scoring, "_progress", recorded)
+    problem = PROBLEMS[0]
+    po.score(
+        problem.model(),
+        problem.data(),
+        method=method,
+        loss=problem.loss,
+        batch_size=16,
+        **options,
+    )
+    return words
+
+
+def test_it_says_which_batch_and_which_way(monkeypatch):
+    assert _words(monkeypatch, "exact", steps=2) == [
+        *("batch 1", "batch 2", "batch 3", "back over batch 2", "back over batch 1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "diagonal"}, ["tracing, then batch 1", "batch 2", "batch 3"]),
+        (
+            {"method": "first_order", "microbatch": 8},
+            ["tracing, then batch 1", "batch 2", "tracing, then batch 3"],
+        ),
+    ],
+)
+def test_it_says_when_tensorflow_traces(options, expected, monkeypatch):
+    assert _words(monkeypatch, steps=2, **options) == expected
+
+
+def test_the_bar_shows_it(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with scoring._progress("exact", 3, "batches") as (advance, say):
+        say("back over batch 2")
+        advance()
+    assert "scoring by exact: back over batch 2" in capsys.readouterr().out

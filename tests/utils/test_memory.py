@@ -1,0 +1,32 @@
+"""Memory held and free."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from prospr_ops.utils import memory
+
+pytestmark = pytest.mark.skipif(
+    bool(tf.config.list_physical_devices("GPU")), reason="it is the GPU's memory that counts"
+)
+
+
+def test_what_is_allocated_is_held():
+    before = memory.used_bytes()
+    block = np.ones(2**28, np.uint8)
+    assert memory.used_bytes() - before > 0.9 * block.nbytes
+
+
+def test_the_limit_of_a_control_group_counts(tmp_path, monkeypatch):
+    limit, used = tmp_path / "max", tmp_path / "current"
+    monkeypatch.setattr(memory, "_LIMITS", ((limit, used),))
+    unlimited = memory.free_bytes()  # there are no such files
+    assert unlimited > 10_000
+    used.write_text("4000\n")
+    for text, expected in (("10000\n", 6000), ("3000\n", 0)):
+        limit.write_text(text)
+        assert memory.free_bytes() == expected
+    limit.write_text("max\n")
+    assert memory.free_bytes() > 10_000
