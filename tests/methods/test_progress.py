@@ -53,6 +53,7 @@ def test_it_says_when_tensorflow_traces(options, expected, monkeypatch):
 
 def test_the_bar_shows_it(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("rich._console", None)  # the process's console, made for another stream
     with scoring._progress("exact", 3, "batches") as (advance, say):
         say("back over batch 2")
         advance()
