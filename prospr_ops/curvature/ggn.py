@@ -15,17 +15,15 @@ from prospr_ops.curvature.contraction import ClosedForm, Layer, closed_form
 from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
 from prospr_ops.curvature.hutchinson import mean_of_probes
 from prospr_ops.curvature.loss_factors import (
-    LossCall,
     LossFactor,
     NotApplicable,
     loss_factor,
     loss_with_closed_form,
-    recorded_loss,
 )
 from prospr_ops.curvature.validity import Validity, judge
 from prospr_ops.network import keras_private
 from prospr_ops.network.layer_calls import Call, recorded_calls
-from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.network.loss import Batch, LossCall, Objective, recorded_loss
 
 # Columns are backpropagated together as long as their gradients at all layers stay below this.
 COLUMN_BYTES = 5 * 2**24
@@ -137,9 +135,13 @@ def _estimate(
     layers = _layers_of(objective.model, weights)
     no_loss = None
     recording: AbstractContextManager[list[LossCall]] = nullcontext([])
+    if objective.compiled is not None and not objective.losses():
+        objective.build(batch)
     try:
+        if tf.executing_eagerly():
+            msg = "the model runs eagerly, and the closed form is read off a graph"
+            raise NotApplicable(msg)
         loss = loss_with_closed_form(objective)
-        objective = Objective(objective.model, loss)
         recording = recorded_loss(loss)
     except NotApplicable as reason:
         no_loss = reason

@@ -12,9 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from prospr_ops.data.batches import label_range
 from prospr_ops.data.datasets import mnist
-from prospr_ops.network.loss import Batch, Loss, Objective
+from prospr_ops.network.loss import Loss, Objective
 
 _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
 
@@ -138,8 +137,8 @@ def _check_inputs(x: np.ndarray, model: keras.Model, name: str) -> None:
 
 
 def _check_targets(x: np.ndarray, y: np.ndarray, objective: Objective, name: str) -> None:
-    labels = label_range(objective, Batch(x[:1], y[:1]))
-    outputs = objective.model(x[:1], training=False).shape[1:]
+    outputs = objective.prediction(x).shape[1:]
+    labels = objective.label_range(outputs[-1])
     if labels is None:
         kind, kinds = "numbers", "biuf"
         shapes = [outputs, *([outputs[:-1]] if outputs[-1] == 1 else [])]
@@ -188,7 +187,7 @@ def _read_images(folder: Path, objective: Objective, batch_size: int, seed: int)
             )
             raise ValueError(msg)
     classes = model.outputs[0].shape[-1]
-    if objective.sparse_labels() is not None:
+    if objective.label_range(classes) is not None:
         label_mode = "int"
     else:
         label_mode = "binary" if classes == 1 else "categorical"

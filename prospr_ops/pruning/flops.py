@@ -59,7 +59,7 @@ def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
 
     Returns:
         Count by the path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
-        depthwise or separable convolution layer. Missing are layers within loops (cells of an RNN)
+        depthwise or separable convolution layer, or recurrent cell. Missing are layers within loops (cells of an RNN)
         and compiled functions, whose turns a trace does not show, and those that are not called or
         whose shapes are unknown; and all, if the shape of
         the model's input is, or the model cannot be traced.
@@ -110,7 +110,8 @@ def model_flops(model: keras.Model) -> int:
 def _positions(layer: layers.Layer, calls: list[Call], graph: tf.Graph) -> int | None:
     """Positions of all calls together; None if they cannot be told."""
     known = all(
-        call.outputs.graph is graph
+        isinstance(call.outputs, tf.Tensor)
+        and call.outputs.graph is graph
         and call.inputs.shape.is_fully_defined()
         and call.outputs.shape.is_fully_defined()
         for call in calls
