@@ -41,12 +41,26 @@ def gradient(
     target: tf.Tensor | Sequence[tf.Tensor],
     sources: Sequence[tf.Variable],
     output_gradients: Sequence[tf.Tensor] | None = None,
+    scale: float | tf.Tensor = 1.0,
 ) -> list[tf.Tensor]:
-    """Dense gradients of `target`; zeros for a source that it does not depend on."""
+    """Dense gradients of `target`; zeros for a source that it does not depend on.
+
+    They are multiplied by `scale` on their way and divided by it at the end, so that they do not
+    vanish in half precision (see `Objective.scale`).
+    """
+    scaled = isinstance(scale, tf.Tensor) or scale != 1.0
+    if scaled:
+        targets = target if isinstance(target, Sequence) else [target]
+        seeds = [tf.ones_like(t) for t in targets] if output_gradients is None else output_gradients
+        output_gradients = [tf.cast(scale, seed.dtype) * seed for seed in seeds]
+        target = targets
     gradients = tape.gradient(
         target,
         sources,
         output_gradients=output_gradients,
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
-    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+    dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    if not scaled:
+        return dense
+    return [tf.cast(tf.cast(g, tf.float32) / scale, g.dtype) for g in dense]

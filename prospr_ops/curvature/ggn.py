@@ -113,7 +113,7 @@ def auto_estimate(
     def fallback(
         tape: tf.GradientTape, gradients: Sequence[tf.Tensor], rest: Sequence[tf.Variable]
     ) -> list[tf.Tensor]:
-        return mean_of_probes(tape, gradients, rest, probes, seed)
+        return mean_of_probes(tape, gradients, rest, probes, seed, objective.scale)
 
     return _estimate("ggn", objective, batch, variables, weights, _all_columns, fallback)
 
@@ -153,7 +153,7 @@ def _estimate(
             recording as loss_calls,
         ):
             total = objective(batch)
-        gradients = gradient(tape, total, [*variables, *weights])
+        gradients = gradient(tape, total, [*variables, *weights], scale=objective.scale)
         by_weight = gradients[len(variables) :]
 
     found: dict[int, tf.Tensor] = {}

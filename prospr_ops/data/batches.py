@@ -207,4 +207,6 @@ def checked(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
         if number == 0:
             labels = objective.build(batch)
         check_batch(batch, number, labels)
+        if number == 0:
+            objective.set_scale(batch)
         yield batch

@@ -65,7 +65,9 @@ def exact_scores(problem: Problem) -> Found:
     log_scale = tf.Variable(0.0, dtype=tf.float64)
     vector, apply_product = _adjoint_step(problem, adjoint, by_velocity, log_scale)
     step_back = batch_pass(
-        hessian_products_by(gradients, variables, vector), apply_product, settings.microbatch
+        hessian_products_by(problem, gradients, variables, vector),
+        apply_product,
+        settings.microbatch,
     )
     backwards = range(settings.steps)[::-1]
     for number in passes.resumable(backwards, [*adjoint, *by_velocity, log_scale]):

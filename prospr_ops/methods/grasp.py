@@ -42,7 +42,7 @@ def grasp_scores(problem: Problem) -> Found:
         return all_finite(products), products
 
     product = batch_pass(
-        hessian_products_by(gradients, variables, lambda: vector),
+        hessian_products_by(problem, gradients, variables, lambda: vector),
         apply,
         problem.settings.microbatch,
     )

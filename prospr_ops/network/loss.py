@@ -91,11 +91,14 @@ class Objective:
         compiled: What `model.compile` makes of it, by which it is computed: names, functions and
             structures are resolved, and ranks, masks and sample weights treated, as in `fit`. None
             where the model computes the whole loss by itself.
+        scale: What derivatives are multiplied by on their way through the model, so that they do
+            not vanish in float16; 1 for other models, and before `set_scale`.
     """
 
     model: keras.Model
     loss: Loss | None = None
     compiled: keras_private.CompileLoss | None = None
+    scale: float = 1.0
 
     @classmethod
     def of(cls, model: keras.Model, loss: Loss | None) -> Objective:
@@ -205,6 +208,26 @@ class Objective:
             with preserved(self.model):
                 self(batch)
         return labels
+
+    def set_scale(self, batch: Batch) -> None:
+        """Finds a scale for a model that computes in float16, as Keras's LossScaleOptimizer does.
+
+        It is the largest power of 8, up to 2^15, at which a gradient still has room to grow 64-fold.
+        """
+        layers = keras_private.all_layers(self.model)
+        if all(layer.compute_dtype != "float16" for layer in layers):
+            return
+        variables = [variable.value for variable in self.model.trainable_variables]
+        with preserved(self.model):
+            with tf.GradientTape(persistent=True) as tape:
+                loss = self(batch)
+            for exponent in range(21, 5, -3):
+                seed = tf.cast(2.0**exponent, loss.dtype)
+                found = tape.gradient(loss, variables, output_gradients=seed)
+                dense = [tf.convert_to_tensor(g) for g in found if g is not None]
+                if all(bool(tf.reduce_all(tf.math.is_finite(g))) for g in dense):
+                    self.scale = 2.0 ** (exponent - 6)
+                    return
 
     def prediction(self, x: Any) -> Any:
         """The model's prediction as symbolic tensors, without running it."""

@@ -148,13 +148,14 @@ def gradients_by(problem: Problem, variables: Sequence[tf.Variable]) -> Evaluate
         del seed  # nothing here is random but the model
         with tf.GradientTape() as tape:
             loss = problem.objective(batch, fast_calls())
-        return loss, gradient(tape, loss, variables)
+        return loss, gradient(tape, loss, variables, scale=problem.objective.scale)
 
     # Each replica has variables of its own, which a function traced on another would not take.
     return evaluate if replicas() else traced(evaluate)
 
 
 def hessian_products_by(
+    problem: Problem,
     gradients: Evaluate,
     variables: Sequence[tf.Variable],
     vectors: Callable[[], Sequence[tf.Tensor]],
@@ -170,7 +171,11 @@ def hessian_products_by(
         # (`python -m benchmarks meta_gradient`).
         with tf.GradientTape() as tape:
             loss, by_variable = gradients(batch, seed)
-        return loss, gradient(tape, by_variable, variables, u)
+        scale = problem.objective.scale
+        if scale != 1.0:  # half precision wants u of about 1, too
+            largest = tf.reduce_max([tf.reduce_max(tf.abs(tf.cast(v, tf.float32))) for v in u])
+            scale /= tf.where(largest > 0, largest, 1.0)
+        return loss, gradient(tape, by_variable, variables, u, scale)
 
     return evaluate
 
