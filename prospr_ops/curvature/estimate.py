@@ -61,6 +61,9 @@ def gradient(
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
     dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    for values, source in zip(dense, sources, strict=True):
+        values.set_shape(source.shape)  # TensorFlow knows some in part only, and a loop wants all
     if not scaled:
         return dense
-    return [tf.cast(tf.cast(g, tf.float32) / scale, g.dtype) for g in dense]
+    wide = [tf.cast(values, sum_dtype(values.dtype)) for values in dense]
+    return [tf.cast(g / tf.cast(scale, g.dtype), v.dtype) for g, v in zip(wide, dense, strict=True)]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from prospr_ops.curvature.backpropagation import leading_to
 from prospr_ops.curvature.hutchinson import rademacher
 from prospr_ops.network import keras_private
 from prospr_ops.network.loss import LossCall, Objective
@@ -102,7 +103,7 @@ def _uncast(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def _is_mean_square(call: LossCall) -> bool:
-    """Whether a loss is the mean over the last axis of (target − prediction)², by its graph."""
+    """Whether a loss is the mean of (target − prediction)² over the last axis, by its graph."""
     mean = _uncast(call.losses).op
     if mean.type != "Mean" or mean.get_attr("keep_dims"):
         return False
@@ -120,10 +121,18 @@ def _is_mean_square(call: LossCall) -> bool:
         return False
     if difference.outputs[0].shape != call.prediction.shape:
         return False  # one was broadcast against the other
-    sides = [_uncast(side) for side in difference.inputs]
-    # Beside outputs of [n, 1], Keras gives targets of [n] an axis more.
-    sides = [_uncast(x.op.inputs[0]) if x.op.type == "ExpandDims" else x for x in sides]
-    return {*map(id, sides)} == {id(_uncast(call.target)), id(_uncast(call.prediction))}
+    prediction = _uncast(call.prediction)
+    others = [side for side in map(_uncast, difference.inputs) if side is not prediction]
+    return len(others) == 1 and _is_given(others[0], prediction)
+
+
+def _is_given(tensor: tf.Tensor, prediction: tf.Tensor) -> bool:
+    """Whether a tensor is computed without the prediction and any variable, as a target is."""
+    names = leading_to(tensor)
+    operations = [tensor.graph.get_operation_by_name(name) for name in names]
+    return prediction.op.name not in names and not any(
+        source.dtype == tf.resource for operation in operations for source in operation.inputs
+    )
 
 
 def _is_two(tensor: tf.Tensor) -> bool:

@@ -74,7 +74,7 @@ def _tensor(array: Any) -> Any:
     """An array as a tensor; a sparse tensor as it is.
 
     Raises:
-        TypeError: It is ragged, or sparse in a way that TensorFlow does not know.
+        TypeError: It is ragged.
     """
     if isinstance(array, tf.SparseTensor):
         return array
@@ -84,10 +84,6 @@ def _tensor(array: Any) -> Any:
             "and mask the padding, or make it sparse (to_sparse())"
         )
         raise TypeError(msg)
-    if hasattr(array, "tocoo"):  # scipy's
-        array = array.tocoo()
-        indices = np.stack([array.row, array.col], axis=1).astype(np.int64)
-        return tf.sparse.reorder(tf.SparseTensor(indices, array.data, array.shape))
     return tf.convert_to_tensor(array)
 
 
@@ -123,15 +119,16 @@ def _rows(array: Any) -> Any:
     """An array of which rows can be taken.
 
     Raises:
-        TypeError: It is a sparse or ragged tensor of TensorFlow's.
+        TypeError: It is sparse or ragged.
     """
-    if isinstance(array, tf.SparseTensor | tf.RaggedTensor):
+    if isinstance(array, tf.SparseTensor | tf.RaggedTensor) or hasattr(array, "tocsr"):  # SciPy's
         msg = (
             f"data holds a {type(array).__name__}, of which rows cannot be shuffled; give batches "
-            "of it, as tf.data.Dataset.from_tensor_slices(...).batch(...) makes them"
+            "of it, as tf.data.Dataset.from_tensor_slices(...).batch(...) makes them of a tf.sparse"
+            ".SparseTensor"
         )
         raise TypeError(msg)
-    return array.tocsr() if hasattr(array, "tocsr") else np.asarray(array)
+    return np.asarray(array)
 
 
 def check_batch(batch: Batch, number: int, labels: Mapping[int, LabelRange]) -> None:

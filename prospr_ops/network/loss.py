@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ Loss: TypeAlias = (
     str | keras.losses.Loss | Callable[[Any, Any], Any] | Sequence[Any] | Mapping[str, Any]
 )
 
+# What code that looks at values raises where there are none yet.
+_ONLY_EAGER = (AttributeError, NotImplementedError, TypeError)
 # By these names Keras takes the cross-entropy that fits the targets.
 _BY_TARGETS = ("crossentropy", "ce")
 
@@ -134,12 +137,26 @@ class Objective:
                 name; None for nothing but moments whose second derivative is right.
         """
         with replaced({"moments": moments} | dict(replacements or {})):
-            prediction = self.model(batch.x, training=True)
+            prediction = self._predict(batch.x)
         loss = _not_divided(self._of(batch, prediction))
         if self.loss is None:
             return loss  # what the model adds is in it
         added = [tf.reduce_sum(tf.cast(one, loss.dtype)) for one in self.model.losses]
         return tf.add_n([loss, *added])
+
+    def _predict(self, x: Any) -> Any:
+        """What the model predicts in training.
+
+        Raises:
+            ValueError: A layer computes in Python what TensorFlow cannot trace.
+        """
+        try:
+            return self.model(x, training=True)
+        except _ONLY_EAGER as error:
+            if tf.executing_eagerly():
+                raise
+            msg = f"model {self.model.name!r} cannot be traced: {_in_short(error)}"
+            raise ValueError(msg) from error
 
     def _of(self, batch: Batch, prediction: Any) -> tf.Tensor:
         """The loss of a prediction: what was given, or what the model's training step takes."""
@@ -169,7 +186,7 @@ class Objective:
         def build(x: Any, y: Any, sample_weight: Any, prediction: Any = None) -> None:
             with keras.StatelessScope(collect_losses=True) as scope:
                 if prediction is None:
-                    prediction = self.model(x, training=True)
+                    prediction = self._predict(x)
                 if self.compiled is None and not (scope.losses or self._computes_its_own()):
                     raise _NoLoss
                 if self.compiled is None and not self._computes_its_own():
@@ -358,7 +375,11 @@ def _origin(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def _in_short(error: Exception) -> str:
-    """The first line of a message that says something."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    """The first line of a message that says something, and what may help."""
+    plain = re.sub(r"\x1b\[\d*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines()]
     lines = [line for line in lines if line and not line.startswith("Exception encountered")]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason is given'}"
+    said = lines[0] if lines else f"{type(error).__name__} without a message"
+    if not isinstance(error, _ONLY_EAGER):
+        return said
+    return f"{said}; if it runs only eagerly, compile the model with run_eagerly=True"

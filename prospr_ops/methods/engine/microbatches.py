@@ -104,6 +104,8 @@ def _why_tied(model: keras.Model, batch: Batch) -> str | None:
                     f"in the model {verdict.reason}, as BatchNormalization does in training"
                 )
 
+    if model.run_eagerly:
+        return "the model runs eagerly, so there is no graph to see that in"
     # Traced, never run: no variable is changed.
     tf.function(forward, autograph=False).get_concrete_function(batch.x)
     return reasons[0] if reasons else None
