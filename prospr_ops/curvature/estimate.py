@@ -47,6 +47,10 @@ def gradient(
 
     They are multiplied by `scale` on their way and divided by it at the end, so that they do not
     vanish in half precision (see `Objective.scale`).
+
+    Raises:
+        ValueError: It is a second derivative behind a sparse input, of which TensorFlow's rules make
+            what they cannot multiply.
     """
     scaled = isinstance(scale, tf.Tensor) or scale != 1.0
     if scaled:
@@ -54,12 +58,21 @@ def gradient(
         seeds = [tf.ones_like(t) for t in targets] if output_gradients is None else output_gradients
         output_gradients = [tf.cast(scale, seed.dtype) * seed for seed in seeds]
         target = targets
-    gradients = tape.gradient(
-        target,
-        sources,
-        output_gradients=output_gradients,
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
+    try:
+        gradients = tape.gradient(
+            target,
+            sources,
+            output_gradients=output_gradients,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+    except TypeError as error:
+        if "IndexedSlices" not in str(error):
+            raise
+        msg = (
+            "TensorFlow cannot differentiate twice here behind a sparse input; give dense batches, "
+            "or use method 'exact', 'first_order', 'snip' or 'grasp'"
+        )
+        raise ValueError(msg) from error
     dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
     for values, source in zip(dense, sources, strict=True):
         values.set_shape(source.shape)  # TensorFlow knows some in part only, and a loop wants all

@@ -97,7 +97,8 @@ class _ArrayBatches:
             )
             raise ValueError(msg)
         self.arrays = keras.tree.map_structure(_rows, arrays, none_is_leaf=False)
-        shapes = [array.shape for array in keras.tree.flatten(self.arrays)]
+        leaves = [array for array in keras.tree.flatten(self.arrays) if array is not None]
+        shapes = [array.shape for array in leaves]
         lengths = {shape[0] if shape else 0 for shape in shapes}
         if len(lengths) != 1 or lengths == {0}:
             msg = f"data must be arrays of one length, at least 1; their shapes are {shapes}"
