@@ -55,9 +55,10 @@ def prune(
 
     Args:
         model: A built Keras model.
-        data: A tuple (x, y) of arrays, a batched `tf.data.Dataset`, or any re-iterable of (x, y)
-            batches; sample weights may follow y. `steps` + 1 batches are drawn, starting over when
-            it ends; arrays are shuffled. None for the methods "synflow", "magnitude" and "random".
+        data: What `fit` takes: a tuple (x, y) of arrays or of structures of arrays, a batched
+            `tf.data.Dataset`, a `PyDataset`, a generator or any iterable of (x, y) batches; sample
+            weights may follow y, and y may lack where the model brings its loss. `steps` + 1 batches
+            are drawn, starting over when it ends; arrays are shuffled. None for the methods "synflow", "magnitude" and "random".
         sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
         method: "diagonal" (ProsPr with the streamed diagonal), "exact" (ProsPr's meta-gradient as
@@ -71,8 +72,8 @@ def prune(
         learning_rate: Of those steps, at least 0.
         momentum: Of those steps, in [0, 1); as in PyTorch, w ← w − α v with v ← μ v + g.
         nesterov: Whether it is Nesterov's: w ← w − α (g + μ v); for "exact" and "first_order".
-        loss: A Keras loss, its name or a function; None for the one the model is compiled with.
-            Regularisation losses of the model are added.
+        loss: A Keras loss, its name, a function, or a list or dictionary of them by output, as
+            `compile` takes it; None for the one the model is compiled with or adds. Regularisation losses of the model are added.
         batch_size: Samples a batch, where `data` is arrays.
         microbatch: Evaluate every batch in parts of at most so many samples, one after the other,
             which bounds the memory and changes the result by rounding only (and the draws of
@@ -85,8 +86,8 @@ def prune(
             fraction of such groups. Channels that cannot go, as the model's outputs, are not among
             them. See `prospr_ops.pruning.channels.groups` for their scores.
         prunable: Which weights: None for the kernels of Dense, EinsumDense, Embedding, convolution,
-            transposed, depthwise and separable convolution layers; a function of (layer, variable);
-            or variable paths, in which `*` and `?` are wildcards.
+            transposed, depthwise and separable convolution layers and recurrent cells; a function of
+            (layer, variable); or variable paths, in which `*` and `?` are wildcards.
         seed: Of everything random in the call; None draws one (see `PruneResult.settings`). The
             same seed, model and data give the same masks, bit for bit, with the same number of
             intra-op threads on the same machine. Other numbers change convolutional networks by

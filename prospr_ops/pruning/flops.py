@@ -59,9 +59,9 @@ def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
 
     Returns:
         Count by the path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
-        depthwise or separable convolution layer, or recurrent cell. Missing are layers within loops (cells of an RNN)
-        and compiled functions, whose turns a trace does not show, and those that are not called or
-        whose shapes are unknown; and all, if the shape of
+        depthwise or separable convolution layer, or recurrent cell. Missing are layers within loops
+        (cells of an RNN that is not unrolled) and compiled functions, whose turns a trace does not
+        show, and those that are not called or whose shapes are unknown; and all, if the shape of
         the model's input is, or the model cannot be traced.
 
     Raises:
