@@ -198,7 +198,7 @@ def checked(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
     """
     labels: dict[int, LabelRange] = {}
     for number, batch in enumerate(batches):
-        if batch.y is None and objective.compiled is not None:
+        if batch.y is None and objective.needs_targets:
             msg = "data has no targets: its batches must be tuples (x, y)"
             raise ValueError(msg)
         _check_inputs(batch, number, objective.model)

@@ -279,6 +279,11 @@ class Objective:
             loss = keras.losses.get(loss)
         return LabelRange(classes, _ignored(loss)) if _takes_labels(loss) else None
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether it cannot do without targets."""
+        return self.compiled is not None and not self._computes_its_own()
+
     def _computes_its_own(self) -> bool:
         return self.loss is None and _has_own(self.model, "compute_loss")
 

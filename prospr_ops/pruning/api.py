@@ -73,7 +73,8 @@ def prune(
         momentum: Of those steps, in [0, 1); as in PyTorch, w ← w − α v with v ← μ v + g.
         nesterov: Whether it is Nesterov's: w ← w − α (g + μ v); for "exact" and "first_order".
         loss: A Keras loss, its name, a function, or a list or dictionary of them by output, as
-            `compile` takes it; None for the one the model is compiled with or adds. Regularisation losses of the model are added.
+            `compile` takes it; None for the one the model is compiled with or adds. Regularisation
+            losses of the model are added.
         batch_size: Samples a batch, where `data` is arrays.
         microbatch: Evaluate every batch in parts of at most so many samples, one after the other,
             which bounds the memory and changes the result by rounding only (and the draws of

@@ -276,6 +276,14 @@ def test_regularisation_alone_is_no_loss():
         po.score(model, (WIDE, NUMBERS), method="snip", verbose=0)
 
 
+def test_the_metrics_of_several_losses_are_reset():
+    model = _two_heads("dictionary")
+    model.compile("sgd", {"kind": SPARSE, "size": "mse"})
+    po.score(model, (INPUTS, BOTH), method="first_order", steps=2, verbose=0)
+    assert len(model.metrics) == 3
+    assert not any(np.any(variable.numpy()) for variable in model.metrics_variables)
+
+
 # --- the closed form -----------------------------------------------------------------------------
 
 
