@@ -217,6 +217,8 @@ class Objective:
             raise ValueError(_no_loss(self.model)) from None
         except Exception as error:
             if not self.model.run_eagerly:
+                if not isinstance(error, (KeyError, ValueError, *_ONLY_EAGER)):
+                    raise
                 msg = (
                     f"the loss of model {self.model.name!r} cannot be computed on such a batch: "
                     f"{_in_short(error)}"

@@ -126,3 +126,9 @@ def test_inputs_alone(data):
 def test_inputs_of_another_shape_are_refused_in_a_sentence():
     with pytest.raises(ValueError, match=r"x of batch 0 has shape \(24, 5\).* takes \(None, 6\)$"):
         po.score(_model(), [(X[:, :5], Y)], **OPTIONS)
+
+
+def test_a_sparse_batch_in_parts_is_refused():
+    data = tf.data.Dataset.from_tensor_slices((tf.sparse.from_dense(X), Y)).batch(8)
+    with pytest.raises(ValueError, match=r"microbatch needs .* a sparse batch cannot be cut"):
+        po.score(_model(sparse=True), data, microbatch=4, **OPTIONS)
