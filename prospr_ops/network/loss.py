@@ -205,7 +205,7 @@ class Objective:
         arguments = list(batch.map(_symbolic))
         outputs = None if self._computes_its_own() else keras_private.output_structure(self.model)
         if outputs is not None and self.compiled is not None:
-            samples = keras.tree.flatten(batch.x)[0].shape[0]
+            samples = next(x for x in keras.tree.flatten(batch.x) if x is not None).shape[0]
             arguments.append(
                 keras.tree.map_structure(
                     lambda one: keras.KerasTensor((samples, *one.shape[1:]), one.dtype), outputs
@@ -215,17 +215,18 @@ class Objective:
             keras_private.compute_output_spec(build, *arguments)
         except _NoLoss:
             raise ValueError(_no_loss(self.model)) from None
-        except Exception as error:
-            if not self.model.run_eagerly:
-                if not isinstance(error, (KeyError, ValueError, *_ONLY_EAGER)):
+        except Exception:  # noqa: BLE001 - whatever a model that only runs eagerly raises
+            try:
+                if not self.model.run_eagerly:
                     raise
+                with preserved(self.model):
+                    self(batch)
+            except (KeyError, ValueError, *_ONLY_EAGER) as error:
                 msg = (
                     f"the loss of model {self.model.name!r} cannot be computed on such a batch: "
                     f"{_in_short(error)}"
                 )
                 raise ValueError(msg) from error
-            with preserved(self.model):
-                self(batch)
         return labels
 
     def set_scale(self, batch: Batch) -> None:

@@ -262,6 +262,13 @@ def test_a_loss_that_does_not_fit_leaves_the_model_alone(loss, data, message):
     assert _kept(model) == before
 
 
+def test_a_loss_that_does_not_fit_an_eager_model():
+    model = _two_heads("dictionary")
+    model.compile("sgd", {"kind": SPARSE, "colour": "mse"}, run_eagerly=True)
+    with pytest.raises(ValueError, match=r"loss of model 'net' .*colour"):
+        po.score(model, (INPUTS, BOTH), method="snip", verbose=0)
+
+
 def test_a_loss_of_a_type_that_is_none():
     with pytest.raises(
         TypeError, match="loss must be a Keras loss, its name or a function, not int"
