@@ -241,7 +241,7 @@ def _either_way(problem: Problem) -> dict[str, Callable[[], list[tf.Tensor]]]:
         for number, variable in enumerate(variables)
     ]
     reverse = traced(
-        hessian_products_by(gradients_by(problem, variables), variables, lambda: vectors)
+        hessian_products_by(problem, gradients_by(problem, variables), variables, lambda: vectors)
     )
 
     @traced

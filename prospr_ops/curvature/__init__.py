@@ -23,7 +23,7 @@ from prospr_ops.curvature.row_sum import row_sum_estimate
 from prospr_ops.data.batches import checked
 from prospr_ops.network.loss import Batch, Loss, Objective
 from prospr_ops.network.restore import preserved
-from prospr_ops.network.tracing import traced
+from prospr_ops.network.tracing import run_as_fit, traced
 from prospr_ops.network.weights import Prunable, prunable_weights
 from prospr_ops.utils.checks import choose
 from prospr_ops.utils.settings import Settings
@@ -112,7 +112,7 @@ def diagonal(
     weights = prunable_weights(model, prunable)
     objective = Objective.of(model, loss)
     batch = Batch(x, y).map(tf.convert_to_tensor)
-    with preserved(model):
+    with preserved(model), run_as_fit(model):
         batch = next(checked([batch], objective))
         values = [variable.value for variable in weights.values()]
         run = traced(

@@ -61,12 +61,42 @@ def gradient(
     target: tf.Tensor | Sequence[tf.Tensor],
     sources: Sequence[tf.Variable],
     output_gradients: Sequence[tf.Tensor] | None = None,
+    scale: float | tf.Tensor = 1.0,
 ) -> list[tf.Tensor]:
-    """Dense gradients of `target`; zeros for a source on which it does not depend."""
-    gradients = tape.gradient(
-        target,
-        sources,
-        output_gradients=output_gradients,
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
-    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+    """Dense gradients of `target`; zeros for a source that it does not depend on.
+
+    They are multiplied by `scale` on their way and divided by it at the end, so that they do not
+    vanish in half precision (see `Objective.scale`).
+
+    Raises:
+        ValueError: It is a second derivative behind a sparse input, of which TensorFlow's rules make
+            what they cannot multiply.
+    """
+    scaled = isinstance(scale, tf.Tensor) or scale != 1.0
+    if scaled:
+        targets = target if isinstance(target, Sequence) else [target]
+        seeds = [tf.ones_like(t) for t in targets] if output_gradients is None else output_gradients
+        output_gradients = [tf.cast(scale, seed.dtype) * seed for seed in seeds]
+        target = targets
+    try:
+        gradients = tape.gradient(
+            target,
+            sources,
+            output_gradients=output_gradients,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+    except TypeError as error:
+        if "IndexedSlices" not in str(error):
+            raise
+        msg = (
+            "TensorFlow cannot differentiate twice here behind a sparse input; give dense batches, "
+            "or use method 'exact', 'first_order', 'snip' or 'grasp'"
+        )
+        raise ValueError(msg) from error
+    dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    for values, source in zip(dense, sources, strict=True):
+        values.set_shape(source.shape)  # TensorFlow knows some in part only, and a loop wants all
+    if not scaled:
+        return dense
+    wide = [tf.cast(values, sum_dtype(values.dtype)) for values in dense]
+    return [tf.cast(g / tf.cast(scale, g.dtype), v.dtype) for g, v in zip(wide, dense, strict=True)]

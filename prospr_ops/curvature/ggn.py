@@ -15,17 +15,15 @@ from prospr_ops.curvature.contraction import ClosedForm, Layer, closed_form
 from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
 from prospr_ops.curvature.hutchinson import mean_of_probes
 from prospr_ops.curvature.loss_factors import (
-    LossCall,
     LossFactor,
     NotApplicable,
     loss_factor,
     loss_with_closed_form,
-    recorded_loss,
 )
 from prospr_ops.curvature.validity import Validity, judge
 from prospr_ops.network import keras_private
 from prospr_ops.network.layer_calls import Call, recorded_calls
-from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.network.loss import Batch, LossCall, Objective, recorded_loss
 
 # Limit in bytes of the gradients, at all layers, of the columns backpropagated together.
 COLUMN_BYTES = 5 * 2**24
@@ -115,7 +113,7 @@ def auto_estimate(
     def fallback(
         tape: tf.GradientTape, gradients: Sequence[tf.Tensor], rest: Sequence[tf.Variable]
     ) -> list[tf.Tensor]:
-        return mean_of_probes(tape, gradients, rest, probes, seed)
+        return mean_of_probes(tape, gradients, rest, probes, seed, objective.scale)
 
     return _estimate("ggn", objective, batch, variables, weights, _all_columns, fallback)
 
@@ -137,9 +135,13 @@ def _estimate(
     layers = _layers_of(objective.model, weights)
     no_loss = None
     recording: AbstractContextManager[list[LossCall]] = nullcontext([])
+    if objective.compiled is not None and not objective.losses():
+        objective.build(batch)
     try:
+        if tf.executing_eagerly():
+            msg = "the model runs eagerly, and the closed form is read off a graph"
+            raise NotApplicable(msg)
         loss = loss_with_closed_form(objective)
-        objective = Objective(objective.model, loss)
         recording = recorded_loss(loss)
     except NotApplicable as reason:
         no_loss = reason
@@ -151,7 +153,7 @@ def _estimate(
             recording as loss_calls,
         ):
             total = objective(batch)
-        gradients = gradient(tape, total, [*variables, *weights])
+        gradients = gradient(tape, total, [*variables, *weights], scale=objective.scale)
         by_weight = gradients[len(variables) :]
 
     found: dict[int, tf.Tensor] = {}

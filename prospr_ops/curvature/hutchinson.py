@@ -24,6 +24,7 @@ def mean_of_probes(
     weights: Sequence[tf.Variable],
     probes: int,
     seed: tf.Tensor,
+    scale: float = 1.0,
 ) -> list[tf.Tensor]:
     """Mean of z ⊙ Hz over random sign vectors z.
 
@@ -33,6 +34,7 @@ def mean_of_probes(
         weights: Variables by which H is taken.
         probes: Number of sign vectors.
         seed: Seed for the sign vectors, int64 [2].
+        scale: Scale of the loss, as in `gradient`.
 
     Returns:
         A tensor in the shape of each weight; float32 for half precision.
@@ -48,7 +50,7 @@ def mean_of_probes(
             )
             for i, weight in enumerate(weights)
         ]
-        products = gradient(tape, gradients, weights, signs)
+        products = gradient(tape, gradients, weights, signs, scale)
         return (
             probe + 1,
             *(
@@ -85,7 +87,7 @@ def hutchinson_estimate(
     with tf.GradientTape(persistent=True) as outer:
         with tf.GradientTape() as inner:
             loss = objective(batch)
-        gradients = gradient(inner, loss, [*variables, *weights])
+        gradients = gradient(inner, loss, [*variables, *weights], scale=objective.scale)
         by_weight = gradients[len(variables) :]
-    diagonal = mean_of_probes(outer, by_weight, weights, probes, seed)
+    diagonal = mean_of_probes(outer, by_weight, weights, probes, seed, objective.scale)
     return Estimate(loss, gradients[: len(variables)], diagonal, ["hutchinson"] * len(weights))

@@ -7,16 +7,16 @@ Gauss-Newton diagonal backpropagates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from prospr_ops.curvature.backpropagation import leading_to
 from prospr_ops.curvature.hutchinson import rademacher
 from prospr_ops.network import keras_private
-from prospr_ops.network.loss import FunctionLoss, Objective
+from prospr_ops.network.loss import LossCall, Objective
 
 
 class NotApplicable(Exception):
@@ -41,63 +41,32 @@ class LossFactor(NamedTuple):
     sample: Callable[[tf.Tensor], tf.Tensor]
 
 
-class LossCall(NamedTuple):
-    """The arguments and the result of a loss: one number per sample, before the average."""
-
-    target: tf.Tensor
-    prediction: tf.Tensor
-    losses: tf.Tensor
-
-
-@contextmanager
-def recorded_loss(loss: keras.losses.Loss) -> Iterator[list[LossCall]]:
-    """Records the calls of a Keras loss while the context is open."""
-    calls: list[LossCall] = []
-    plain_call = loss.call
-
-    def recording_call(target: Any, prediction: Any) -> Any:
-        losses = plain_call(target, prediction)
-        calls.append(LossCall(target, prediction, losses))
-        return losses
-
-    own = "call" in vars(loss)
-    loss.call = recording_call
-    try:
-        yield calls
-    finally:
-        if own:
-            loss.call = plain_call
-        else:
-            del loss.call
-
-
 def loss_with_closed_form(objective: Objective) -> keras.losses.Loss:
     """The objective's loss, if it is a single Keras loss with a closed form.
 
     Raises:
-        NotApplicable: There is no single loss, or it has no closed form here.
+        NotApplicable: There is none, or it does more than call a function.
     """
     loss = objective.single_loss()
     if loss is None:
         msg = "the model has several losses, weighs its loss or computes it in its own way"
         raise NotApplicable(msg)
-    if _function(loss) not in _FORMS:
-        msg = f"the loss {loss.name} has no closed form here"
-        raise NotApplicable(msg)
+    if _function(loss) is None:
+        raise _no_form(loss)
     return loss
 
 
-# Losses that only call their function.
-_PLAIN_CALLS = (FunctionLoss.call, keras.losses.MeanSquaredError.call)
+def _no_form(loss: keras.losses.Loss) -> NotApplicable:
+    return NotApplicable(f"the loss {loss.name} has no closed form here")
 
 
 def _function(loss: keras.losses.Loss) -> Any:
     """The function of (target, prediction) that a loss averages; None if it does anything else."""
     kind = type(loss)
-    if kind.__call__ is not keras.losses.Loss.__call__ or kind.call not in _PLAIN_CALLS:
-        return None  # a subclass may change its losses and their average
-    function = getattr(loss, "function", getattr(loss, "fn", None))
-    return function if isinstance(function, Hashable) else None
+    plain_call = keras_private.LossFunctionWrapper.call
+    if kind.__call__ is not keras.losses.Loss.__call__ or kind.call is not plain_call:
+        return None  # a subclass may do anything to its losses, and to their average
+    return loss.fn if isinstance(loss.fn, Hashable) else None
 
 
 def _logits(call: LossCall, activation: str, *, from_logits: bool) -> tf.Tensor:
@@ -133,6 +102,44 @@ def _uncast(tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
+def _is_mean_square(call: LossCall) -> bool:
+    """Whether a loss is the mean of (target − prediction)² over the last axis, by its graph."""
+    mean = _uncast(call.losses).op
+    if mean.type != "Mean" or mean.get_attr("keep_dims"):
+        return False
+    rank, axes = mean.inputs[0].shape.rank, tf.get_static_value(mean.inputs[1])
+    if rank is None or axes is None or [axis % rank for axis in axes.flatten()] != [rank - 1]:
+        return False
+    square = _uncast(mean.inputs[0]).op
+    twice = (
+        square.type == "Square"
+        or (square.type == "Pow" and _is_two(square.inputs[1]))
+        or (square.type == "Mul" and square.inputs[0] is square.inputs[1])
+    )
+    difference = _uncast(square.inputs[0]).op if twice else square
+    if difference.type not in ("Sub", "SquaredDifference"):
+        return False
+    if difference.outputs[0].shape != call.prediction.shape:
+        return False  # one was broadcast against the other
+    prediction = _uncast(call.prediction)
+    others = [side for side in map(_uncast, difference.inputs) if side is not prediction]
+    return len(others) == 1 and _is_given(others[0], prediction)
+
+
+def _is_given(tensor: tf.Tensor, prediction: tf.Tensor) -> bool:
+    """Whether a tensor is computed without the prediction and any variable, as a target is."""
+    names = leading_to(tensor)
+    operations = [tensor.graph.get_operation_by_name(name) for name in names]
+    return prediction.op.name not in names and not any(
+        source.dtype == tf.resource for operation in operations for source in operation.inputs
+    )
+
+
+def _is_two(tensor: tf.Tensor) -> bool:
+    value = tf.get_static_value(tensor)
+    return value is not None and value.size == 1 and float(value.reshape(())) == 2.0
+
+
 def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> LossFactor:
     """The factor of a loss on a batch.
 
@@ -148,11 +155,17 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
     Raises:
         NotApplicable: The logits are not found, or the output is not [N, C].
     """
-    activation, make = _FORMS[_function(loss)]
-    options = getattr(loss, "_fn_kwargs", {})
     if not isinstance(call.prediction, tf.Tensor):
         msg = "the model has several outputs"
         raise NotApplicable(msg)
+    function = _function(loss)
+    if function not in _FORMS:
+        # One of the user's, which may compute the same.
+        function = keras.losses.mean_squared_error if _is_mean_square(call) else None
+    if function is None:
+        raise _no_form(loss)
+    activation, make = _FORMS[function]
+    options = getattr(loss, "_fn_kwargs", {})
     if activation is None:
         output = _uncast(call.prediction)
     else:
@@ -165,11 +178,12 @@ def loss_factor(loss: keras.losses.Loss, call: LossCall, scale: tf.Tensor) -> Lo
         msg = f"the loss has shape {call.losses.shape}, and not one number for each sample"
         raise NotApplicable(msg)
 
-    if _function(loss) is keras.losses.categorical_crossentropy and _is_hidden(call, activation):
+    if function is keras.losses.categorical_crossentropy and _is_hidden(call, activation):
         # On probabilities, targets scale the loss by their sum; on logits, TensorFlow
         # differentiates as if they summed to 1.
         smoothing = options.get("label_smoothing", 0.0)
-        targets = (1 - smoothing) * tf.reduce_sum(call.target, axis=-1) + smoothing
+        target = tf.reshape(call.target, tf.shape(output))
+        targets = (1 - smoothing) * tf.reduce_sum(target, axis=-1) + smoothing
         scale = scale if options.get("from_logits", False) else scale * targets
     ignored = options.get("ignore_class")
     if ignored is not None:

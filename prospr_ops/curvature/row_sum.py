@@ -27,9 +27,10 @@ def row_sum_estimate(
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
             loss = objective(batch)
-        gradients = gradient(inner, loss, [*variables, *weights])
+        gradients = gradient(inner, loss, [*variables, *weights], scale=objective.scale)
         by_weight = gradients[len(variables) :]
     diagonal = [
-        tf.cast(values, sum_dtype(values.dtype)) for values in gradient(outer, by_weight, weights)
+        tf.cast(values, sum_dtype(values.dtype))
+        for values in gradient(outer, by_weight, weights, scale=objective.scale)
     ]
     return Estimate(loss, gradients[: len(variables)], diagonal, ["row_sum"] * len(weights))

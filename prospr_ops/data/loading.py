@@ -12,10 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from prospr_ops.data.batches import label_range
 from prospr_ops.data.datasets import mnist
 from prospr_ops.network import keras_private
-from prospr_ops.network.loss import Batch, Loss, Objective
+from prospr_ops.network.loss import Loss, Objective
 
 _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
 
@@ -181,9 +180,8 @@ def _check_inputs(x: Any, model: keras.Model, name: str) -> None:
 
 
 def _check_targets(x: Any, y: np.ndarray, objective: Objective, name: str) -> None:
-    first = keras.tree.map_structure(lambda array: array[:1], x)
-    labels = label_range(objective, Batch(first, y[:1]))
-    outputs = objective.model(first, training=False).shape[1:]
+    outputs = objective.prediction(x).shape[1:]
+    labels = objective.label_range(outputs[-1])
     if labels is None:
         if not _is_of_keras(objective.single_loss()):
             return  # what another loss takes is its own affair
@@ -243,7 +241,7 @@ def _read_images(folder: Path, objective: Objective, batch_size: int, seed: int)
             )
             raise ValueError(msg)
     classes = model.outputs[0].shape[-1]
-    if objective.sparse_labels() is not None:
+    if objective.label_range(classes) is not None:
         label_mode = "int"
     else:
         label_mode = "binary" if classes == 1 else "categorical"

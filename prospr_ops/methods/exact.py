@@ -76,7 +76,9 @@ def exact_scores(problem: Problem) -> Found:
     )
     log_scale = tf.Variable(0.0, dtype=tf.float64)
     vector, apply_product = _adjoint_step(problem, adjoint, by_velocity, log_scale)
-    products = hessian_products_by(gradients, variables, vector, lambda: trajectory[-1].kept)
+    products = hessian_products_by(
+        problem, gradients, variables, vector, lambda: trajectory[-1].kept
+    )
     step_back = passes.pass_of(products, apply_product)
     backwards = range(settings.steps)[::-1]
     for number in passes.resumable(backwards, [*adjoint, *by_velocity, log_scale]):

@@ -46,7 +46,7 @@ def grasp_scores(problem: Problem) -> Found:
         return all_finite(products), products
 
     products_by = hessian_products_by(
-        gradients, variables, lambda: vector, lambda: kept.pop() if kept else None
+        problem, gradients, variables, lambda: vector, lambda: kept.pop() if kept else None
     )
     product = passes.pass_of(products_by, apply)
     products = passes.run(product, 0, batch, "the Hessian-vector product")

@@ -95,7 +95,7 @@ def _scorer(problem: Problem, ones: Any) -> Callable[[], Found]:
 
 
 def _ones(model: keras.Model) -> Any:
-    """One sample of ones, in the structure of the model's inputs.
+    """One sample of ones, or a batch where its size is fixed, in the structure the model takes.
 
     Raises:
         ValueError: The model takes integers or has embeddings, or the shape of its input is
@@ -124,7 +124,7 @@ def _ones(model: keras.Model) -> Any:
         if not keras.backend.is_float_dtype(tensor.dtype):
             msg = f"synflow needs inputs of floats; {tensor.name!r} is {tensor.dtype}"
             raise ValueError(msg)
-        return tf.ones((1, *tensor.shape[1:]), tensor.dtype)
+        return tf.ones((tensor.shape[0] or 1, *tensor.shape[1:]), tensor.dtype)
 
     return keras.tree.map_structure(ones_like, inputs, none_is_leaf=True)
 

@@ -9,24 +9,33 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-from keras.src.backend import AutocastScope
+from keras.src.backend import AutocastScope, compute_output_spec
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.export.export_utils import get_input_signature
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
+from keras.src.losses import LossFunctionWrapper
 from keras.src.models import Functional
 from keras.src.ops.numpy import Add, Pad
+from keras.src.trainers.compile_utils import CompileLoss
 
 __all__ = [
     "DTYPE_POLICY",
     "Add",
     "AutocastScope",
+    "CompileLoss",
+    "ConvLSTMCell",
     "Functional",
+    "LossFunctionWrapper",
     "Pad",
     "all_layers",
+    "compiled_loss",
+    "compute_output_spec",
     "input_signature",
     "input_structure",
     "inputs_of",
     "logits_of",
-    "losses_of",
+    "loss_as_compiled",
+    "losses_and_weights",
     "mark_as_called",
     "mask_of",
     "moving_average",
@@ -39,6 +48,7 @@ __all__ = [
     "seed_states",
     "sequential_graph",
     "sublayers",
+    "total_loss",
 ]
 
 # Name of the attribute that holds the dtype policy of a layer.
@@ -108,14 +118,6 @@ def logits_of(prediction: Any) -> Any:
     return getattr(prediction, "_keras_logits", None)
 
 
-def losses_of(model: keras.Model) -> tuple[Any, Any]:
-    """The `loss` and `loss_weights` that the model is compiled with; (None, None) without."""
-    compiled = model._compile_loss
-    if compiled is None:
-        return None, None
-    return compiled._user_loss, compiled._user_loss_weights
-
-
 def moving_average(variable: Any) -> keras.Variable | None:
     """The moving average that the optimizer now updating a variable keeps of it, or None.
 
@@ -156,3 +158,28 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def objects_in_scope() -> dict[str, Any]:
     """The classes and functions by name of the `keras.saving.custom_object_scope` that is open."""
     return dict(get_global_attribute("custom_objects_scope_dict", {}))
+
+
+def compiled_loss(model: keras.Model) -> CompileLoss | None:
+    """What a model was compiled with as its loss; None for one without."""
+    return model._compile_loss
+
+
+def loss_as_compiled(loss: Any, model: keras.Model) -> CompileLoss:
+    """What `model.compile(loss=loss)` makes of a loss, a function, a name, or a structure of such."""
+    return CompileLoss(loss, output_names=getattr(model, "output_names", None))
+
+
+def losses_and_weights(loss: CompileLoss) -> list[tuple[keras.losses.Loss, Any]]:
+    """The losses, of which one total is made, with their weights or None.
+
+    Keras makes them when it is first given targets and predictions; until then there are none.
+    """
+    return [(one.loss, one.loss_weights) for one in loss._flat_losses or []]
+
+
+def total_loss(model: keras.Model, x: Any, y: Any, prediction: Any, sample_weight: Any) -> Any:
+    """The loss that a training step of the model takes, by its own `compute_loss` if it has one."""
+    return model._compute_loss(
+        x=x, y=y, y_pred=prediction, sample_weight=sample_weight, training=True
+    )

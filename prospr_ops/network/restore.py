@@ -13,9 +13,10 @@ import tensorflow as tf
 def preserved(model: keras.Model) -> Iterator[None]:
     """Restores every variable of the model on exit, also after an exception.
 
-    Weights, moving averages, seed generators and metrics are restored bit for bit; the optimizer is
-    not touched by this package. TensorFlow copies a variable's buffer only on its first write, so a
-    variable that never changes costs no memory.
+    Weights, moving averages, states, seed generators and metrics are all put back, bit for bit, and
+    metrics that were made meanwhile (Keras makes one per loss) are reset; the optimizer is not
+    touched by anything here. TensorFlow copies a variable's buffer only when it is
+    first written, so what is never changed costs no memory.
     """
     variables = [*model.variables, *model.metrics_variables]
     values = [tf.identity(variable.value) for variable in variables]
@@ -24,3 +25,7 @@ def preserved(model: keras.Model) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        known = {id(variable) for variable in variables}
+        for metric in model.metrics:
+            if any(id(variable) not in known for variable in metric.variables):
+                metric.reset_state()

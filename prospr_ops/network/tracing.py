@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import keras
 import tensorflow as tf
+
+_eager: ContextVar[bool] = ContextVar("eager", default=False)
+
+
+@contextmanager
+def run_as_fit(model: keras.Model) -> Iterator[None]:
+    """Runs what is `traced` meanwhile eagerly, if the model is compiled with run_eagerly=True."""
+    token = _eager.set(bool(model.compiled and model.run_eagerly))
+    try:
+        yield
+    finally:
+        _eager.reset(token)
 
 
 def traced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A `tf.function` of a closure, for one run.
+    """A `tf.function` of a closure, for one run; the closure itself within an eager `run_as_fit`.
 
     Shapes are traced as they are, and every new batch size anew: the curvature estimators need the
     size of the first axis. TensorFlow warns about functions that are traced repeatedly; every run
@@ -18,6 +33,8 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
     AutoGraph is off, since it would take most of the time to the first step; Keras does not apply
     it to a model's code either.
     """
+    if _eager.get():
+        return function
     compiled = tf.function(function, autograph=False)
     compiled._omit_frequent_tracing_warning = True
     return compiled

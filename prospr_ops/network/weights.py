@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import keras
@@ -28,6 +28,10 @@ _KERNELS: dict[type[keras.layers.Layer], tuple[str, ...]] = {
     keras.layers.DepthwiseConv2D: ("kernel",),
     keras.layers.SeparableConv1D: ("depthwise_kernel", "pointwise_kernel"),
     keras.layers.SeparableConv2D: ("depthwise_kernel", "pointwise_kernel"),
+    keras.layers.SimpleRNNCell: ("kernel", "recurrent_kernel"),
+    keras.layers.GRUCell: ("kernel", "recurrent_kernel"),
+    keras.layers.LSTMCell: ("kernel", "recurrent_kernel"),
+    keras_private.ConvLSTMCell: ("kernel", "recurrent_kernel"),
 }
 
 
@@ -62,7 +66,9 @@ def owned_weights(
     owners: dict[int, keras.layers.Layer] = {}
     for layer in keras_private.all_layers(model):
         for variable in keras_private.own_trainable_variables(layer):
-            owners.setdefault(id(variable), layer)
+            # A wrapper may hold the kernel of what it wraps too, as SpectralNormalization does.
+            if id(variable) not in owners or is_kernel(layer, variable):
+                owners[id(variable)] = layer
     trainable = {id(variable) for variable in model.trainable_variables}
     found: dict[str, tuple[keras.layers.Layer, keras.Variable]] = {}
     copies: Counter[str] = Counter()
@@ -89,6 +95,12 @@ def trainable_weights(model: keras.Model) -> dict[str, keras.Variable]:
     return {path: variable for path, (_, variable) in owned_weights(model).items()}
 
 
+def _matches(path: str, pattern: str) -> bool:
+    """Whether a path is what a pattern says; brackets, which Keras allows in names, are literal."""
+    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(expression, path, re.DOTALL) is not None
+
+
 def prunable_weights(
     model: keras.Model, prunable: Prunable | None = None
 ) -> dict[str, keras.Variable]:
@@ -97,8 +109,9 @@ def prunable_weights(
     Args:
         model: A built Keras model.
         prunable: Weights that may be pruned: None for the kernels of Dense, EinsumDense, Embedding,
-            convolution, transposed, depthwise and separable convolution layers; a function (layer,
-            variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
+            convolution, transposed, depthwise and separable convolution layers and of recurrent
+            cells (LSTM, GRU, SimpleRNN, ConvLSTM); a function (layer, variable) -> bool; or variable
+            paths, in which `*` stands for any characters and `?` for one.
 
     Returns:
         Variables by path, in the model's order.
@@ -115,7 +128,7 @@ def prunable_weights(
     else:
         chosen = set()
         for pattern in [prunable] if isinstance(prunable, str) else prunable:
-            matches = {path for path in candidates if fnmatchcase(path, pattern)}
+            matches = {path for path in candidates if _matches(path, pattern)}
             if not matches:
                 msg = f"prunable: {pattern!r} matches none of {list(candidates)}"
                 raise ValueError(msg)
@@ -125,7 +138,11 @@ def prunable_weights(
         msg = (
             f"model {model.name!r} has nothing to prune: of its trainable variables "
             f"{list(candidates)} none is "
-            + ("a kernel of a Dense, Conv or Embedding layer" if prunable is None else "prunable")
+            + (
+                "a kernel of a Dense, Conv, Embedding or recurrent layer"
+                if prunable is None
+                else "prunable"
+            )
         )
         raise ValueError(msg)
     for path, variable in weights.items():

@@ -57,10 +57,11 @@ def prune(
 
     Args:
         model: A built Keras model.
-        data: Training data: a tuple (x, y) or (x, y, sample_weight) of arrays, a batched
-            `tf.data.Dataset`, or a re-iterable of such batches. Methods with steps draw `steps` + 1
-            batches, starting over at the end of the data; "snip" and "grasp" draw one. Arrays are
-            shuffled. None for methods "synflow", "magnitude" and "random".
+        data: Training data, as `fit` takes it: a tuple (x, y) or (x, y, sample_weight) of arrays or
+            of structures of arrays, a batched `tf.data.Dataset`, a `PyDataset`, a generator, or an
+            iterable of such batches; y may be absent if the model brings its loss. Methods with
+            steps draw `steps` + 1 batches, starting over at the end of the data; "snip" and "grasp"
+            draw one. Arrays are shuffled. None for methods "synflow", "magnitude" and "random".
         sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
         method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
@@ -76,8 +77,9 @@ def prune(
             w ← w − α v.
         nesterov: Whether the prospect's SGD steps use Nesterov momentum, w ← w − α (g + μ v); needs
             `momentum` > 0 and is for methods "exact" and "first_order".
-        loss: Training loss: a Keras loss, its name or a function of (y, prediction); None for the
-            loss that the model is compiled with. The model's regularisation losses are added.
+        loss: Training loss: a Keras loss, its name, a function of (y, prediction), or a list or
+            dictionary of these by output, as `compile` takes it; None for the loss that the model is
+            compiled with or adds. The model's regularisation losses are added.
         batch_size: Samples per batch; used where `data` is a tuple of arrays.
         microbatch: Samples per part, if each batch is to be evaluated in parts, one after the
             other; None for whole batches. Bounds the memory; changes the result by rounding only
@@ -91,8 +93,9 @@ def prune(
             Channels that must stay, such as the model's outputs, are not counted. See
             `prospr_ops.pruning.channels.groups` for the scores.
         prunable: Weights that may be pruned: None for the kernels of Dense, EinsumDense, Embedding,
-            convolution, transposed, depthwise and separable convolution layers; a function (layer,
-            variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
+            convolution, transposed, depthwise and separable convolution layers and recurrent cells;
+            a function (layer, variable) -> bool; or variable paths, in which only `*` and `?` are
+            wildcards.
         seed: Seed for everything random in the call; None draws one (see `PruneResult.settings`).
             The same seed, model and data give bit-identical results with the same number of
             intra-op threads on the same machine. Other numbers of threads change convolutional
@@ -239,10 +242,11 @@ def score(
 
     Args:
         model: A built Keras model.
-        data: Training data: a tuple (x, y) or (x, y, sample_weight) of arrays, a batched
-            `tf.data.Dataset`, or a re-iterable of such batches. Methods with steps draw `steps` + 1
-            batches, starting over at the end of the data; "snip" and "grasp" draw one. Arrays are
-            shuffled. None for methods "synflow", "magnitude" and "random".
+        data: Training data, as `fit` takes it: a tuple (x, y) or (x, y, sample_weight) of arrays or
+            of structures of arrays, a batched `tf.data.Dataset`, a `PyDataset`, a generator, or an
+            iterable of such batches; y may be absent if the model brings its loss. Methods with
+            steps draw `steps` + 1 batches, starting over at the end of the data; "snip" and "grasp"
+            draw one. Arrays are shuffled. None for methods "synflow", "magnitude" and "random".
         method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
             the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
             (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
@@ -256,8 +260,9 @@ def score(
             w ← w − α v.
         nesterov: Whether the prospect's SGD steps use Nesterov momentum, w ← w − α (g + μ v); needs
             `momentum` > 0 and is for methods "exact" and "first_order".
-        loss: Training loss: a Keras loss, its name or a function of (y, prediction); None for the
-            loss that the model is compiled with. The model's regularisation losses are added.
+        loss: Training loss: a Keras loss, its name, a function of (y, prediction), or a list or
+            dictionary of these by output, as `compile` takes it; None for the loss that the model is
+            compiled with or adds. The model's regularisation losses are added.
         batch_size: Samples per batch; used where `data` is a tuple of arrays.
         microbatch: Samples per part, if each batch is to be evaluated in parts, one after the
             other; None for whole batches. Bounds the memory; changes the result by rounding only
@@ -270,8 +275,9 @@ def score(
             Channels that must stay, such as the model's outputs, are not counted. See
             `prospr_ops.pruning.channels.groups` for the scores.
         prunable: Weights that may be pruned: None for the kernels of Dense, EinsumDense, Embedding,
-            convolution, transposed, depthwise and separable convolution layers; a function (layer,
-            variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
+            convolution, transposed, depthwise and separable convolution layers and recurrent cells;
+            a function (layer, variable) -> bool; or variable paths, in which only `*` and `?` are
+            wildcards.
         seed: Seed for everything random in the call; None draws one (see `PruneResult.settings`).
             The same seed, model and data give bit-identical results with the same number of
             intra-op threads on the same machine. Other numbers of threads change convolutional

@@ -58,11 +58,11 @@ def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
         specs: Inputs to trace the model with; `input_specs(model)` by default.
 
     Returns:
-        Count by path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
-        depthwise or separable convolution layer. Kernels are missing if their layer runs within a
-        loop (cells of an RNN) or a compiled function, whose iterations a trace does not show, if it
-        is not called, or if its shapes are unknown. Empty if the input shape is unknown or the
-        model cannot be traced.
+        Count by the path of each kernel of a Dense, EinsumDense, Embedding, convolution, transposed,
+        depthwise or separable convolution layer, or recurrent cell. Missing are layers within loops
+        (cells of an RNN that is not unrolled) and compiled functions, whose turns a trace does not
+        show, and those that are not called or whose shapes are unknown; and all, if the shape of
+        the model's input is, or the model cannot be traced.
 
     Raises:
         TypeError: `model` is not a Keras model.
@@ -110,7 +110,8 @@ def model_flops(model: keras.Model) -> int:
 def _positions(layer: layers.Layer, calls: list[Call], graph: tf.Graph) -> int | None:
     """Positions of all calls together; None if they are unknown."""
     known = all(
-        call.outputs.graph is graph
+        isinstance(call.outputs, tf.Tensor)
+        and call.outputs.graph is graph
         and call.inputs.shape.is_fully_defined()
         and call.outputs.shape.is_fully_defined()
         for call in calls

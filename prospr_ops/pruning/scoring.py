@@ -21,6 +21,7 @@ from prospr_ops.methods.engine.microbatches import shareable, splittable
 from prospr_ops.methods.engine.problem import Found, Problem
 from prospr_ops.network.loss import Batch, Loss, Objective
 from prospr_ops.network.restore import preserved
+from prospr_ops.network.tracing import run_as_fit
 from prospr_ops.network.weights import Prunable, prunable_weights
 from prospr_ops.pruning.channels.groups import ChannelGroups
 from prospr_ops.pruning.flops import input_specs
@@ -117,6 +118,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     with (
         shared_by(run.strategy, model) as replicas,
         preserved(model),
+        run_as_fit(model),
         _progress(asked.method, *_work(run, target, show_progress)) as (advance, say),
     ):
         if replicas is not None:

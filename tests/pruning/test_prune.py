@@ -317,7 +317,7 @@ def _nan_x():
         ({"data": (X, Y[:3])}, ValueError, r"arrays of one length.*\(48, 5\), \(3,\)"),
         ({"data": []}, ValueError, "data is empty"),
         ({"data": [X]}, ValueError, "data has no targets"),
-        ({"data": iter([(X, Y)])}, TypeError, "re-iterable"),
+        ({"data": iter([(X, Y)])}, ValueError, "ended after 1 batches, and more are needed"),
         ({"data": 5}, TypeError, "data must be a tuple"),
         ({"data": None}, TypeError, "no data is given"),
         ({"data": (X, Y + 1)}, ValueError, "labels of batch 0 range from 1 to 3; .* from 0 to 2"),

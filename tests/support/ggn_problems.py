@@ -1109,7 +1109,7 @@ FALLBACKS = [
         "several outputs, one loss",
         _two_outputs,
         loss=_loss(losses.MeanSquaredError, targets=_twice),
-        origin=_any("several outputs", "shape"),
+        origin=_any("several losses"),
     ),
     Problem(
         "output at every position",

@@ -37,7 +37,11 @@ def splittable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch
     """
     for number, batch in enumerate(batches):
         if number == 0:
-            reason = _why_no_mean(objective.single_loss()) or _why_tied(objective.model, batch)
+            reason = (
+                _why_no_mean(objective.single_loss())
+                or _why_not_cut(batch)
+                or _why_tied(objective.model, batch)
+            )
             if reason:
                 msg = (
                     "microbatch needs a loss that is a mean over samples which do not see each "
@@ -59,7 +63,11 @@ def shareable(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]
     """
     for number, batch in enumerate(batches):
         if number == 0:
-            reason = _why_no_mean(objective.single_loss()) or _why_whole(objective.model, batch)
+            reason = (
+                _why_no_mean(objective.single_loss())
+                or _why_not_cut(batch)
+                or _why_whole(objective.model, batch)
+            )
             if reason:
                 msg = f"replicas can only share a loss that is a mean over samples: {reason}"
                 raise ValueError(msg)
@@ -75,6 +83,12 @@ def _why_no_mean(loss: keras.losses.Loss | None) -> str | None:
     if getattr(loss, "ignore_class", None) is not None:
         return "the loss ignores a class, and is a mean over the others"
     return None
+
+
+def _why_not_cut(batch: Batch) -> str | None:
+    """Why samples cannot be taken out of a batch; None if they can."""
+    sparse = any(isinstance(array, tf.SparseTensor) for array in keras.tree.flatten(tuple(batch)))
+    return "a sparse batch cannot be cut" if sparse else None
 
 
 def _why_whole(model: keras.Model, batch: Batch) -> str | None:
@@ -106,6 +120,8 @@ def _why_tied(model: keras.Model, batch: Batch) -> str | None:
                     f"in the model {verdict.reason}, as BatchNormalization does in training"
                 )
 
+    if model.run_eagerly:
+        return "the model runs eagerly, so there is no graph to see that in"
     # Traced but never run, so no variable changes.
     tf.function(forward, autograph=False).get_concrete_function(batch.x)
     return reasons[0] if reasons else None

@@ -169,7 +169,8 @@ def gradients_by(
         del seed  # only the model is random
         with tf.GradientTape() as tape:
             loss = problem.objective(batch, fast_calls())
-        return loss, problem.hold(variables, gradient(tape, loss, variables))
+        scale = problem.objective.scale
+        return loss, problem.hold(variables, gradient(tape, loss, variables, scale=scale))
 
     # Each replica has variables of its own, which a function traced on another would not take.
     return evaluate if eager or replicas() else traced(evaluate)
@@ -205,6 +206,7 @@ def keeping(gradients: Evaluate, keep: Callable[[Taped], None]) -> Evaluate:
 
 
 def hessian_products_by(
+    problem: Problem,
     gradients: Evaluate,
     variables: Sequence[tf.Variable],
     vectors: Callable[[], Sequence[tf.Tensor]],
@@ -221,7 +223,11 @@ def hessian_products_by(
         # Reverse over reverse: forward over reverse takes 1.0 to 1.3 times as long
         # (`python -m benchmarks meta_gradient`).
         tape, loss, by_variable = kept() or taped(gradients, batch, seed)
-        return loss, gradient(tape, by_variable, variables, u)
+        scale = problem.objective.scale
+        if scale != 1.0:  # half precision wants u of about 1, too
+            largest = tf.reduce_max([tf.reduce_max(tf.abs(tf.cast(v, tf.float32))) for v in u])
+            scale /= tf.where(largest > 0, largest, 1.0)
+        return loss, gradient(tape, by_variable, variables, u, scale)
 
     return evaluate
 
