@@ -14,7 +14,7 @@ from keras import layers
 from prospr_ops.delivery.comparing import SMALLER, check_copy
 from prospr_ops.delivery.copying import described, own_objects
 from prospr_ops.network import keras_private
-from prospr_ops.pruning.channels.graph import FIXED, GRAPHS, ChannelGraph, functional
+from prospr_ops.pruning.channels.graph import FIXED, ChannelGraph, functional, is_graph
 from prospr_ops.pruning.channels.rules import Labels
 from prospr_ops.pruning.masks import masks_lifted
 
@@ -42,7 +42,7 @@ def shrink(model: keras.Model) -> keras.Model:
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: It is subclassed, or not built, a layer of it cannot be made again, or the smaller
+        ValueError: Python code calls its layers, it is not built, a layer of it cannot be made again, or the smaller
             model would compute something else.
 
     Example:
@@ -112,7 +112,7 @@ class _Copy:
             small = keras.Model(inputs, outputs, name=model.name)
         for layer in model.layers:
             copy = self._copies.get(id(layer))
-            if copy is not None and type(layer) not in GRAPHS:
+            if copy is not None and not is_graph(layer):
                 self._copy_variables(layer, copy)
         return small
 
@@ -139,7 +139,7 @@ class _Copy:
         if id(operation) not in self._copies:
             self._copies[id(operation)] = (
                 self.model(operation)
-                if type(operation) in GRAPHS
+                if is_graph(operation)
                 else type(operation).from_config(self._config(operation))
             )
         return self._copies[id(operation)]

@@ -295,3 +295,50 @@ def test_a_layer_that_would_be_emptied_is_refused():
     options = {"sparsity": 0.8, "method": "magnitude", "structure": "channel", "verbose": 0}
     with pytest.raises(ValueError, match=r"no longer depend on its input: .*hidden_1/kernel"):
         po.prune(model, None, **options)
+
+
+class _OwnStep(keras.Model):
+    """Called as its graph says, and trained in its own way."""
+
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class _OwnCall(_OwnStep):
+    def call(self, inputs):
+        return super().call(inputs)
+
+
+class _OwnSequential(keras.Sequential):
+    pass
+
+
+def _branches(outer: type[keras.Model], inner: type[keras.Model]) -> keras.Model:
+    part = keras.Input((8,))
+    hidden = layers.Dense(6, activation="relu", name="inner")(part)
+    nested = (
+        inner(part, hidden)
+        if inner is not _OwnSequential
+        else inner([keras.Input((8,)), layers.Dense(6, activation="relu", name="inner")])
+    )
+    inputs = keras.Input((4,))
+    h = nested(layers.Dense(8, activation="relu", name="first")(inputs))
+    return outer(inputs, layers.Dense(3, name="last")(h))
+
+
+@pytest.mark.parametrize("inner", [keras.Model, _OwnStep, _OwnSequential])
+def test_a_model_is_what_it_does_and_not_its_type(inner):
+    model = _branches(_OwnStep, inner)
+    po.prune(model, None, sparsity=0.5, method="magnitude", structure="channel", verbose=0)
+    small = po.shrink(model)
+    assert small.count_params() < model.count_params()
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_call_in_python_is_refused_and_kept_whole_within_another():
+    options = {"sparsity": 0.5, "method": "magnitude", "structure": "channel", "verbose": 0}
+    with pytest.raises(ValueError, match="whose layers are called by Python code"):
+        po.prune(_branches(_OwnCall, keras.Model), None, **options)
+    with pytest.raises(ValueError, match="no channel that can be pruned"):
+        po.prune(_branches(keras.Model, _OwnCall), None, **options)

@@ -39,7 +39,18 @@ from prospr_ops.pruning.channels.rules import RULES, Labels, NoRuleError
 FIXED = 0
 
 # Kinds of models whose layers and calls are known.
-GRAPHS = (Functional, keras.Sequential)
+_GRAPHS = (Functional, keras.Sequential)
+
+
+def is_graph(operation: Any) -> bool:
+    """Whether an operation is a model that calls its layers as its graph says.
+
+    A subclass with a training step of its own is; one that is called by Python code is not.
+    """
+    return any(
+        isinstance(operation, kind) and type(operation).call is kind.call for kind in _GRAPHS
+    )
+
 
 # Elementwise functions that are zero at zero.
 _KEEP_ZERO = {
@@ -164,7 +175,7 @@ class ChannelGraph:
     def _through(self, node: Any, inputs: list[Labels]) -> list[Labels]:
         operation = node.operation
         is_output = all(id(tensor) in self._outputs for tensor in node.outputs)
-        if type(operation) in GRAPHS:
+        if is_graph(operation):
             inner = functional(operation)
             if is_output:
                 self._outputs |= {id(tensor) for tensor in inner.outputs}
@@ -206,14 +217,14 @@ def functional(model: keras.Model) -> Functional:
     if not isinstance(model, keras.Model):
         msg = f"model must be a keras.Model, not {type(model).__name__}"
         raise TypeError(msg)
-    if type(model) is Functional:
-        return model
-    if type(model) is not keras.Sequential:
+    if not is_graph(model):
         msg = (
             f"channels can be found in functional and Sequential models only; {model.name!r} is a "
             f"{type(model).__name__}, whose layers are called by Python code"
         )
         raise ValueError(msg)
+    if isinstance(model, Functional):
+        return model
     graph = keras_private.sequential_graph(model)
     if graph is None:
         msg = (
