@@ -183,7 +183,7 @@ def _check_targets(x: Any, y: np.ndarray, objective: Objective, name: str) -> No
     outputs = objective.prediction(x).shape[1:]
     labels = objective.label_range(outputs[-1])
     if labels is None:
-        if not _is_of_keras(objective.single_loss()):
+        if not _is_of_keras(objective.model.loss if objective.loss is None else objective.loss):
             return  # what another loss takes is its own affair
         kind, kinds = "numbers", "biuf"
         shapes = [outputs, *([outputs[:-1]] if outputs[-1] == 1 else [])]
@@ -205,13 +205,10 @@ def _check_targets(x: Any, y: np.ndarray, objective: Objective, name: str) -> No
         raise ValueError(msg)
 
 
-def _is_of_keras(loss: keras.losses.Loss | None) -> bool:
-    """Whether a loss is one of Keras's own."""
-    function = getattr(loss, "function", loss)
-    kind = (
-        function if callable(function) and not isinstance(function, keras.Loss) else type(function)
-    )
-    return kind.__module__.startswith("keras.")
+def _is_of_keras(loss: Any) -> bool:
+    """Whether a loss, as `compile` takes it, is one of Keras's own."""
+    kind = loss if callable(loss) and not isinstance(loss, keras.Loss) else type(loss)
+    return isinstance(loss, str) or kind.__module__.startswith("keras.")
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:

@@ -464,13 +464,14 @@ def test_result_says_which_estimator_each_weight_got():
     problem = FALLBACKS[0]
     ready = set_up(problem)
     data, loss = problem.data(), ready.objective.loss
-    result = po.prune(ready.model, data, sparsity=0.5, steps=2, loss=loss, seed=1, verbose=0)
+    options = {"method": "diagonal", "sparsity": 0.5, "loss": loss, "verbose": 0}
+    result = po.prune(ready.model, data, steps=2, seed=1, **options)
     origins = [result.estimators[path] for path in ready.weights]
     assert re.match(problem.origin, origins[0])
     assert origins[1] == "ggn (exact)"
     before = [variable.numpy() for variable in ready.model.variables]
     with pytest.raises(ValueError, match=r"dense/kernel: .* may mix samples"):
-        po.prune(ready.model, data, sparsity=0.5, curvature="ggn", loss=loss, verbose=0)
+        po.prune(ready.model, data, curvature="ggn", **options)
     for variable, old in zip(ready.model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, old)
 

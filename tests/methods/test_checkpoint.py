@@ -50,6 +50,7 @@ def _score(problem, model, path, data=None, **options):
         checkpoint=path,
         **{
             "loss": problem.loss,
+            "method": "diagonal",
             "steps": STEPS,
             "batch_size": 16,
             "seed": 3,

@@ -131,7 +131,13 @@ def test_diagonal_takes_the_sign_of_its_factors(momentum):
     # At this rate some factors are negative.
     options = {**OPTIONS, "learning_rate": 20.0, "momentum": momentum, "steps": 2}
     scores = po.score(
-        model, data, structure="channel", curvature="hutchinson", loss=loss, **options
+        model,
+        data,
+        method="diagonal",
+        structure="channel",
+        curvature="hutchinson",
+        loss=loss,
+        **options,
     )
     groups = ChannelGroups.of(model)
     objective = Objective.of(model, loss)

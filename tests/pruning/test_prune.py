@@ -184,6 +184,7 @@ def test_step_is_traced_once(monkeypatch):
     po.score(
         problem.model(),
         problem.data(),
+        method="diagonal",
         loss=problem.loss,
         curvature="row_sum",
         steps=12,
@@ -246,7 +247,13 @@ def test_layers_of_the_same_name_are_told_apart():
 def test_result_and_progress_are_readable(capsys):
     problem = PROBLEMS[0]
     result = po.prune(
-        problem.model(), problem.data(), sparsity=0.5, loss=problem.loss, seed=3, verbose=1
+        problem.model(),
+        problem.data(),
+        sparsity=0.5,
+        method="diagonal",
+        loss=problem.loss,
+        seed=3,
+        verbose=1,
     )
     shown = capsys.readouterr().out
     assert "kernel" in shown
@@ -294,7 +301,11 @@ def _nan_x():
         ({"momentum": 1.0}, ValueError, "momentum must be at least 0 and less than 1"),
         ({"nesterov": True}, ValueError, "nesterov needs a momentum above 0"),
         ({"nesterov": 1}, TypeError, "nesterov must be True or False"),
-        ({"nesterov": True, "momentum": 0.9}, ValueError, "'diagonal' knows plain momentum only"),
+        (
+            {"method": "diagonal", "nesterov": True, "momentum": 0.9},
+            ValueError,
+            "'diagonal' knows plain momentum only",
+        ),
         ({"probes": 0}, ValueError, "probes must be at least 1"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),
