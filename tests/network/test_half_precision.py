@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from problems import PROBLEMS
 
 import prospr_ops as po
 from prospr_ops.network.loss import Batch, Objective
@@ -75,3 +76,16 @@ def test_only_float16_is_scaled(policy, scaled):
     assert (objective.scale > 1.0) == scaled
     for variable, old in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), old)
+
+
+def test_products_with_the_hessian_do_not_overflow_in_pure_float16():
+    """They may be larger than the gradient, for which the scale has room."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float16")
+    try:
+        model = PROBLEMS[0].model()
+    finally:
+        keras.config.set_dtype_policy(policy)
+    options = {"loss": PROBLEMS[0].loss, "steps": 6, "batch_size": 16, "verbose": 0}
+    scores = po.score(model, PROBLEMS[0].data(), method="exact", seed=3, **options)
+    assert all(np.isfinite(values).any() for values in scores.values())

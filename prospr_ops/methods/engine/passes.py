@@ -224,9 +224,10 @@ def hessian_products_by(
         # (`python -m benchmarks meta_gradient`).
         tape, loss, by_variable = kept() or taped(gradients, batch, seed)
         scale = problem.objective.scale
-        if scale != 1.0:  # half precision wants u of about 1, too
+        if scale != 1.0:
+            # Half precision wants u of about 1 too, and room for products larger than the gradient.
             largest = tf.reduce_max([tf.reduce_max(tf.abs(tf.cast(v, tf.float32))) for v in u])
-            scale /= tf.where(largest > 0, largest, 1.0)
+            scale /= 64.0 * tf.where(largest > 0, largest, 1.0)
         return loss, gradient(tape, by_variable, variables, u, scale)
 
     return evaluate
