@@ -28,7 +28,7 @@ class SparsityLogger(keras.callbacks.Callback):
             convolution, transposed, depthwise and separable convolution layers; a function (layer,
             variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)

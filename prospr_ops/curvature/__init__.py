@@ -51,7 +51,7 @@ def find(name: str) -> Estimator:
     Raises:
         ValueError: There is no such estimator; the message lists the names.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> po.curvature.find("ggn").__name__
         'ggn_estimate'
@@ -97,7 +97,7 @@ def diagonal(
         ValueError: An argument is out of range, the model is not built, the data does not fit the
             model, or the curvature is not finite.
 
-    Example:
+    Examples:
         >>> import keras
         >>> import numpy as np
         >>> import prospr_ops as po

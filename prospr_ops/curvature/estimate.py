@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
         origin: Name of the estimator of each weight, and how its value relates to the Hessian's
             diagonal.
 
-    Example:
+    Examples:
         >>> import keras
         >>> import tensorflow as tf
         >>> import prospr_ops as po

@@ -46,7 +46,7 @@ class Dataset:
         classes: Number of classes.
         source: Where the arrays came from, in words.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import prospr_ops as po
         >>> x, y = np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1])
@@ -88,7 +88,7 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
         ValueError: A file there is damaged or is not what its name says; the message names the
             file.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import prospr_ops as po
         >>> data = po.data.mnist(Path(po.data.__file__).parent / "digits")  # the embedded sample

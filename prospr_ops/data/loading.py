@@ -74,7 +74,7 @@ def load_data(
         ValueError: The file is damaged, holds other arrays or would execute code; there are no
             images; or the shape, number or labels of the samples do not fit the model.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import prospr_ops as po
         >>> np.savez("data.npz", x=np.zeros((4, 8), np.float32), y=np.array([0, 1, 2, 0]))

@@ -74,7 +74,7 @@ def export(model: keras.Model, path: str | os.PathLike[str], format: str | None 
             the model cannot be written in the format, or the file does not run or computes
             something else. What was there before is as it was.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
         >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)

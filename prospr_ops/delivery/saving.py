@@ -49,7 +49,7 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
             model or not load it again, what is loaded computes something else, or pruned weights
             are not zero. What was there before is unchanged.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
         >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
@@ -110,7 +110,7 @@ def load_model(
         ValueError: It is no .keras file or a damaged one, or its masks are damaged, of another
             model or of a newer version; also what `keras.saving.load_model` raises.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
         >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)

@@ -45,7 +45,7 @@ def shrink(model: keras.Model) -> keras.Model:
         ValueError: Python code calls its layers, it is not built, a layer of it cannot be made again, or the smaller
             model would compute something else.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
         >>> result = po.prune(

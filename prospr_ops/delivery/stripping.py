@@ -30,7 +30,7 @@ def strip(model: keras.Model) -> keras.Model:
         TypeError: `model` is no Keras model, or one that Keras cannot make again from a file.
         ValueError: The model is not built, or the copy would compute something else.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
         >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)

@@ -20,7 +20,7 @@ def lenet_300_100(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) -
     Returns:
         An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> po.models.lenet_300_100().count_params()
         266610
@@ -50,7 +50,7 @@ def lenet5(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) -> keras
     Returns:
         An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> po.models.lenet5().count_params()
         61706
@@ -84,7 +84,7 @@ def lenet5_caffe(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) ->
     Returns:
         An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> po.models.lenet5_caffe().count_params()
         431080

@@ -24,7 +24,7 @@ def resnet20(input_shape: Sequence[int] = (32, 32, 3), classes: int = 10) -> ker
     Returns:
         An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> po.models.resnet20(input_shape=(16, 16, 3)).output_shape
         (None, 10)

@@ -29,7 +29,7 @@ def vgg16(
     Returns:
         An uncompiled model from `[n, *input_shape]` to logits `[n, classes]`.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> po.models.vgg16(input_shape=(16, 16, 3)).output_shape
         (None, 10)

@@ -50,7 +50,7 @@ def dense_curvature(inputs: Any, factors: Any, accumulator: Any = None) -> tf.Te
         ValueError: The dtypes do not match, or shapes do not fit each other, have no elements or
             are not known well enough.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> inputs = tf.constant([[1.0, 2.0]])  # N = 1 sample, I = 2
@@ -108,7 +108,7 @@ def conv_curvature(
         ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
             not fit each other, have no elements or are not known well enough.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> inputs = tf.constant([[[1.0], [2.0], [3.0]]])  # [N, pixels, channels] = [1, 3, 1]
@@ -198,7 +198,7 @@ def pooled_conv_curvature(
         ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
             not fit each other, have no elements or are not known well enough.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> inputs = tf.reshape(tf.constant([1.0, 2.0, 3.0, 4.0]), [1, 4, 1])
@@ -265,7 +265,7 @@ def pooled_conv_input_gradient(
         ValueError: An argument is not one of those accepted, the dtypes do not match, or shapes do
             not fit each other, have no elements or are not known well enough.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> kernel = tf.constant([[[2.0]]])  # [kernel size, channels, O]
@@ -316,7 +316,7 @@ def embedding_curvature(
             index counts for nothing, as in TensorFlow's gather there), or shapes do not fit each
             other or have no elements.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> indices = tf.constant([[0, 2, 2]])  # one sample of three time steps

@@ -64,7 +64,7 @@ def gamma_update(
         ValueError: Shapes or dtypes do not fit, a tensor is empty, or the learning rate is negative
             or not finite.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> sign = tf.constant([1, 1], tf.int8)
@@ -112,7 +112,7 @@ def gamma_step(
         ValueError: Shapes or dtypes do not fit, a tensor is empty, a variable is given twice or not
             initialised, or the learning rate is negative or not finite.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> weight, log_gamma = tf.Variable([1.0]), tf.Variable([0.0])
@@ -172,7 +172,7 @@ def gamma_momentum_step(
         ValueError: Shapes or dtypes do not fit, a tensor is empty, a variable is given twice or not
             initialised, or a scalar is negative or not finite.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> weight, velocity, log_scale = (tf.Variable([value]) for value in (1.0, 0.0, 0.0))

@@ -36,7 +36,7 @@ def channel_products(tensors: Sequence[Any]) -> tf.Tensor:
     Raises:
         ValueError: There are no tensors or too many, or their shapes differ or have no elements.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> x = tf.constant([[1.0], [2.0], [3.0]])  # 3 rows of 1 channel
@@ -66,7 +66,7 @@ def channel_combinations(tensors: Sequence[Any], coefficients: Any) -> list[tf.T
         ValueError: There are no tensors or too many, their shapes differ or have no elements, or the
             coefficients do not fit them.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> x = tf.constant([[1.0], [2.0]])

@@ -35,7 +35,7 @@ def max_pool(image: Any, window: int | Sequence[int]) -> tuple[tf.Tensor, tf.Ten
         ValueError: The image is not of four axes, or the window too large or not of positive
             32-bit whole numbers.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 5.0, 2.0, 3.0]), [1, 2, 2, 1])
@@ -67,7 +67,7 @@ def max_unpool(
         ValueError: The shapes do not fit together, or the window is too large or not of
             positive 32-bit whole numbers.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> values = tf.fill([1, 1, 1, 1], 7.0)
@@ -99,7 +99,7 @@ def gather_pooled(image: Any, positions: Any, window: int | Sequence[int]) -> tf
         ValueError: The shapes do not fit together, or the window is too large or not of
             positive 32-bit whole numbers.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 5.0, 2.0, 3.0]), [1, 2, 2, 1])

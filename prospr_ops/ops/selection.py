@@ -54,7 +54,7 @@ def select(
         ValueError: `scores` has no tensors, or one that is empty, holds NaN or is of another dtype;
             or `keep` or `min_keep` is out of range.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> masks = po.ops.select([tf.constant([3.0, 1.0]), tf.constant([[2.0, 0.0]])], keep=2)

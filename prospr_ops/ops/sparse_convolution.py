@@ -51,7 +51,7 @@ def sparse_conv(
         ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of
             range.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
@@ -94,7 +94,7 @@ def sparse_conv_input_gradient(
         ValueError: The shapes do not fit together, or a tap, a split, the kernel size or the number
             of channels is out of range.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
@@ -140,7 +140,7 @@ def sparse_conv_filter_gradient(
         ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of
             range.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample

@@ -136,7 +136,7 @@ def prune(
         OSError: `checkpoint` cannot be read or written.
         tf.errors.OpError: Another worker is lost.
 
-    Example:
+    Examples:
         >>> import keras
         >>> import numpy as np
         >>> import prospr_ops as po
@@ -318,7 +318,7 @@ def score(
         OSError: `checkpoint` cannot be read or written.
         tf.errors.OpError: Another worker is lost.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)

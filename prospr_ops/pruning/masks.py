@@ -140,7 +140,7 @@ def apply_masks(model: keras.Model, masks: Mapping[str, Any] | str | os.PathLike
         ValueError: The file holds no masks, a path is not one of the model's, a shape differs, or
             no kernel has a zero. On these, as on any error and on Ctrl-C, the model is as it was.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)

@@ -39,7 +39,7 @@ class PruneResult:
             variable path; empty without structure="channel".
         input_shape: Shape of one sample, for a model with one input; None if it is unknown.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
         >>> po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
@@ -110,7 +110,7 @@ class PruneResult:
         Raises:
             OSError: The file cannot be written; an existing one is unchanged.
 
-        Example:
+        Examples:
             >>> import prospr_ops as po
             >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
             >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)
@@ -136,7 +136,7 @@ class PruneResult:
             ValueError: The file is truncated or damaged, holds something else, or was written by a
                 newer version.
 
-        Example:
+        Examples:
             >>> import prospr_ops as po
             >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
             >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)

@@ -51,7 +51,7 @@ def select(
         ValueError: `sparsity` or `scope` is out of range; `min_keep` is negative or needs more
             weights than the sparsity leaves; or `scores` is empty or holds NaN.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import prospr_ops as po
         >>> scores = {"a": np.array([3.0, 1.0]), "b": np.array([2.0, 0.0])}

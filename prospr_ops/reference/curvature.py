@@ -23,7 +23,7 @@ def dense_curvature(inputs: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     Returns:
         The diagonal, ``[I, O]``, of the inputs' dtype.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> inputs = tf.constant([[1.0, 2.0]])  # N = 1 sample, I = 2
@@ -64,7 +64,7 @@ def conv_curvature(
     Returns:
         The diagonal in the shape of the Keras kernel, of the inputs' dtype.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> inputs = tf.constant([[[1.0], [2.0], [3.0]]])  # [N, pixels, channels] = [1, 3, 1]
@@ -114,7 +114,7 @@ def pooled_conv_curvature(
     Returns:
         The diagonal in the shape of the Keras kernel, of the inputs' dtype.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> inputs = tf.reshape(tf.constant([1.0, 2.0, 3.0, 4.0]), [1, 4, 1])
@@ -166,7 +166,7 @@ def pooled_conv_input_gradient(
     Returns:
         The gradients, ``[C, N, input_size..., channels]``, of the kernel's dtype.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> kernel = tf.constant([[[2.0]]])  # [kernel size, channels, O]
@@ -204,7 +204,7 @@ def embedding_curvature(indices: tf.Tensor, factors: tf.Tensor, vocabulary: int)
     Returns:
         The diagonal, ``[V, O]``, of the factors' dtype.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> indices = tf.constant([[0, 2, 2]])  # one sample of three time steps

@@ -21,7 +21,7 @@ def hessian(objective: Objective, batch: Batch, variables: Sequence[tf.Variable]
     Returns:
         The Hessian, [n, n], in the variables' dtype.
 
-    Example:
+    Examples:
         >>> import keras
         >>> import tensorflow as tf
         >>> import prospr_ops as po
@@ -61,7 +61,7 @@ def hessian_diagonal(
     Returns:
         For each variable, its diagonal elements in the variable's shape and dtype.
 
-    Example:
+    Examples:
         >>> import keras
         >>> import tensorflow as tf
         >>> import prospr_ops as po

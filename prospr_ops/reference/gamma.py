@@ -18,7 +18,7 @@ def gamma_update(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Twin of `prospr_ops.ops.gamma_update`.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> sign = tf.constant([1, 1], tf.int8)
@@ -41,7 +41,7 @@ def gamma_step(
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.gamma_step`.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> weight, log_gamma = tf.Variable([1.0]), tf.Variable([0.0])
@@ -77,7 +77,7 @@ def gamma_momentum_step(
     It rounds p − q before it takes the logarithm, so a curvature below the machine epsilon is lost
     here; the compiled op keeps it.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> weight, velocity, log_scale = (tf.Variable([value]) for value in (1.0, 0.0, 0.0))

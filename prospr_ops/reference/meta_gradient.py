@@ -35,7 +35,7 @@ def unrolled_meta_gradient(
     Returns:
         ∂L_M(w_M)/∂c = w_0 ⊙ ∂L_M(w_M)/∂w_0, with its sign, in the shape of each weight.
 
-    Example:
+    Examples:
         >>> import keras
         >>> import tensorflow as tf
         >>> import prospr_ops as po

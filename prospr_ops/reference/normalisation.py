@@ -10,7 +10,7 @@ import tensorflow as tf
 def channel_products(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Twin of `prospr_ops.ops.channel_products`: one sum per pair; any number of tensors.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> x = tf.constant([[1.0], [2.0], [3.0]])  # 3 rows of 1 channel
@@ -26,7 +26,7 @@ def channel_products(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def channel_combinations(tensors: Sequence[tf.Tensor], coefficients: tf.Tensor) -> list[tf.Tensor]:
     """Twin of `prospr_ops.ops.channel_combinations`: one product per term; any number.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> x = tf.constant([[1.0], [2.0]])

@@ -10,7 +10,7 @@ import tensorflow as tf
 def max_pool(image: tf.Tensor, window: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
     """Twin of `prospr_ops.ops.max_pool`, for images without NaN.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 5.0, 2.0, 3.0]), [1, 2, 2, 1])
@@ -28,7 +28,7 @@ def max_unpool(
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.max_unpool`: writes out every window and pads the rest.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> values = tf.fill([1, 1, 1, 1], 7.0)
@@ -53,7 +53,7 @@ def max_unpool(
 def gather_pooled(image: tf.Tensor, positions: tf.Tensor, window: Sequence[int]) -> tf.Tensor:
     """Twin of `prospr_ops.ops.gather_pooled`: sums over every window.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 5.0, 2.0, 3.0]), [1, 2, 2, 1])

@@ -40,7 +40,7 @@ def diagonal_scores(
     Returns:
         A tensor in the shape of each weight.
 
-    Example:
+    Examples:
         >>> import keras
         >>> import tensorflow as tf
         >>> import prospr_ops as po
@@ -95,7 +95,7 @@ def grasp_scores(
     Returns:
         A tensor in the shape of each weight.
 
-    Example:
+    Examples:
         >>> import keras
         >>> import tensorflow as tf
         >>> import prospr_ops as po
@@ -141,7 +141,7 @@ def synflow_scores(
         The scores of the last iteration, in the shape of each kernel; 0 for weights pruned before
         it.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import prospr_ops as po
         >>> kernels = [np.array([[1.0, -2.0]]), np.array([[3.0], [1.0]])]

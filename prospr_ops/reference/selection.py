@@ -22,7 +22,7 @@ def select(
     Returns:
         Boolean arrays in the scores' shapes, with `keep` True elements in all.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import prospr_ops as po
         >>> masks = po.reference.select([np.array([3.0, 1.0]), np.array([[2.0, 0.0]])], keep=2)

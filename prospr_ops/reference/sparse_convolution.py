@@ -17,7 +17,7 @@ def sparse_conv(
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.sparse_conv`.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
@@ -43,7 +43,7 @@ def sparse_conv_input_gradient(
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.sparse_conv_input_gradient`.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
@@ -73,7 +73,7 @@ def sparse_conv_filter_gradient(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Twin of `prospr_ops.ops.sparse_conv_filter_gradient`.
 
-    Example:
+    Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample

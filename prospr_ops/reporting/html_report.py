@@ -111,7 +111,7 @@ def report(
         ValueError: `results` is empty, a result has no scores, or the results are of different
             models.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
         >>> result = po.prune(model, None, sparsity=0.9, method="magnitude", verbose=0)

@@ -57,7 +57,7 @@ def build_info() -> dict[str, Any]:
         "cuda_compiler"; "instruction_sets", those available here; "instruction_set", the one in
         use; and "running", the installed versions of Python and its packages.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> po.build_info()["version"] == po.__version__
         True

@@ -45,7 +45,7 @@ def _run(name: str, docstring: str) -> str:
 def test_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where examples write their files
     docstring = inspect.getdoc(_PUBLIC[name]) or ""
-    assert "\nExample:\n    >>> " in docstring, f"{name} has no example in its docstring"
+    assert "\nExamples:\n    >>> " in docstring, f"{name} has no example in its docstring"
     assert not (failures := _run(name, docstring)), failures
 
 
@@ -55,5 +55,5 @@ def test_every_public_module_is_looked_into() -> None:
 
 
 def test_a_wrong_example_is_found() -> None:
-    assert "Expected:\n    3" in _run("wrong", "Example:\n    >>> 1 + 1\n    3\n")
-    assert "NameError" in _run("unknown", "Example:\n    >>> np.pi\n    3\n")
+    assert "Expected:\n    3" in _run("wrong", "Examples:\n    >>> 1 + 1\n    3\n")
+    assert "NameError" in _run("unknown", "Examples:\n    >>> np.pi\n    3\n")

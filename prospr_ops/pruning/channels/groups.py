@@ -262,7 +262,7 @@ def channel_masks(
         TypeError: `model` is not a Keras model, or a mask is not boolean.
         ValueError: The model is not functional or Sequential, or the masks do not fit the model.
 
-    Example:
+    Examples:
         >>> import prospr_ops as po
         >>> model = po.models.lenet_300_100(input_shape=(8,), classes=3)
         >>> scores = po.score(model, None, method="magnitude", structure="channel", verbose=0)
