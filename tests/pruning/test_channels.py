@@ -303,19 +303,20 @@ def test_a_layer_that_would_be_emptied_is_refused():
         po.prune(model, None, **options)
 
 
-class _OwnStep(keras.Model):
+# TensorFlow takes no scope whose name begins with an underscore, and layers are named by their class.
+class OwnStep(keras.Model):
     """Called as its graph says, and trained in its own way."""
 
     def train_step(self, data):
         return super().train_step(data)
 
 
-class _OwnCall(_OwnStep):
+class OwnCall(OwnStep):
     def call(self, inputs):
         return super().call(inputs)
 
 
-class _OwnSequential(keras.Sequential):
+class OwnSequential(keras.Sequential):
     pass
 
 
@@ -324,7 +325,7 @@ def _branches(outer: type[keras.Model], inner: type[keras.Model]) -> keras.Model
     hidden = layers.Dense(6, activation="relu", name="inner")(part)
     nested = (
         inner(part, hidden)
-        if inner is not _OwnSequential
+        if inner is not OwnSequential
         else inner([keras.Input((8,)), layers.Dense(6, activation="relu", name="inner")])
     )
     inputs = keras.Input((4,))
@@ -332,9 +333,9 @@ def _branches(outer: type[keras.Model], inner: type[keras.Model]) -> keras.Model
     return outer(inputs, layers.Dense(3, name="last")(h))
 
 
-@pytest.mark.parametrize("inner", [keras.Model, _OwnStep, _OwnSequential])
+@pytest.mark.parametrize("inner", [keras.Model, OwnStep, OwnSequential])
 def test_a_model_is_what_it_does_and_not_its_type(inner):
-    model = _branches(_OwnStep, inner)
+    model = _branches(OwnStep, inner)
     po.prune(model, None, sparsity=0.5, method="magnitude", structure="channel", verbose=0)
     small = po.shrink(model)
     assert small.count_params() < model.count_params()
@@ -345,6 +346,6 @@ def test_a_model_is_what_it_does_and_not_its_type(inner):
 def test_a_call_in_python_is_refused_and_kept_whole_within_another():
     options = {"sparsity": 0.5, "method": "magnitude", "structure": "channel", "verbose": 0}
     with pytest.raises(ValueError, match="whose layers are called by Python code"):
-        po.prune(_branches(_OwnCall, keras.Model), None, **options)
+        po.prune(_branches(OwnCall, keras.Model), None, **options)
     with pytest.raises(ValueError, match="no channel that can be pruned"):
-        po.prune(_branches(keras.Model, _OwnCall), None, **options)
+        po.prune(_branches(keras.Model, OwnCall), None, **options)
