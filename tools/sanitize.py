@@ -74,7 +74,7 @@ def install(sanitizer: str) -> None:
     """Puts the package together, with the sanitized _native and without the ops."""
     package = BUILD / sanitizer / "package"
     shutil.rmtree(package, ignore_errors=True)
-    ignored = shutil.ignore_patterns("__pycache__", "datasets", "*.so")
+    ignored = shutil.ignore_patterns("__pycache__", "digits", "*.so")
     shutil.copytree(ROOT / "prospr_ops", package / "prospr_ops", ignore=ignored)
     command = ["cmake", "--install", BUILD / sanitizer, "--prefix", package]
     subprocess.run(command, check=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import masks
 import pytest
 
-SEEDS = Path(__file__).parents[1] / "fuzz" / "seeds"
+SEEDS = Path(__file__).parent / "seeds"
 
 
 @pytest.mark.parametrize("target", ["mask_file", "mask_config"])
