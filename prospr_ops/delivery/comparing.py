@@ -162,15 +162,15 @@ def difference(want: list[np.ndarray], got: list[np.ndarray], tolerance: float) 
     """How outputs differ, in words; empty if they do not, up to rounding."""
     if len(want) != len(got):
         return f"{len(got)} outputs instead of {len(want)}"
-    for number, (one, other) in enumerate(zip(want, got, strict=True)):
+    for number, (wanted, found) in enumerate(zip(want, got, strict=True)):
         name = f"output {number}" if len(want) > 1 else "its output"
-        if one.shape != other.shape:
-            return f"{name} has shape {other.shape} instead of {one.shape}"
-        if not _numbers(one):
-            if not np.array_equal(one, other):
+        if wanted.shape != found.shape:
+            return f"{name} has shape {found.shape} instead of {wanted.shape}"
+        if not _numbers(wanted):
+            if not np.array_equal(wanted, found):
                 return f"{name} is another"
             continue
-        one, other = one.astype(np.float64), other.astype(np.float64)  # noqa: PLW2901
+        one, other = wanted.astype(np.float64), found.astype(np.float64)
         scale = max(np.abs(one[np.isfinite(one)]).max(initial=0), 1e-6)
         if not np.allclose(other, one, rtol=0, atol=tolerance * scale, equal_nan=True):
             off = np.abs(other - one)

@@ -6,6 +6,7 @@ Checked against Keras 3.12 to 3.15. Names that are public in Keras are not here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -39,6 +40,7 @@ __all__ = [
     "mark_as_called",
     "mask_of",
     "moving_average",
+    "name_scopes_restored",
     "nodes",
     "objects_in_scope",
     "operation_of",
@@ -116,6 +118,22 @@ def mask_of(tensor: Any) -> Any:
 def logits_of(prediction: Any) -> Any:
     """The logits whose softmax or sigmoid an output is, if Keras kept them; else None."""
     return getattr(prediction, "_keras_logits", None)
+
+
+@contextmanager
+def name_scopes_restored() -> Iterator[None]:
+    """Closes the name scopes that a failed call within has left open.
+
+    Keras notes a scope before TensorFlow refuses its name, as one that begins with an underscore, and
+    never takes it back: it would lead the paths of all later layers.
+    """
+    before = list(get_global_attribute("name_scope_stack", []))
+    try:
+        yield
+    finally:
+        stack = get_global_attribute("name_scope_stack")
+        if stack is not None:
+            stack[:] = before
 
 
 def moving_average(variable: Any) -> keras.Variable | None:

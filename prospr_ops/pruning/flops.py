@@ -80,7 +80,8 @@ def weight_uses(model: keras.Model, specs: Any = None) -> dict[str, int]:
     with recorded_calls(distinct.values()) as calls:
         function = tf.function(lambda inputs: model(inputs, training=False))
         try:
-            graph = function.get_concrete_function(specs).graph
+            with keras_private.name_scopes_restored():
+                graph = function.get_concrete_function(specs).graph
         except Exception:  # noqa: BLE001 - whatever a layer raises that only runs eagerly
             return {}
     samples = keras.tree.flatten(specs)[0].shape[0]

@@ -156,3 +156,17 @@ def test_a_model_that_cannot_be_traced_is_pruned_all_the_same():
     result = po.prune(model, None, sparsity=0.5, method="magnitude", verbose=0)
     assert result.kept == 12
     assert result.uses == {}
+
+
+class _Underscored(keras.Model):
+    """TensorFlow takes no scope whose name begins with an underscore, as this model's does."""
+
+
+def test_a_model_that_cannot_be_traced_leaves_no_name_scope_open():
+    inputs = keras.Input((3,))
+    model = _Underscored(inputs, layers.Dense(2)(inputs))
+    assert model.name.startswith("_")
+    weight_uses(model)
+    later = layers.Dense(2, name="later")
+    later.build((None, 3))
+    assert later.kernel.path == "later/kernel"

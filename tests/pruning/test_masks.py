@@ -344,7 +344,7 @@ def test_lifted_masks_are_back_whatever_happened():
     po.apply_masks(model, masks)
     configuration, weights = model.to_json(), model.get_weights()
     held = {path: mask for path, (*_, mask) in masked_weights(model).items()}
-    with pytest.raises(KeyboardInterrupt), masks_lifted(model):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), masks_lifted(model):  # noqa: PT012 - what is seen before it is interrupted
         assert not masked_weights(model)
         assert "prospr_ops" not in model.to_json()
         assert isinstance(model.layers[0].kernel.constraint, keras.constraints.NonNeg)
