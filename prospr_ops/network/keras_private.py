@@ -44,6 +44,7 @@ __all__ = [
     "nodes",
     "objects_in_scope",
     "operation_of",
+    "optimizer_states",
     "output_structure",
     "own_trainable_variables",
     "run_graph",
@@ -151,6 +152,24 @@ def moving_average(variable: Any) -> keras.Variable | None:
             if known is variable:
                 return average
     return None
+
+
+def optimizer_states(optimizer: Any, variable: keras.Variable) -> Iterator[keras.Variable]:
+    """What an optimizer keeps per element of a variable: momenta, second moments, averages."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    known = [id(one) for one in optimizer._trainable_variables]
+    if id(variable) not in known:
+        return
+    index = known.index(id(variable))
+    for name, states in vars(optimizer).items():
+        if (
+            name != "_trainable_variables"
+            and isinstance(states, list)
+            and len(states) == len(known)
+        ):
+            state = states[index]
+            if isinstance(state, keras.Variable) and state.shape == variable.shape:
+                yield state
 
 
 def input_signature(model: keras.Model) -> list[Any]:
