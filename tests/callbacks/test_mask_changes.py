@@ -220,7 +220,7 @@ def test_training_resumes_from_a_checkpoint(tmp_path, kind, first):
         return po.callbacks.DynamicSparsity(0.75, every=5, fraction=0.5, end=45)
 
     class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, **_):
+        def on_epoch_end(self, epoch, *_):
             if epoch == 2:
                 raise KeyboardInterrupt
 
@@ -243,7 +243,7 @@ def test_training_resumes_from_a_checkpoint(tmp_path, kind, first):
 def test_a_checkpoint_with_grown_weights_that_have_not_moved(tmp_path):
     """Their places are not known, but their number is, and all that is not zero is kept."""
     model = built("sgd")
-    fit(model, po.callbacks.DynamicSparsity(0.75, every=16, fraction=0.5), epochs=1)
+    fit(model, po.callbacks.DynamicSparsity(0.75, every=16, fraction=0.5, end=99), epochs=1)
     model.save_weights(tmp_path / "net.weights.h5")
     nonzero = [layer.kernel.numpy() != 0 for layer in model.layers]
     counts = [int(mask_of(layer.kernel).sum()) for layer in model.layers]
