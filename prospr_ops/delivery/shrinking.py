@@ -29,11 +29,11 @@ def shrink(model: keras.Model) -> keras.Model:
     masked model loses nothing but zeros and computes the same function, up to the order in which
     sums are taken. Both models are called once on sampled inputs, and compared.
 
-    Known are Dense, Conv, Conv…Transpose, DepthwiseConv, SeparableConv, BatchNormalization,
-    activations that are 0 at 0, pooling, padding, cropping, upsampling, dropout, Flatten, Reshape,
-    Concatenate, the elementwise merges (Add and so on) and nested models. What touches any other
-    operation keeps all its channels, and a warning names the operation. A layer of which nothing is
-    left keeps one channel.
+    Known are Dense, Conv, Conv…Transpose, DepthwiseConv, SeparableConv, Batch-, Layer- and
+    GroupNormalization, elementwise activations and operations, products with gates, pooling,
+    padding, cropping, upsampling, dropout, Flatten, Reshape, Concatenate, the elementwise merges
+    (Add and so on) and nested models. What touches any other operation keeps all its channels, and
+    a warning names the operation. A layer of which nothing is left keeps one channel.
 
     Args:
         model: A built functional or Sequential model. It is not changed.

@@ -141,7 +141,7 @@ def _dense_gate(y):
 def _written_gate(y):
     ops = keras.ops
     g = ops.mean(y, axis=[1, 2])[:, None, None, :]
-    g = layers.Conv2D(6, 1)(layers.Conv2D(4, 1, activation=lambda z: ops.relu(z))(g))
+    g = layers.Conv2D(6, 1)(layers.Conv2D(4, 1, activation=lambda z: ops.maximum(z, 0))(g))
     return y * (ops.relu6(g + 3.0) / 6.0)
 
 
