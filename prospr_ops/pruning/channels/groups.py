@@ -129,7 +129,8 @@ class ChannelGroups:
                 if new.size:
                     groups[path] = new
         if not groups:
-            why = f"; left whole: {', '.join(whole)}" if whole else ""
+            more = f" and {len(whole) - 3} more" if len(whole) > 3 else ""
+            why = f"; left whole: {', '.join(whole[:3])}{more}" if whole else ""
             msg = (
                 f"model {model.name!r} has no channel that can be pruned: all belong to its inputs "
                 f"and outputs, or to what is not prunable{why}"
