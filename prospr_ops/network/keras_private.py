@@ -10,24 +10,34 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.backend import AutocastScope, compute_output_spec
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.export.export_utils import get_input_signature
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.losses import LossFunctionWrapper
 from keras.src.models import Functional
-from keras.src.ops.numpy import Add, Pad
+from keras.src.ops import core, nn
+from keras.src.ops import numpy as arrays
+from keras.src.ops.numpy import Concatenate, GetItem, Multiply, Pad, Reshape
 from keras.src.trainers.compile_utils import CompileLoss
 
 __all__ = [
+    "ALONG_AXES",
     "DTYPE_POLICY",
-    "Add",
+    "ELEMENTWISE",
     "AutocastScope",
     "CompileLoss",
+    "Concatenate",
     "ConvLSTMCell",
     "Functional",
+    "GetItem",
+    "LayerScale",
     "LossFunctionWrapper",
+    "Multiply",
     "Pad",
+    "Reshape",
+    "StochasticDepth",
     "all_layers",
     "compiled_loss",
     "compute_output_spec",
@@ -56,6 +66,30 @@ __all__ = [
 
 # Name of the attribute that holds the dtype policy of a layer.
 DTYPE_POLICY = "_dtype_policy"
+
+
+def _operations(module: Any, names: str) -> tuple[type, ...]:
+    """Operations by name, without those that this version of Keras does not have."""
+    return tuple(getattr(module, name) for name in names.split() if hasattr(module, name))
+
+
+# Operations of `keras.ops` that treat each element by itself,
+ELEMENTWISE = (
+    *_operations(
+        arrays,
+        "Add Subtract Multiply Divide DivideNoNan TrueDivide Maximum Minimum Negative Absolute Abs "
+        "Square Sqrt Exp Expm1 Log1p Power Sign Clip Sin Cos Sinh Cosh Tanh Arctan Arcsinh",
+    ),
+    *_operations(
+        nn,
+        "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus "
+        "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh "
+        "HardShrink Threshold",
+    ),
+    *_operations(core, "Cast StopGradient"),
+)
+# and those that act along axes, add or take them away, and are zero where all of their input is.
+ALONG_AXES = _operations(arrays, "Mean Sum Max Min ExpandDims Squeeze")
 
 
 def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
