@@ -112,7 +112,9 @@ def batch_norm_gradient(
     y_gradient, x, scale, moments = map(tf.convert_to_tensor, (y_gradient, x, scale, moments))
 
     def pullback(*u: tf.Tensor) -> list[tf.Tensor | None]:
-        return [*batch_norm_second_gradient(*u, y_gradient, x, scale, moments, epsilon), None]
+        by_x, by_scale, by_offset = u
+        others = y_gradient, x, scale, moments, epsilon
+        return [*batch_norm_second_gradient(by_x, by_scale, by_offset, *others), None]
 
     inputs = [y_gradient, x, scale, moments]
     return tuple(_recorded(library.prospr_batch_norm_gradient, inputs, epsilon, pullback))
@@ -215,8 +217,11 @@ def _second_gradient(op: tf.Operation, *u: tf.Tensor) -> list[tf.Tensor | None]:
 @tf.RegisterGradient("Prospr>BatchNormSecondGradient")
 def _third_gradient(op: tf.Operation, *upstream: tf.Tensor) -> list[tf.Tensor | None]:
     *inputs, moments, epsilon = op.inputs
+    u, u_scale, u_offset, y_gradient, x, scale = inputs
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        results = reference.batch_norm_second_gradient(*inputs, moments, epsilon)
+        results = reference.batch_norm_second_gradient(
+            u, u_scale, u_offset, y_gradient, x, scale, moments, epsilon
+        )
     gradients = tape.gradient(results, inputs, upstream, tf.UnconnectedGradients.ZERO)
     return [*gradients, None, None]

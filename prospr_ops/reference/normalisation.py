@@ -56,11 +56,11 @@ def batch_norm_gradient(
         >>> [gradient.numpy().tolist() for gradient in gradients]
         [[[0.0], [0.0]], [2.0], [4.0]]
     """
-    given = [x, scale, tf.zeros_like(scale)]
+    offset = tf.zeros_like(scale)
     with tf.GradientTape() as tape:
-        tape.watch(given)
-        y = batch_norm(*given, moments, epsilon)
-    return tuple(tape.gradient(y, given, y_gradient))
+        tape.watch([x, scale, offset])
+        y = batch_norm(x, scale, offset, moments, epsilon)
+    return tuple(tape.gradient(y, [x, scale, offset], y_gradient))
 
 
 def batch_norm_second_gradient(
@@ -88,5 +88,5 @@ def batch_norm_second_gradient(
     given = [y_gradient, x, scale]
     with tf.GradientTape() as tape:
         tape.watch(given)
-        gradients = batch_norm_gradient(*given, moments, epsilon)
+        gradients = batch_norm_gradient(y_gradient, x, scale, moments, epsilon)
     return tuple(tape.gradient(gradients, given, [u, u_scale, u_offset]))

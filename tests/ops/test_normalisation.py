@@ -300,3 +300,29 @@ def test_functions_of_tensorflow_are_put_back():
     with pytest.raises(ValueError, match="shape"):
         objective(Batch(tf.ones([1, 3]), tf.ones([1, 2])), fast_calls())
     assert before == (tf.nn.moments, tf.nn.batch_normalization, tf.nn.max_pool)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, tf.function])
+def test_a_layer_that_names_its_last_axis_gets_the_op(run, monkeypatch):
+    """Keras then reshapes the moments."""
+    calls = []
+    own = ops.batch_norm
+    monkeypatch.setattr(ops, "batch_norm", lambda *given: calls.append(given) or own(*given))
+    layer, x = layers.BatchNormalization(axis=3), tf.random.normal([2, 3, 3, 5], seed=0)
+    expected = layer(x, training=True)
+
+    def called():
+        with tf_functions.replaced(fast_calls()):
+            return layer(x, training=True)
+
+    np.testing.assert_allclose(run(called)(), expected, rtol=1e-5, atol=1e-5)
+    assert calls
+
+
+def test_moments_of_the_same_numbers_are_not_those_of_the_tensor():
+    """Nor are those that were changed after they were reshaped."""
+    x, calls = tf.random.normal([6, 3], seed=0), fast_calls()
+    mean, variance = calls["moments"](x, [0])
+    y = calls["batch_normalization"](x, tf.reshape(mean, [1, 3]) + 1.0, variance, None, None, 0.0)
+    expected = tf.nn.batch_normalization(x, mean + 1.0, variance, None, None, 0.0)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
