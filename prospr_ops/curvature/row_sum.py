@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
 from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.ops.nn.replacements import fast_calls
 
 
 def row_sum_estimate(
@@ -26,7 +27,7 @@ def row_sum_estimate(
     del probes, seed  # nothing here is random
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
-            loss = objective(batch)
+            loss = objective(batch, fast_calls())
         gradients = gradient(inner, loss, [*variables, *weights], scale=objective.scale)
         by_weight = gradients[len(variables) :]
     diagonal = [

@@ -80,7 +80,8 @@ class PruneResult:
             f"{method_label(self.settings['method'])}, {percent(self.sparsity)} sparsity: "
             f"{self.kept:,} of {self.weights:,} weights kept"
         )
-        return layer_rows(title, self.masks, self.uses, self.estimators, self.shrunk)
+        probes = self.settings.get("probes", 1)
+        return layer_rows(title, self.masks, self.uses, self.estimators, self.shrunk, probes)
 
     def _repr_html_(self) -> str:
         """The table of `summary`, as notebooks show it."""

@@ -192,6 +192,11 @@ def _resolve(asked: Scoring) -> _Run:
     choose("method", asked.method, METHODS)
     choose("structure", asked.structure, CHOICES["structure"])
     method = METHODS[asked.method]
+    for option, default in (("curvature", "auto"), ("probes", 1)):
+        given = getattr(settings, option)
+        if option not in method.settings and given != default:
+            msg = f"{option} is for method 'diagonal', and {option}={given!r} is given with {asked.method!r}"
+            raise ValueError(msg)
     channels = ChannelGroups.of(model, asked.prunable) if asked.structure == "channel" else None
     if channels is None:
         weights = prunable_weights(model, asked.prunable)

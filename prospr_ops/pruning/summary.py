@@ -15,6 +15,7 @@ def layer_rows(
     uses: Mapping[str, int],
     estimators: Mapping[str, str],
     shrunk: Mapping[str, int],
+    probes: int = 1,
 ) -> Rows:
     """Tabulates what is kept of every weight array.
 
@@ -26,6 +27,7 @@ def layer_rows(
         estimators: Curvature estimator by path, with the reason for it in parentheses; without any,
             the table has no such column.
         shrunk: Number of weights by path once whole channels are removed; empty where none are.
+        probes: Random vectors per step behind a curvature by "hutchinson".
 
     Returns:
         One row per mask (shape, kept, density, FLOPs per sample before → after, and the estimator,
@@ -47,13 +49,18 @@ def layer_rows(
         body.append([path, shape, f"{count:,}", percent(count / max(1, mask.size)), flops])
         if estimators:
             body[-1].append(_tag(estimators.get(path, ""), notes))
+    random = sum(m.size for p, m in masks.items() if estimators.get(p, "").startswith("hutchinson"))
+    further = []
+    if random:
+        share, plural = percent(random / size), "" if probes == 1 else "s"
+        further.append(f"{share} of the weights rest on {probes} random probe{plural} per step")
     total = _change(before, after) if uses else UNKNOWN
     return Rows(
         title,
         ["weight", "shape", "kept", "density", "FLOPs", *(["curvature"] * bool(estimators))],
         body,
         ["total", "", f"{kept:,}", percent(kept / max(1, size)), total, *([""] * bool(estimators))],
-        [f"{number}: {note}" for number, note in enumerate(notes, start=1)],
+        [f"{number}: {note}" for number, note in enumerate(notes, start=1)] + further,
     )
 
 

@@ -72,6 +72,8 @@ def test_names_are_whole_and_reasons_are_notes_within_80_columns():
 def test_layers_in_html():
     rows = masked().rows()
     expected = [list(rows.headers), *map(list, rows.body), list(rows.footer)]
+    assert rows.notes == ["7.692 % of the weights rest on 1 random probe per step"]
+    expected[-1][-1] += rows.notes[0]  # behind the table
     assert Cells(tables.html_table(rows)).lines == expected
 
 
