@@ -68,7 +68,7 @@ class _OwnCall(keras.Model):
 
 
 class _OwnLoss(keras.Model):
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(self, y=None, y_pred=None, **_):
         return keras.ops.mean(keras.ops.square(keras.ops.one_hot(y, 3) - y_pred))
 
 
