@@ -5,6 +5,7 @@ The page docs/what_can_be_pruned.md is written from these by tools/what_can_be_p
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -68,7 +69,8 @@ class _OwnCall(keras.Model):
 
 
 class _OwnLoss(keras.Model):
-    def compute_loss(self, y=None, y_pred=None, **_):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        del x, sample_weight, training
         return keras.ops.mean(keras.ops.square(keras.ops.one_hot(y, 3) - y_pred))
 
 
@@ -246,7 +248,7 @@ def outcome(case: Case, method: str) -> str:
         try:
             scores = po.score(model, data, method=method, steps=1, batch_size=4, seed=0, verbose=0)
         except (TypeError, ValueError) as error:
-            return " ".join(str(error).split())
+            return " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
         except Exception as error:  # noqa: BLE001 - raw errors are to be seen on the page
             return f"not refused in words: {type(error).__name__} of TensorFlow or Keras"
     assert not any(np.isnan(values).any() for values in scores.values())
@@ -278,5 +280,5 @@ INTRODUCTION = """\
 
 Each line is a small model that was scored with each method; "yes" means that every prunable weight got a score, and a
 number is the message of the error. `python tools/what_can_be_pruned.py` writes this page from the cases of
-`tests/support/pruning_cases.py`, and a test checks that it says what they do. What scores are worth
-behind each layer is in [Limits](limits.md)."""
+`tests/support/pruning_cases.py`, and a test checks that it says what they do. Whether second
+derivatives are right is not checked here; [Limits](limits.md) says where they are not."""
