@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
+from prospr_ops.curvature.estimate import Estimate, gradient, second_derivative, sum_dtype
 from prospr_ops.network.loss import Batch, Objective
 from prospr_ops.ops.nn.replacements import fast_calls
 
@@ -52,7 +52,7 @@ def mean_of_probes(
             )
             for i, weight in enumerate(weights)
         ]
-        products = gradient(tape, gradients, weights, signs, scale)
+        products = second_derivative(tape, gradients, weights, signs, scale)
         return (
             probe + 1,
             *(
