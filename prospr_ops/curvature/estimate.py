@@ -8,7 +8,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from prospr_ops.network.loss import Batch, Objective
-from prospr_ops.network.second_derivatives import differentiable_gradients, second_derivatives
+from prospr_ops.network.second_derivatives import (
+    differentiable_gradients,
+    differentiating_gradients,
+)
 
 
 class Estimate(NamedTuple):
@@ -116,5 +119,5 @@ def second_derivative(
     Raises:
         NoSecondDerivative: TensorFlow has none of an operation between the sources and the loss.
     """
-    with second_derivatives():
+    with differentiating_gradients():
         return gradient(tape, gradients, sources, vectors, scale)

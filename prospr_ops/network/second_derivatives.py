@@ -29,15 +29,15 @@ _GRADIENT = re.compile("(Grad|Gradient|Backprop)(V[0-9]+)?$")
 class NoSecondDerivative(ValueError):
     """TensorFlow cannot differentiate a gradient.
 
-    Attributes:
+    Args:
         operation: Type of the operation that has no derivative.
-        name: Name of the operation in its graph; empty if it ran eagerly.
+        name: Name of the operation in its graph, which holds that of its layer; empty if it ran
+            eagerly.
     """
 
     def __init__(self, operation: str, name: str = "") -> None:
-        super().__init__(f"TensorFlow has no derivative of {operation}")
-        self.operation = operation
-        self.name = name
+        where = f" ({name})" if name else ""
+        super().__init__(f"TensorFlow has no derivative of {operation}{where}")
 
 
 class _Operation(NamedTuple):
@@ -171,7 +171,7 @@ def _registered_gradient(name: str) -> Callable[..., Any] | None:
 
 @contextmanager
 def differentiable_gradients() -> Iterator[None]:
-    """Lets gradients that are taken within be differentiated by `second_derivatives`.
+    """Lets gradients that are taken within be differentiated by `differentiating_gradients`.
 
     No gradient changes its value.
     """
@@ -190,7 +190,7 @@ def _refuse(op: Any, *_: Any) -> NoReturn:
 
 
 @contextmanager
-def second_derivatives() -> Iterator[None]:
+def differentiating_gradients() -> Iterator[None]:
     """Differentiates gradients within as far as they can be, and refuses those that cannot.
 
     Resizing, cropping, FakeQuant and softsign get the second derivative that TensorFlow lacks. Of

@@ -14,7 +14,7 @@ from prospr_ops.methods.engine.distribution import Replicas, replicas
 from prospr_ops.methods.engine.microbatches import split
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
-from prospr_ops.network.second_derivatives import second_derivatives
+from prospr_ops.network.second_derivatives import differentiating_gradients
 from prospr_ops.network.tracing import traced
 from prospr_ops.ops.nn.replacements import fast_calls
 from prospr_ops.utils.settings import Settings
@@ -191,7 +191,7 @@ class Taped(NamedTuple):
 def taped(gradients: Evaluate, batch: Batch, seed: tf.Tensor) -> Taped:
     """Evaluates `gradients` under a tape."""
     # A traced function is differentiated when it is called.
-    with second_derivatives(), tf.GradientTape() as tape:
+    with differentiating_gradients(), tf.GradientTape() as tape:
         loss, by_variable = gradients(batch, seed)
     return Taped(tape, loss, by_variable)
 
