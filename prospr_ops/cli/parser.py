@@ -163,7 +163,7 @@ def _check(options: Mapping[str, Any], command: _Command) -> None:
     """
     Settings.among(options)
     for name, accepted in CHOICES.items():
-        if name in options:
+        if name in options and not isinstance(options[name], Mapping):
             choose(name, options[name], accepted)
     for method in options.get("methods", [options.get("method", "exact")]):
         choose("method", method, METHODS)
@@ -286,11 +286,41 @@ def _add_model(parser: argparse.ArgumentParser, kinds: str) -> None:
     )
 
 
+def _layer_sparsity(text: str) -> tuple[str, float]:
+    """A path pattern and a sparsity, written PATH=X."""
+    path, _, sparsity = text.rpartition("=")
+    if not path:
+        raise ValueError(text)
+    return path, float(sparsity)
+
+
+class _Mapping(argparse.Action):
+    """Collects pairs of repeated options in a dictionary."""
+
+    def __call__(self, _parser: Any, namespace: Any, values: Any, option: Any = None) -> None:  # noqa: ARG002 - argparse's signature
+        pairs = getattr(namespace, self.dest, {})
+        if not isinstance(pairs, dict):
+            raise argparse.ArgumentError(self, "--scope and --layer contradict each other")
+        setattr(namespace, self.dest, {**pairs, values[0]: values[1]})
+
+
 def _prune_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "a .keras file or a built-in model")
     parser.add_argument("--data", help="a file, a folder or mnist; not for all methods")
+    parser.add_argument("--sparsity", type=float, metavar="X", help="fraction to prune, in [0, 1)")
     parser.add_argument(
-        "--sparsity", type=float, metavar="X", required=True, help="fraction to prune, in [0, 1)"
+        "--flops", type=float, metavar="X", help="fraction of multiply-adds to keep, in (0, 1]"
+    )
+    parser.add_argument(
+        "--pattern", metavar="P", help="2:4, any n:m along the inputs; or blocks such as 4x1"
+    )
+    parser.add_argument(
+        "--layer",
+        dest="scope",
+        type=_layer_sparsity,
+        action=_Mapping,
+        metavar="PATH=X",
+        help="sparsity of layers, the others ranked together; with * and ?; may be repeated",
     )
     parser.add_argument(
         "--out",
@@ -313,7 +343,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="weight, or channel for whole channels; see shrink",
     )
-    parser.add_argument("--scope", metavar="NAME", help="global or layer")
+    parser.add_argument("--scope", metavar="NAME", help="global, layer or erk")
     parser.add_argument(
         "--min-keep", type=int, metavar="N", help="weights of each layer to keep at least (0)"
     )

@@ -48,11 +48,9 @@ def synflow_scores(problem: Problem) -> Found:
             variable.assign(tf.abs(variable.value))
     with _linear_in_float64(model):
         scores_now = _scorer(problem, ones)
-        if problem.sparsity is not None:
-            density = 1.0 - problem.sparsity
-            for iteration in range(1, problem.rounds):
-                problem.mask(scores_now(), 1.0 - density ** (iteration / problem.rounds))
-                problem.advance()
+        for iteration in range(1, problem.rounds):
+            problem.mask(scores_now(), iteration / problem.rounds)
+            problem.advance()
         return scores_now()
 
 

@@ -25,7 +25,8 @@ class PruneResult:
             biases, gammas and betas.
         scores: Array of log-scores by variable path, from which the masks were selected, as `score`
             returns them; larger is more important. For "synflow", those of the last iteration.
-        sparsity: The fraction that was asked for.
+        sparsity: The fraction of weights (or groups of channels) to prune that was asked for; what
+            came of it where `flops` or the scope alone said how much.
         settings: The options of the run, including the seed (but not `loss`, `prunable` and
             `allow_empty`), and the number of replicas.
         losses: Loss of each prospect step and of the final batch; empty for methods without data.
@@ -37,6 +38,8 @@ class PruneResult:
             (see `prospr_ops.pruning.flops`); paths where this is unknown are missing.
         shrunk: Number of weights of each kernel after `shrink` has removed the pruned channels, by
             variable path; empty without structure="channel".
+        pruned_groups: Numbers of the groups of channels that were pruned, by path as in `scores`;
+            empty without structure="channel".
         input_shape: Shape of one sample, for a model with one input; None if it is unknown.
 
     Examples:
@@ -56,6 +59,7 @@ class PruneResult:
     uses: dict[str, int] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     shrunk: dict[str, int] = field(default_factory=dict)
+    pruned_groups: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
@@ -76,8 +80,14 @@ class PruneResult:
 
     def rows(self) -> Rows:
         """The table of `summary`, as cells."""
+        flops, pattern = self.settings.get("flops"), self.settings.get("pattern")
+        budget = f"{percent(self.sparsity)} sparsity"
+        if flops is not None:
+            budget = f"{percent(flops)} of the FLOPs"
+        if pattern is not None:
+            budget += f", pattern {pattern}"
         title = (
-            f"{method_label(self.settings['method'])}, {percent(self.sparsity)} sparsity: "
+            f"{method_label(self.settings['method'])}, {budget}: "
             f"{self.kept:,} of {self.weights:,} weights kept"
         )
         return layer_rows(title, self.masks, self.uses, self.estimators, self.shrunk)
@@ -160,7 +170,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         TypeError: An entry has another type.
     """
     # Files of earlier versions have none of these.
-    record = {"uses": {}, "shrunk": {}, "input_shape": None, **record}
+    record = {"uses": {}, "shrunk": {}, "pruned_groups": {}, "input_shape": None, **record}
     number = (int, float)
     for name, kind, element in (
         ("sparsity", number, None),
@@ -170,6 +180,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         ("seconds", number, None),
         ("uses", dict, int),
         ("shrunk", dict, int),
+        ("pruned_groups", dict, list),
         ("input_shape", (list, type(None)), int),
     ):
         value = record[name]

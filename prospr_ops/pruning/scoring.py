@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,32 +24,13 @@ from prospr_ops.network.restore import preserved
 from prospr_ops.network.tracing import run_as_fit
 from prospr_ops.network.weights import Prunable, prunable_weights
 from prospr_ops.pruning.channels.groups import ChannelGroups
-from prospr_ops.pruning.flops import input_specs
+from prospr_ops.pruning.flops import input_specs, weight_uses
+from prospr_ops.pruning.kernels import kernels_of
 from prospr_ops.pruning.masks import mask_of
-from prospr_ops.pruning.selection import Masks, Scores, select
+from prospr_ops.pruning.selection import Kernels, Scores, check_selectable, kept_of
+from prospr_ops.pruning.target import Target
 from prospr_ops.utils.checks import choose
 from prospr_ops.utils.settings import CHOICES, Settings
-
-
-@dataclass(frozen=True)
-class Target:
-    """How to select weights; the options are those of `prospr_ops.prune`."""
-
-    sparsity: float
-    scope: str
-    min_keep: int
-
-    def masks(
-        self, scores: Scores, channels: ChannelGroups | None, sparsity: float | None = None
-    ) -> Masks:
-        """Masks of weights at the target's sparsity, or at an intermediate one."""
-        masks = select(
-            scores,
-            self.sparsity if sparsity is None else sparsity,
-            self.scope,
-            min_keep=self.min_keep,
-        )
-        return masks if channels is None else channels.masks(masks)
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ class Scored:
     settings: dict[str, Any]
     losses: tuple[float, ...]
     estimators: dict[str, str]
-    channels: ChannelGroups | None
+    kernels: Kernels
     inputs: Any  # as `input_specs` returns them
     first: Any  # inputs of the first batch; None for a method without data
     checkpoint: Checkpoint | None
@@ -136,10 +117,9 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             advance=advance,
             signed=run.channels is not None,
             held=_held(model),
-            sparsity=None if target is None else target.sparsity,
-            rounds=run.method.rounds,
-            mask=lambda found, sparsity: _mask_variables(
-                run, target, found, sparsity, settings, dead
+            rounds=1 if target is None else run.method.rounds,
+            mask=lambda found, progress: _mask_variables(
+                run, target, found, progress, settings, dead, first
             ),
             checkpoint=checkpoint,
             say=say,
@@ -158,7 +138,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
         },
         found.losses,
         found.estimators,
-        run.channels,
+        _with_uses(run, target, first),
         input_specs(model, first[0] if first else None),
         first[0] if first else None,
         checkpoint,
@@ -175,6 +155,7 @@ class _Run:
         objective: The loss, with its model.
         weights: Variables that get a score, by path.
         channels: The groups of channels, for structure="channel"; else None.
+        kernels: What the selection has to know of them.
         strategy: The strategy whose replicas share the batches, or None.
     """
 
@@ -183,6 +164,7 @@ class _Run:
     objective: Objective
     weights: dict[str, Any]
     channels: ChannelGroups | None
+    kernels: Kernels
     strategy: tf.distribute.Strategy
 
 
@@ -199,10 +181,42 @@ def _resolve(asked: Scoring) -> _Run:
         weights = channels.weights()
     else:  # the method scores channels directly, not as sums over weights
         weights = channels.placeholders()
+    kernels = Kernels(channels=channels, signed=method.signed)
+    if asked.target is not None:
+        kernels = _selectable(asked.target, kernels, model, weights)
     passes = method.passes(settings.steps)
     objective = Objective.of(model, asked.loss) if passes else Objective(model, None)
     strategy = strategy_for(model, asked.strategy)
-    return _Run(method, passes, objective, weights, channels, strategy)
+    return _Run(method, passes, objective, weights, channels, kernels, strategy)
+
+
+def _selectable(
+    target: Target, kernels: Kernels, model: keras.Model, weights: Mapping[str, Any]
+) -> Kernels:
+    """What the selection has to know, as far as it is known before the first batch.
+
+    Raises:
+        ValueError: The target does not fit what will be scored.
+    """
+    if kernels.channels is None:
+        shapes = {path: tuple(variable.shape) for path, variable in weights.items()}
+        found = kernels_of(model, shapes, target)
+        kernels = replace(kernels, axes=found.axes, uses=found.uses)
+    else:
+        shapes = {path: groups.shape for path, groups in kernels.channels.groups.items()}
+        if target.flops is not None:
+            kernels = replace(kernels, uses=weight_uses(model))
+    if target.flops is None or input_specs(model) is not None:
+        check_selectable(shapes, target, kernels)
+    return kernels
+
+
+def _with_uses(run: _Run, target: Target | None, first: Sequence[Any]) -> Kernels:
+    """What the selection has to know, where the first batch tells what the model takes."""
+    model = run.objective.model
+    if target is None or target.flops is None or run.kernels.uses or not first:
+        return run.kernels
+    return replace(run.kernels, uses=weight_uses(model, input_specs(model, first[0])))
 
 
 def _held(model: keras.Model) -> dict[int, tf.Tensor]:
@@ -291,15 +305,19 @@ def _mask_variables(
     run: _Run,
     target: Target | None,
     found: Found,
-    sparsity: float,
+    progress: float,
     settings: Settings,
     dead: Mapping[str, np.ndarray],
+    first: Sequence[Any],
 ) -> None:
-    """Sets to zero the weights that these scores prune at this sparsity."""
+    """Sets to zero the weights that these scores prune after a part of the rounds."""
     if target is None:
         return
     scores = _scores_to_select_from(run, found, settings, dead)
-    for path, kept in target.masks(scores, run.channels, sparsity).items():
+    masks = kept_of(scores, target.at(progress), _with_uses(run, target, first))
+    if run.channels is not None:
+        masks = run.channels.masks(masks)
+    for path, kept in masks.items():
         members = run.channels and run.channels.members
         variable = members[path].variable if members else run.weights[path]
         variable.assign(tf.where(kept, variable.value, tf.zeros_like(variable.value)))

@@ -183,7 +183,12 @@ def _kept_scores(result: PruneResult) -> Masks:
     """Which of the scores belong to kept weights or channels."""
     if not _by_channel(result):
         return dict(result.masks)
-    settings = result.settings
+    if result.pruned_groups:
+        return {
+            path: ~np.isin(np.arange(values.size), result.pruned_groups.get(path, []))
+            for path, values in result.scores.items()
+        }
+    settings = result.settings  # of a file of 0.1.0
     return select(
         result.scores,
         result.sparsity,

@@ -93,10 +93,10 @@ class Problem:
             `prospr_ops.pruning.channels.groups`).
         held: Masks of variables that are pruned already, by the variable's id: their pruned elements
             stay zero in the steps, as they will in training.
-        sparsity: Fraction of the weights that will be pruned; None if unknown, as in `score`.
-        rounds: Number of rounds in which the method prunes, if the sparsity is known.
-        mask: Function of (scores, sparsity) that sets the pruned weights to zero; for methods that
-            prune in several rounds.
+        rounds: Number of rounds in which the method prunes; 1 if it is not known how much, as in
+            `score`.
+        mask: Function of (scores, progress) that sets the weights to zero that are pruned after this
+            part of the rounds; for methods that prune in several.
         checkpoint: Checkpoint that keeps the state of the run (see `Passes.resumable`), or None.
     """
 
@@ -107,7 +107,6 @@ class Problem:
     advance: Callable[[], None]
     signed: bool = False
     held: Mapping[int, tf.Tensor] = field(default_factory=dict)
-    sparsity: float | None = None
     rounds: int = 1
     mask: Callable[[Found, float], None] = lambda *_: None
     checkpoint: Checkpoint | None = None
