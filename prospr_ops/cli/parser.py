@@ -255,7 +255,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
         "--contenders",
         nargs="+",
         metavar="C",
-        help="such as dense exact:3 snip shuffled:exact:3 (those, and others)",
+        help="such as dense exact:3 snip@20 shuffled:exact:3 (those, and others)",
     )
     parser.add_argument(
         "--sparsities", nargs="+", type=float, metavar="S", help="(0.9 0.95 0.98 0.99 0.995)"
@@ -307,6 +307,9 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         metavar="NAME",
         help=f"{', '.join(METHODS)} (exact)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="of scoring what is left (1; 100 for synflow)"
     )
     parser.add_argument(
         "--structure",

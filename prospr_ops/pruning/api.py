@@ -30,6 +30,7 @@ def prune(
     *,
     sparsity: float,
     method: str = "exact",
+    rounds: int | None = None,
     curvature: str = "auto",
     probes: int = 1,
     steps: int = 3,
@@ -66,8 +67,11 @@ def prune(
             ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
         method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
             the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
-            (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
-            "magnitude" or "random".
+            (ProsPr's first-order variant), "snip", "grasp", "synflow", "magnitude" or "random".
+        rounds: Number R of rounds: score, prune, and score again what is left, on fresh batches. After
+            round r a fraction (1 − sparsity)^(r/R) of the weights is kept (of a model that is pruned
+            already, in as many equal ratios from what it has). Takes R times as long as one. None
+            for 1, and 100 for "synflow". "magnitude" and "random" prune the same whatever it is.
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
             "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
@@ -153,6 +157,8 @@ def prune(
     check_real("sparsity", sparsity, below=1.0)
     choose("scope", scope, CHOICES["scope"])
     min_keep = check_integer("min_keep", min_keep, at_least=0)
+    if rounds is not None:
+        rounds = check_integer("rounds", rounds, at_least=1)
     target = Target(float(sparsity), scope, min_keep)
     scored = run_scoring(
         Scoring(
@@ -165,11 +171,12 @@ def prune(
             strategy=strategy,
             settings=settings,
             target=target,
+            rounds=rounds,
         ),
         data,
         show_progress=bool(verbose),
     )
-    masks = target.masks(scored.scores, scored.channels)
+    masks = scored.masks
     result = PruneResult(
         masks=PackedMasks(masks),
         scores=scored.scores,
@@ -249,8 +256,7 @@ def score(
             draw one. Arrays are shuffled. None for methods "synflow", "magnitude" and "random".
         method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
             the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
-            (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
-            "magnitude" or "random".
+            (ProsPr's first-order variant), "snip", "grasp", "synflow", "magnitude" or "random".
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
             "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
@@ -304,7 +310,7 @@ def score(
         Scores by variable path, for `select`: the logarithm of each weight's score, float32
         (float64 for float64 weights), where larger is more important and −inf is least. The scores
         of "grasp" are signed numbers, not logarithms; larger is more important. Those of "synflow"
-        are the whole model's, its first iteration: only `prune`, which knows the sparsity, runs the
+        are the whole model's, its first round: only `prune`, which knows the sparsity, runs the
         others. With structure="channel", float64 vectors with one element per group of channels, by
         the path of the first kernel that makes the group; `channel_masks` takes the masks that
         `select` makes of them.

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prospr_ops.data.batches import checked, endless_batches
 from prospr_ops.methods import METHODS, Method
-from prospr_ops.methods.engine.checkpoint import Checkpoint, description
+from prospr_ops.methods.engine.checkpoint import Checkpoint, Round, description
 from prospr_ops.methods.engine.distribution import MIRRORED, Replicas, shared_by, strategy_for
 from prospr_ops.methods.engine.microbatches import shareable, splittable
 from prospr_ops.methods.engine.problem import Found, Problem
@@ -25,7 +25,7 @@ from prospr_ops.network.tracing import run_as_fit
 from prospr_ops.network.weights import Prunable, prunable_weights
 from prospr_ops.pruning.channels.groups import ChannelGroups
 from prospr_ops.pruning.flops import input_specs
-from prospr_ops.pruning.masks import mask_of
+from prospr_ops.pruning.rounds import Rounds, check_rounds, density_after
 from prospr_ops.pruning.selection import Masks, Scores, select
 from prospr_ops.utils.checks import choose
 from prospr_ops.utils.settings import CHOICES, Settings
@@ -39,24 +39,30 @@ class Target:
     scope: str
     min_keep: int
 
-    def masks(
-        self, scores: Scores, channels: ChannelGroups | None, sparsity: float | None = None
-    ) -> Masks:
-        """Masks of weights at the target's sparsity, or at an intermediate one."""
-        masks = select(
-            scores,
-            self.sparsity if sparsity is None else sparsity,
-            self.scope,
-            min_keep=self.min_keep,
-        )
-        return masks if channels is None else channels.masks(masks)
+    def of_round(self, number: int, rounds: int, before: float) -> Target:
+        """The target of a round, from 0; that of the last is the target itself.
+
+        Args:
+            number: Number of the round.
+            rounds: Number of rounds.
+            before: Fraction of the weights that is kept before the first round.
+        """
+        if number + 1 == rounds:
+            return self
+        density = density_after(number + 1, rounds, before, 1.0 - self.sparsity)
+        return replace(self, sparsity=1.0 - density)
+
+    def select(self, scores: Scores) -> Masks:
+        """Which of the scored weights, or channels, are kept."""
+        return select(scores, self.sparsity, self.scope, min_keep=self.min_keep)
 
 
 @dataclass(frozen=True)
 class Scoring:
     """A request to score; the options are those of `prospr_ops.prune`.
 
-    `target` is None if no selection follows, as in `prospr_ops.score`.
+    `target` is None if no selection follows, as in `prospr_ops.score`, in a single round; `rounds` is
+    None for the method's own number.
     """
 
     model: keras.Model
@@ -68,13 +74,18 @@ class Scoring:
     strategy: tf.distribute.Strategy | None
     settings: Settings
     target: Target | None = None
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The result of scoring: the scores to select from, and the record of the run."""
+    """The result of scoring, and of selecting if there is a target, with the record of the run.
+
+    The scores are those of the last round.
+    """
 
     scores: Scores
+    masks: Masks  # of variables; none without a target
     settings: dict[str, Any]
     losses: tuple[float, ...]
     estimators: dict[str, str]
@@ -96,14 +107,16 @@ class Scored:
 
 
 def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
-    """Scores a model and leaves it unchanged.
+    """Scores a model, and selects if there is a target, in rounds; leaves the model unchanged.
 
     1. `_resolve`: check the options; find method, loss, weights or channels, and strategy.
     2. `_open_checkpoint`: read the state of a killed run, if there is one.
     3. `_draw_batches`: make batches of the data, with all checks that the run needs.
-    4. The method scores the weights (`prospr_ops.methods`).
-    5. `_scores_to_select_from`: sum the scores over channels, put what is pruned already last,
+    4. `Rounds.begin`: set the model to the state in which a round finds it.
+    5. The method scores the weights (`prospr_ops.methods`).
+    6. `_scores_to_select_from`: sum the scores over channels, put what is pruned already last,
        and refuse NaN.
+    7. `Target.select`: what is kept; on with the next round at 4, with fresh batches.
 
     Raises:
         TypeError: An argument has the wrong type, as in `prospr_ops.prune`.
@@ -114,20 +127,23 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     checkpoint = _open_checkpoint(asked, run)
     settings, target, model = asked.settings, asked.target, asked.model
     first: list[Any] = []
-    dead = _dead(run)
     with (
         shared_by(run.strategy, model) as replicas,
         preserved(model),
         run_as_fit(model),
-        _progress(asked.method, *_work(run, target, show_progress)) as (advance, say),
+        _progress(asked.method, *_work(run, show_progress)) as (advance, say),
     ):
         if replicas is not None:
-            settings = _agreed(replicas, settings, (asked.method, asked.structure, target), run)
+            others = (asked.method, asked.structure, target, run.rounds)
+            settings = _agreed(replicas, settings, others, run)
         batches: Iterator[Batch] = iter(())
         if run.passes:
             batches = _draw_batches(data, run.objective, settings, replicas, first)
         if checkpoint is not None:
             batches = checkpoint.watch(batches)
+        rounds = Rounds(model, run.weights, run.channels, run.rounds)
+        if target is not None and asked.rounds is not None:
+            check_rounds(asked.rounds, rounds.size, rounds.alive, 1.0 - target.sparsity)
         problem = Problem(
             objective=run.objective,
             weights=run.weights,
@@ -135,26 +151,23 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             settings=settings,
             advance=advance,
             signed=run.channels is not None,
-            held=_held(model),
-            sparsity=None if target is None else target.sparsity,
-            rounds=run.method.rounds,
-            mask=lambda found, sparsity: _mask_variables(
-                run, target, found, sparsity, settings, dead
-            ),
+            held=rounds.held,
+            rounds=run.rounds,
             checkpoint=checkpoint,
             say=say,
         )
-        found = run.method.scores(problem)
-        scores = _scores_to_select_from(run, found, settings, dead)
+        scores, masks, found = _in_rounds(run, problem, rounds, target)
         if replicas is not None:
             replicas.check_same("the scores", *scores.values())
     return Scored(
         scores,
+        masks,
         {
             "method": asked.method,
             **asdict(settings),
             "structure": asked.structure,
             "replicas": run.strategy.num_replicas_in_sync,
+            **({} if target is None else {"rounds": run.rounds}),
         },
         found.losses,
         found.estimators,
@@ -171,7 +184,8 @@ class _Run:
 
     Attributes:
         method: The method's row of `METHODS`.
-        passes: Number of passes over a batch that the method makes.
+        rounds: Number of rounds.
+        passes: Number of passes over a batch that the method makes in a round.
         objective: The loss, with its model.
         weights: Variables that get a score, by path.
         channels: The groups of channels, for structure="channel"; else None.
@@ -179,6 +193,7 @@ class _Run:
     """
 
     method: Method
+    rounds: int
     passes: int
     objective: Objective
     weights: dict[str, Any]
@@ -202,33 +217,10 @@ def _resolve(asked: Scoring) -> _Run:
     passes = method.passes(settings.steps)
     objective = Objective.of(model, asked.loss) if passes else Objective(model, None)
     strategy = strategy_for(model, asked.strategy)
-    return _Run(method, passes, objective, weights, channels, strategy)
-
-
-def _held(model: keras.Model) -> dict[int, tf.Tensor]:
-    """The masks that the model has already, by the id of the variable that holds the weight."""
-    masks = {id(v.value): mask_of(v) for v in model.trainable_variables}
-    return {key: tf.constant(mask) for key, mask in masks.items() if mask is not None}
-
-
-def _dead(run: _Run) -> dict[str, np.ndarray]:
-    """Where weights, or channels, are pruned already, by path; without those where nothing is.
-
-    A weight is, if a mask says so, or if it is zero and others of its array are not.
-    """
-    if run.channels is not None:
-        return run.channels.without_kernels(
-            {p: mask_of(m.variable) for p, m in run.channels.members.items()}
-        )
-    dead = {}
-    for path, variable in run.weights.items():
-        values, mask = variable.numpy(), mask_of(variable)
-        gone = (values == 0) & bool(values.any())
-        if mask is not None:
-            gone |= ~mask
-        if gone.any():
-            dead[path] = gone
-    return dead
+    rounds = 1
+    if asked.target is not None:
+        rounds = method.rounds if asked.rounds is None else asked.rounds
+    return _Run(method, rounds, passes, objective, weights, channels, strategy)
 
 
 def _open_checkpoint(asked: Scoring, run: _Run) -> Checkpoint | None:
@@ -243,14 +235,16 @@ def _open_checkpoint(asked: Scoring, run: _Run) -> Checkpoint | None:
     if asked.checkpoint is None or not run.passes:
         return None
     facts = {"method": asked.method, **asdict(asked.settings), "structure": asked.structure}
+    if run.rounds > 1 and asked.target is not None:  # what a round finds depends on them
+        facts |= {"rounds": run.rounds, **asdict(asked.target)}
     return Checkpoint(asked.checkpoint, description(run.objective, run.weights, facts))
 
 
-def _work(run: _Run, target: Target | None, show: bool) -> tuple[int, str]:
+def _work(run: _Run, show: bool) -> tuple[int, str]:
     """Total and unit of the progress bar; a total of 0 for no bar."""
     if run.passes:
-        return run.passes if show else 0, "batches"
-    return run.method.rounds - 1 if show and target is not None else 0, "rounds"
+        return run.rounds * run.passes if show else 0, "batches"
+    return run.rounds if show and run.rounds > 1 else 0, "rounds"
 
 
 def _agreed(replicas: Replicas, settings: Settings, others: object, run: _Run) -> Settings:
@@ -287,22 +281,35 @@ def _draw_batches(
         yield batch
 
 
-def _mask_variables(
-    run: _Run,
-    target: Target | None,
-    found: Found,
-    sparsity: float,
-    settings: Settings,
-    dead: Mapping[str, np.ndarray],
-) -> None:
-    """Sets to zero the weights that these scores prune at this sparsity."""
-    if target is None:
-        return
-    scores = _scores_to_select_from(run, found, settings, dead)
-    for path, kept in target.masks(scores, run.channels, sparsity).items():
-        members = run.channels and run.channels.members
-        variable = members[path].variable if members else run.weights[path]
-        variable.assign(tf.where(kept, variable.value, tf.zeros_like(variable.value)))
+def _in_rounds(
+    run: _Run, problem: Problem, rounds: Rounds, target: Target | None
+) -> tuple[Scores, Masks, Found]:
+    """Scores, and selects if there is a target, as often as there are rounds.
+
+    Returns:
+        The scores of the last round, the masks of variables, and what the method found, with the
+        losses of all rounds.
+    """
+    score, checkpoint = run.method.scorer(problem), problem.checkpoint
+    begun = Round() if checkpoint is None else checkpoint.resume_round()
+    losses, kept = begun.losses, begun.kept
+    for _ in range(begun.number * run.passes):
+        problem.advance()
+    for number in range(begun.number, run.rounds):
+        if number > 0:
+            rounds.begin(number, kept)
+        found = score(number)
+        losses = [*losses, *found.losses]
+        scores = _scores_to_select_from(run, found, problem.settings, rounds.dead)
+        if target is not None:
+            aim = target.of_round(number, run.rounds, rounds.alive)
+            kept = aim.select(rounds.ranked(scores))
+        if not run.passes:
+            problem.advance()
+        if checkpoint is not None and number + 1 < run.rounds:
+            checkpoint.begin_round(number + 1, losses, kept)
+    masks = {} if target is None else rounds.masks(kept)
+    return scores, masks, replace(found, losses=tuple(losses))
 
 
 def _scores_to_select_from(
