@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from prospr_ops.methods import METHODS
+from prospr_ops.pruning.target import Target
 from prospr_ops.utils.build import build_info
-from prospr_ops.utils.checks import check_integer, check_real, choose
+from prospr_ops.utils.checks import check_integer, choose
 from prospr_ops.utils.files import check_output
 from prospr_ops.utils.settings import CHOICES, Settings
 from prospr_ops.utils.stderr import quiet_stderr
@@ -167,11 +168,11 @@ def _check(options: Mapping[str, Any], command: _Command) -> None:
             choose(name, options[name], accepted)
     for method in options.get("methods", [options.get("method", "exact")]):
         choose("method", method, METHODS)
-    if "sparsity" in options:
-        check_real("sparsity", options["sparsity"], below=1.0)
-    for name in ("epochs", "min_keep"):
-        if name in options:
-            check_integer(name, options[name], at_least=1 if name == "epochs" else 0)
+    if command is _COMMANDS["prune"]:
+        names = ("sparsity", "flops", "scope", "pattern", "min_keep")
+        Target.of(**{name: options[name] for name in names if name in options})
+    if "epochs" in options:
+        check_integer("epochs", options["epochs"], at_least=1)
     out = options.get("out", [])
     for path in out if isinstance(out, list) else [out]:
         if command.endings and path.suffix not in command.endings:
@@ -255,7 +256,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
         "--contenders",
         nargs="+",
         metavar="C",
-        help="such as dense exact:3 snip shuffled:exact:3 (those, and others)",
+        help="such as dense exact:3 snip@20 shuffled:exact:3 (those, and others)",
     )
     parser.add_argument(
         "--sparsities", nargs="+", type=float, metavar="S", help="(0.9 0.95 0.98 0.99 0.995)"
@@ -289,19 +290,25 @@ def _add_model(parser: argparse.ArgumentParser, kinds: str) -> None:
 def _layer_sparsity(text: str) -> tuple[str, float]:
     """A path pattern and a sparsity, written PATH=X."""
     path, _, sparsity = text.rpartition("=")
+    try:
+        value = float(sparsity)
+    except ValueError:
+        path = ""
     if not path:
-        raise ValueError(text)
-    return path, float(sparsity)
+        msg = f"must be PATH=X, such as 'dense*=0.9', not {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return path, value
 
 
-class _Mapping(argparse.Action):
-    """Collects pairs of repeated options in a dictionary."""
+class _Scope(argparse.Action):
+    """Takes a scope's name once, or collects the pairs of a mapping."""
 
     def __call__(self, _parser: Any, namespace: Any, values: Any, option: Any = None) -> None:  # noqa: ARG002 - argparse's signature
-        pairs = getattr(namespace, self.dest, {})
-        if not isinstance(pairs, dict):
-            raise argparse.ArgumentError(self, "--scope and --layer contradict each other")
-        setattr(namespace, self.dest, {**pairs, values[0]: values[1]})
+        before = getattr(namespace, self.dest, None)
+        pair = isinstance(values, tuple)
+        if before is not None and isinstance(before, dict) != pair:
+            raise argparse.ArgumentError(None, "--scope and --layer contradict each other")
+        setattr(namespace, self.dest, {**(before or {}), values[0]: values[1]} if pair else values)
 
 
 def _prune_options(parser: argparse.ArgumentParser) -> None:
@@ -318,7 +325,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
         "--layer",
         dest="scope",
         type=_layer_sparsity,
-        action=_Mapping,
+        action=_Scope,
         metavar="PATH=X",
         help="sparsity of layers, the others ranked together; with * and ?; may be repeated",
     )
@@ -339,11 +346,14 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(METHODS)} (exact)",
     )
     parser.add_argument(
+        "--rounds", type=int, metavar="N", help="of scoring what is left (1; 100 for synflow)"
+    )
+    parser.add_argument(
         "--structure",
         metavar="NAME",
         help="weight, or channel for whole channels; see shrink",
     )
-    parser.add_argument("--scope", metavar="NAME", help="global, layer or erk")
+    parser.add_argument("--scope", action=_Scope, metavar="NAME", help="global, layer or erk")
     parser.add_argument(
         "--min-keep", type=int, metavar="N", help="weights of each layer to keep at least (0)"
     )

@@ -14,6 +14,7 @@ import tensorflow as tf
 from prospr_ops.methods.engine.checkpoint import checkpoint_path
 from prospr_ops.network.loss import Loss
 from prospr_ops.network.weights import Prunable
+from prospr_ops.pruning.arrays import Masks, Scores
 from prospr_ops.pruning.connectivity import depends_on_input, sampled
 from prospr_ops.pruning.flops import weight_uses
 from prospr_ops.pruning.mask_files import PackedMasks
@@ -21,8 +22,8 @@ from prospr_ops.pruning.masks import apply_masks
 from prospr_ops.pruning.patterns import Pattern
 from prospr_ops.pruning.result import PruneResult
 from prospr_ops.pruning.scoring import Scored, Scoring, run_scoring
-from prospr_ops.pruning.selection import Masks, Scores, kept_of
 from prospr_ops.pruning.target import Scope, Target
+from prospr_ops.utils.checks import check_integer
 from prospr_ops.utils.settings import Settings
 
 
@@ -33,6 +34,7 @@ def prune(
     sparsity: float | None = None,
     flops: float | None = None,
     method: str = "exact",
+    rounds: int | None = None,
     curvature: str = "auto",
     probes: int = 1,
     steps: int = 3,
@@ -75,8 +77,11 @@ def prune(
             structure="channel" the multiply-adds are those after `shrink`. Not for method "grasp".
         method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
             the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
-            (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
-            "magnitude" or "random".
+            (ProsPr's first-order variant), "snip", "grasp", "synflow", "magnitude" or "random".
+        rounds: Number R of rounds: score, prune, and score again what is left, on fresh batches. After
+            round r a fraction (1 − sparsity)^(r/R) of the weights is kept (of a model that is pruned
+            already, in as many equal ratios from what it has). Takes R times as long as one. None
+            for 1, and 100 for "synflow". "magnitude" and "random" prune the same whatever it is.
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
             "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
@@ -167,6 +172,8 @@ def prune(
     """
     start = time.perf_counter()
     settings = Settings.among(locals())
+    if rounds is not None:
+        rounds = check_integer("rounds", rounds, at_least=1)
     target = Target.of(
         sparsity=sparsity, flops=flops, scope=scope, pattern=pattern, min_keep=min_keep
     )
@@ -181,12 +188,12 @@ def prune(
             strategy=strategy,
             settings=settings,
             target=target,
+            rounds=rounds,
         ),
         data,
         show_progress=bool(verbose),
     )
-    kept, channels = kept_of(scored.scores, target, scored.kernels), scored.kernels.channels
-    masks = kept if channels is None else channels.masks(kept)
+    masks, kept, channels = scored.masks, scored.kept, scored.channels
     result = PruneResult(
         masks=PackedMasks(masks),
         scores=scored.scores,
@@ -272,8 +279,7 @@ def score(
             draw one. Arrays are shuffled. None for methods "synflow", "magnitude" and "random".
         method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
             the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
-            (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
-            "magnitude" or "random".
+            (ProsPr's first-order variant), "snip", "grasp", "synflow", "magnitude" or "random".
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
             "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
@@ -327,7 +333,7 @@ def score(
         Scores by variable path, for `select`: the logarithm of each weight's score, float32
         (float64 for float64 weights), where larger is more important and −inf is least. The scores
         of "grasp" are signed numbers, not logarithms; larger is more important. Those of "synflow"
-        are the whole model's, its first iteration: only `prune`, which knows the sparsity, runs the
+        are the whole model's, its first round: only `prune`, which knows the sparsity, runs the
         others. With structure="channel", float64 vectors with one element per group of channels, by
         the path of the first kernel that makes the group; `channel_masks` takes the masks that
         `select` makes of them.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import keras
 
-from prospr_ops.network.kernel_axes import kernel_axes
+from prospr_ops.network.orientation import kernel_axes
 from prospr_ops.network.weights import owned_weights
+from prospr_ops.pruning.arrays import Kernels, Shapes
 from prospr_ops.pruning.flops import weight_uses
-from prospr_ops.pruning.selection import Kernels, Shapes
 from prospr_ops.pruning.target import Target
 
 

@@ -183,7 +183,10 @@ def block_scores(
     a, b = block.inputs, block.outputs
     parts = axes.arranged(scores).reshape(rest, inputs // a, a, outputs // b, b)
     if signed:
-        return parts.sum(axis=(2, 4), dtype=np.float64).astype(scores.dtype)
+        # What is pruned already, −inf, adds nothing, unless all of the block is.
+        gone = np.isneginf(parts)
+        sums = np.where(gone, 0, parts).sum(axis=(2, 4), dtype=np.float64)
+        return np.where(gone.all(axis=(2, 4)), -np.inf, sums).astype(scores.dtype)
     largest = parts.max(axis=(2, 4), keepdims=True)
     # Each term is divided by the block's largest, so no sum overflows or vanishes.
     shift = np.where(np.isfinite(largest), largest, 0)

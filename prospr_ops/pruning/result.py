@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from prospr_ops.methods import method_label
+from prospr_ops.pruning.arrays import Scores
 from prospr_ops.pruning.mask_files import PackedMasks, read_masks, write_masks
-from prospr_ops.pruning.selection import Scores
 from prospr_ops.pruning.summary import layer_rows
 from prospr_ops.utils.tables import Rows, html_table, percent, rich_table
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from prospr_ops import _native
+from prospr_ops.pruning.arrays import Kernels, Masks, Scores, Shapes
 from prospr_ops.pruning.patterns import (
     Block,
     NByM,
@@ -22,16 +22,9 @@ from prospr_ops.pruning.patterns import (
     spread,
 )
 from prospr_ops.pruning.target import Scope, Share, Target, fraction_of
-from prospr_ops.utils.axes import Axes
 
 if TYPE_CHECKING:
     import keras
-
-    from prospr_ops.pruning.channels.groups import ChannelGroups
-
-Masks = dict[str, npt.NDArray[np.bool_]]
-Scores = dict[str, npt.NDArray[np.floating]]
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 # Scores per thread from which another thread pays.
 _SCORES_PER_THREAD = 1_000_000
@@ -111,23 +104,6 @@ def select(
         msg = f"{needs} needs the model that was scored: pass model=model"
         raise ValueError(msg)
     return kept_of(arrays, target, kernels)
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """What a selection has to know of the arrays that were scored.
-
-    Attributes:
-        axes: Axes by path; an array without them is taken as [rest, inputs, outputs].
-        uses: Multiply-adds per sample that each weight takes part in, by path.
-        channels: The groups of channels that were scored instead of weights, or None.
-        signed: Whether the scores are signed numbers instead of logarithms.
-    """
-
-    axes: Mapping[str, Axes] = field(default_factory=dict)
-    uses: Mapping[str, int] = field(default_factory=dict)
-    channels: ChannelGroups | None = None
-    signed: bool = False
 
 
 def check_selectable(shapes: Shapes, target: Target, kernels: Kernels) -> None:

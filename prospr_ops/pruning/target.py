@@ -32,12 +32,21 @@ class Share(NamedTuple):
     keep: int | None = None
     budget: int | None = None
 
+    def at(self, progress: float, sizes: Mapping[str, int], costs: Mapping[str, int]) -> Share:
+        """The share after a part of the rounds."""
+        whole = sum((sizes if self.budget is None else costs)[path] for path in self.paths)
+        left = self.keep if self.budget is None else self.budget
+        if not left or left >= whole:
+            return self
+        left = max(left, math.ceil(whole * (left / whole) ** progress))
+        return self._replace(keep=left) if self.budget is None else self._replace(budget=left)
+
 
 @dataclass(frozen=True)
 class Target:
     """Checked options of a selection; `prospr_ops.prune` describes them.
 
-    `at` gives the target of an earlier round.
+    `at` gives the target of an earlier round; `progress` is what it was given, for a mapping.
     """
 
     sparsity: float | None
@@ -45,6 +54,7 @@ class Target:
     scope: Scope
     pattern: Pattern | None
     min_keep: int
+    progress: float = 1.0
 
     @classmethod
     def of(
@@ -89,35 +99,48 @@ class Target:
             raise ValueError(msg)
         return cls(sparsity, flops, scope, pattern, int(min_keep))
 
-    def at(self, progress: float) -> Target:
+    def at(self, progress: float, before: float = 1.0) -> Target:
         """The target after a part of the way: what is kept in the end, to the power of `progress`.
 
         Args:
-            progress: Part of the rounds that are done, in [0, 1]; 1 gives the target itself. In a
-                group of pattern n:m ⌈m (n/m)^progress⌉ weights are kept.
+            progress: Part of the rounds that are done, in (0, 1]; 1 gives the target itself. In a
+                group of pattern n:m ⌈m (n/m)^progress⌉ weights are kept; with a mapping each share of
+                the budget goes this way by itself.
+            before: Fraction of the weights that is kept at first, from which a single `sparsity`
+                takes its way.
         """
         if progress == 1:
             return self
-
-        def before(sparsity: float) -> float:
-            return 1.0 - (1.0 - sparsity) ** progress
-
         if isinstance(self.pattern, NByM):
             m = self.pattern.m
             n = math.ceil(m * (self.pattern.n / m) ** progress)
             if n == m:
                 return replace(self, pattern=None, sparsity=0.0)
             return replace(self, pattern=NByM(n, m), sparsity=(m - n) / m)
-        return replace(
-            self,
-            sparsity=None if self.sparsity is None else before(self.sparsity),
-            flops=None if self.flops is None else self.flops**progress,
-            scope=(
-                {path: before(sparsity) for path, sparsity in self.scope.items()}
-                if isinstance(self.scope, Mapping)
-                else self.scope
-            ),
-        )
+        if isinstance(self.scope, Mapping):
+            return replace(self, progress=progress)
+        if self.flops is not None:
+            return replace(self, flops=self.flops**progress)
+        return replace(self, sparsity=1.0 - before ** (1.0 - progress) * self.density**progress)
+
+    def of_each(self, m: int) -> int:
+        """Number of weights that pattern n:m keeps of each m; all without a pattern."""
+        return self.pattern.n if isinstance(self.pattern, NByM) else m
+
+    @property
+    def ranks_all(self) -> bool:
+        """Whether a single sparsity says how much is kept."""
+        return self.sparsity is not None and not isinstance(self.scope, Mapping)
+
+    @property
+    def density(self) -> float:
+        """Fraction that is kept: of weights, of multiply-adds, or of the layer that is pruned most."""
+        if self.sparsity is not None:
+            return 1.0 - self.sparsity
+        if self.flops is not None:
+            return self.flops
+        assert isinstance(self.scope, Mapping)  # `of` has seen to it
+        return 1.0 - max(self.scope.values())
 
     def record(self) -> dict[str, Any]:
         """The options as JSON can hold them."""
@@ -148,7 +171,10 @@ class Target:
             ValueError: The options contradict each other, or a pattern of the scope matches no path.
         """
         if isinstance(self.scope, Mapping):
-            return self._mapped(self.scope, sizes, least, costs)
+            shares = self._mapped(self.scope, sizes, least, costs)
+            if self.progress == 1:
+                return shares
+            return [share.at(self.progress, sizes, costs) for share in shares]
         if self.flops is not None:
             together = [[*sizes]] if self.scope == "global" else [[path] for path in sizes]
             shares = [

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from prospr_ops.methods import METHODS
+from prospr_ops.pruning.arrays import Masks
 from prospr_ops.pruning.result import PruneResult
-from prospr_ops.pruning.selection import Masks, select
+from prospr_ops.pruning.selection import select
 from prospr_ops.reporting import figures
 from prospr_ops.reporting.agreement import overlap, spearman
 from prospr_ops.reporting.settings_table import result_labels, settings_rows

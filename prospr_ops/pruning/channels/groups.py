@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from prospr_ops.network.weights import Prunable, prunable_weights, trainable_weights
+from prospr_ops.pruning.arrays import Masks, Scores
 from prospr_ops.pruning.channels.graph import FIXED, ChannelGraph
 from prospr_ops.pruning.channels.rules import Labels
-from prospr_ops.pruning.selection import Masks, Scores
 
 
 class Member(NamedTuple):

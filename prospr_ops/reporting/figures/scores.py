@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prospr_ops.pruning.selection import Masks
+from prospr_ops.pruning.arrays import Masks
 from prospr_ops.reporting.figures.style import (
     COLOURS,
     FAINT,
