@@ -125,6 +125,7 @@ class DynamicSparsity(MaskChanges):
             {path: random.random(mask.shape) for path, mask in had.items()},
             self._wanted,
             self._scope,
+            model=self.model if self._scope == "erk" else None,
         )
         if any(not mask.all() for mask in had.values()):
             size = sum(mask.size for mask in had.values())

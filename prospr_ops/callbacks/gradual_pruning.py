@@ -14,7 +14,6 @@ from prospr_ops.network.weights import Prunable
 from prospr_ops.pruning.api import score
 from prospr_ops.pruning.selection import select
 from prospr_ops.utils.checks import check_integer, check_real, choose
-from prospr_ops.utils.settings import CHOICES
 
 __all__ = ["GradualPruning"]
 
@@ -95,7 +94,7 @@ class GradualPruning(MaskChanges):
         self.final_sparsity = check_real("final_sparsity", final_sparsity, below=1.0)
         self._left = _SCHEDULES[choose("schedule", schedule, _SCHEDULES)]
         self._method = choose("method", method, METHODS)
-        self._scope = choose("scope", scope, CHOICES["scope"])
+        self._scope = choose("scope", scope, ("global", "layer"))
         if data is None and METHODS[method].needs_data:
             msg = f"method {method!r} uses data, and data is None; pass data=(x, y)"
             raise ValueError(msg)

@@ -70,6 +70,9 @@ examples:
       --method exact --steps 10 --out pruned.keras masks.npz run.json
   prospr prune model.keras --data data.npz --structure channel --sparsity 0.5 --out pruned.keras
   prospr prune lenet5 --data mnist --sparsity 0.98 --out lenet5.keras
+  prospr prune model.keras --data data.npz --flops 0.1 --out pruned.keras
+  prospr prune model.keras --data data.npz --pattern 2:4 --prunable 'dense*' --out pruned.keras
+  prospr prune model.keras --data data.npz --sparsity 0.9 --layer 'conv2d/*=0.5' --out pruned.keras
 
 {_MODEL}
 {_DATA}"""

@@ -109,8 +109,8 @@ def prune(
             `Block` are such values; None for single weights.
         structure: "weight" for single weights, or "channel" for whole output channels and units of
             functional and Sequential models, which `shrink` can then remove. A channel is pruned
-            with its bias, with the gamma and beta of the BatchNormalization behind it, and with all
-            channels that must be pruned together with it (a dependency group, through a residual
+            with its bias, with the gamma and beta of the BatchNormalization, LayerNormalization or
+            GroupNormalization behind it, and with all channels that must be pruned together with it (a dependency group, through a residual
             sum for instance). Each group counts once, and the sparsity is the fraction of groups.
             Channels that must stay, such as the model's outputs, are not counted. See
             `prospr_ops.pruning.channels.groups` for the scores.
@@ -298,8 +298,8 @@ def score(
             (and the draws of dropout). The loss must be a mean over independent samples.
         structure: "weight" for single weights, or "channel" for whole output channels and units of
             functional and Sequential models, which `shrink` can then remove. A channel is pruned
-            with its bias, with the gamma and beta of the BatchNormalization behind it, and with all
-            channels that must be pruned together with it (a dependency group, through a residual
+            with its bias, with the gamma and beta of the BatchNormalization, LayerNormalization or
+            GroupNormalization behind it, and with all channels that must be pruned together with it (a dependency group, through a residual
             sum for instance). Each group counts once, and the sparsity is the fraction of groups.
             Channels that must stay, such as the model's outputs, are not counted. See
             `prospr_ops.pruning.channels.groups` for the scores.

@@ -291,6 +291,6 @@ def _keep_what_fits(
 
 def _per_use(scores: npt.NDArray[Any], costs: Any) -> npt.NDArray[Any]:
     """Log score − log cost; what costs nothing comes first, unless its score is zero."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(np.asarray(costs, np.float64)).astype(scores.dtype)
-    return np.where(np.isneginf(scores), scores, scores - logs)
+        return np.where(np.isneginf(scores), scores, scores - logs)
