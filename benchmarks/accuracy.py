@@ -49,6 +49,14 @@ STUDIES = (
          "first_order:3", "random"),
         _SPARSITIES, seeds=5, training=Training(),
     ),
+    # What rounds do; the row of exact in one is above.
+    Study(
+        "lenet_300_100", ("exact:3@5", "exact:3@20"), _SPARSITIES, seeds=5, training=Training(),
+    ),
+    Study(
+        "lenet_300_100", ("snip@5", "snip@20", "first_order:3@5", "first_order:3@20"),
+        _SPARSITIES, seeds=3, training=Training(),
+    ),
     # How far from SNIP's own numbers is a matter of training.
     Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=3,
           training=Training(epochs=100)),

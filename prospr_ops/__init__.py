@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prospr_ops.pruning.api import prune, score
     from prospr_ops.pruning.channels.groups import channel_masks
     from prospr_ops.pruning.masks import apply_masks
+    from prospr_ops.pruning.patterns import Block, NByM
     from prospr_ops.pruning.result import PruneResult
     from prospr_ops.pruning.selection import select
     from prospr_ops.reporting.html_report import report
@@ -37,6 +38,8 @@ register_with_keras("prospr_ops.pruning.masks", "prospr_ops.pruning.channels.nor
 __version__ = build_info()["version"]
 
 __all__ = [
+    "Block",
+    "NByM",
     "PruneResult",
     "__version__",
     "apply_masks",
@@ -61,6 +64,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Block": "pruning.patterns",
+    "NByM": "pruning.patterns",
     "PruneResult": "pruning.result",
     "apply_masks": "pruning.masks",
     "channel_masks": "pruning.channels.groups",

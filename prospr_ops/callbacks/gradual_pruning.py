@@ -14,7 +14,6 @@ from prospr_ops.network.weights import Prunable
 from prospr_ops.pruning.api import score
 from prospr_ops.pruning.selection import select
 from prospr_ops.utils.checks import check_integer, check_real, choose
-from prospr_ops.utils.settings import CHOICES
 
 __all__ = ["GradualPruning"]
 
@@ -51,7 +50,8 @@ class GradualPruning(MaskChanges):
         method: Pruning criterion: "magnitude", or any method of `prospr_ops.prune`, which scores
             the weights as they are then.
         data: Training data for methods that use data, as for `prospr_ops.score`.
-        scope: "global" ranks all weights together; "layer" prunes each layer by itself.
+        scope: "global" ranks all weights together; "layer" prunes each layer by itself; "erk" gives
+            each layer its share by Erdős–Rényi-kernel.
         prunable: Weights that may be pruned, as in `prospr_ops.prune`.
         seed: Seed of the scores; a change adds its step.
         **settings: Further settings of the method, as `steps` and `learning_rate`; see
@@ -95,7 +95,7 @@ class GradualPruning(MaskChanges):
         self.final_sparsity = check_real("final_sparsity", final_sparsity, below=1.0)
         self._left = _SCHEDULES[choose("schedule", schedule, _SCHEDULES)]
         self._method = choose("method", method, METHODS)
-        self._scope = choose("scope", scope, CHOICES["scope"])
+        self._scope = choose("scope", scope, ("global", "layer"))
         if data is None and METHODS[method].needs_data:
             msg = f"method {method!r} uses data, and data is None; pass data=(x, y)"
             raise ValueError(msg)
@@ -136,7 +136,7 @@ class GradualPruning(MaskChanges):
             path: np.where(masks[path], np.maximum(values, least), -np.inf)
             for path, values in self._scores(step).items()
         }
-        chosen = select(scores, sparsity, self._scope)
+        chosen = select(scores, sparsity, self._scope, model=self.model)
         self.set_masks({path: mask & chosen[path] for path, mask in masks.items()})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature

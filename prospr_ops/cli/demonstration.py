@@ -21,7 +21,7 @@ from prospr_ops.methods import method_label
 from prospr_ops.models import lenet_300_100
 from prospr_ops.network.weights import prunable_weights
 from prospr_ops.pruning.api import prune
-from prospr_ops.pruning.selection import Masks
+from prospr_ops.pruning.arrays import Masks
 from prospr_ops.reporting.figures import accuracy_figure
 from prospr_ops.utils.build import build_info
 from prospr_ops.utils.checks import check_integer, choose

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from prospr_ops.methods import METHODS
+from prospr_ops.pruning.target import Target
 from prospr_ops.utils.build import build_info
-from prospr_ops.utils.checks import check_integer, check_real, choose
+from prospr_ops.utils.checks import check_integer, choose
 from prospr_ops.utils.files import check_output
 from prospr_ops.utils.settings import CHOICES, Settings
 from prospr_ops.utils.stderr import quiet_stderr
@@ -70,6 +71,9 @@ examples:
       --method exact --steps 10 --out pruned.keras masks.npz run.json
   prospr prune model.keras --data data.npz --structure channel --sparsity 0.5 --out pruned.keras
   prospr prune lenet5 --data mnist --sparsity 0.98 --out lenet5.keras
+  prospr prune model.keras --data data.npz --flops 0.1 --out pruned.keras
+  prospr prune model.keras --data data.npz --pattern 2:4 --prunable 'dense*' --out pruned.keras
+  prospr prune model.keras --data data.npz --sparsity 0.9 --layer 'conv2d/*=0.5' --out pruned.keras
 
 {_MODEL}
 {_DATA}"""
@@ -164,15 +168,15 @@ def _check(options: Mapping[str, Any], command: _Command) -> None:
     """
     Settings.among(options)
     for name, accepted in CHOICES.items():
-        if name in options:
+        if name in options and not isinstance(options[name], Mapping):
             choose(name, options[name], accepted)
     for method in options.get("methods", [options.get("method", "exact")]):
         choose("method", method, METHODS)
-    if "sparsity" in options:
-        check_real("sparsity", options["sparsity"], below=1.0)
-    for name in ("epochs", "min_keep"):
-        if name in options:
-            check_integer(name, options[name], at_least=1 if name == "epochs" else 0)
+    if command is _COMMANDS["prune"]:
+        names = ("sparsity", "flops", "scope", "pattern", "min_keep")
+        Target.of(**{name: options[name] for name in names if name in options})
+    if "epochs" in options:
+        check_integer("epochs", options["epochs"], at_least=1)
     out = options.get("out", [])
     for path in out if isinstance(out, list) else [out]:
         if command.endings and path.suffix not in command.endings:
@@ -257,7 +261,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
         "--contenders",
         nargs="+",
         metavar="C",
-        help="such as dense exact:3 snip shuffled:exact:3 (those, and others)",
+        help="such as dense exact:3 snip@20 shuffled:exact:3 (those, and others)",
     )
     parser.add_argument(
         "--sparsities", nargs="+", type=float, metavar="S", help="(0.9 0.95 0.98 0.99 0.995)"
@@ -289,11 +293,47 @@ def _add_model(parser: argparse.ArgumentParser, kinds: str) -> None:
     )
 
 
+def _layer_sparsity(text: str) -> tuple[str, float]:
+    """A path pattern and a sparsity, written PATH=X."""
+    path, _, sparsity = text.rpartition("=")
+    try:
+        value = float(sparsity)
+    except ValueError:
+        path = ""
+    if not path:
+        msg = f"must be PATH=X, such as 'dense*=0.9', not {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return path, value
+
+
+class _Scope(argparse.Action):
+    """Takes a scope's name once, or collects the pairs of a mapping."""
+
+    def __call__(self, _parser: Any, namespace: Any, values: Any, option: Any = None) -> None:  # noqa: ARG002 - argparse's signature
+        before = getattr(namespace, self.dest, None)
+        pair = isinstance(values, tuple)
+        if before is not None and isinstance(before, dict) != pair:
+            raise argparse.ArgumentError(None, "--scope and --layer contradict each other")
+        setattr(namespace, self.dest, {**(before or {}), values[0]: values[1]} if pair else values)
+
+
 def _prune_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "a .keras file or a built-in model")
     parser.add_argument("--data", help="a file, a folder or a data set; not for all methods")
+    parser.add_argument("--sparsity", type=float, metavar="X", help="fraction to prune, in [0, 1)")
     parser.add_argument(
-        "--sparsity", type=float, metavar="X", required=True, help="fraction to prune, in [0, 1)"
+        "--flops", type=float, metavar="X", help="fraction of multiply-adds to keep, in (0, 1]"
+    )
+    parser.add_argument(
+        "--pattern", metavar="P", help="2:4, any n:m along the inputs; or blocks such as 4x1"
+    )
+    parser.add_argument(
+        "--layer",
+        dest="scope",
+        type=_layer_sparsity,
+        action=_Scope,
+        metavar="PATH=X",
+        help="sparsity of layers, the others ranked together; with * and ?; may be repeated",
     )
     parser.add_argument(
         "--out",
@@ -312,11 +352,14 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(METHODS)} (exact)",
     )
     parser.add_argument(
+        "--rounds", type=int, metavar="N", help="of scoring what is left (1; 100 for synflow)"
+    )
+    parser.add_argument(
         "--structure",
         metavar="NAME",
         help="weight, or channel for whole channels; see shrink",
     )
-    parser.add_argument("--scope", metavar="NAME", help="global or layer")
+    parser.add_argument("--scope", action=_Scope, metavar="NAME", help="global, layer or erk")
     parser.add_argument(
         "--min-keep", type=int, metavar="N", help="weights of each layer to keep at least (0)"
     )

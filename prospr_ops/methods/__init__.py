@@ -1,7 +1,7 @@
 """Pruning methods: one file and one row of `METHODS` each.
 
-The method `name` is the function `name_scores` of the module `name`, which takes a `Problem` and
-returns a `Found`. This table imports neither these modules nor TensorFlow, so that the shell
+The method `name` is the function `name_scorer` of the module `name`, which takes a `Problem` and
+returns a function that scores the current weights. This table imports neither these modules nor TensorFlow, so that the shell
 command can make its help from it.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prospr_ops.methods.engine.problem import Found, Problem
+    from prospr_ops.methods.engine.problem import Problem, Scorer
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Method:
             behind every operation.
         signed: Whether the scores are signed numbers, of which the largest are kept, instead of
             logarithms of magnitudes.
-        rounds: Number of rounds in which the method prunes if a sparsity is given.
+        rounds: Number of rounds in which `prune` prunes by the method, unless told otherwise.
         settings: Names of the settings that change its scores (see `prospr_ops.utils.settings`).
     """
 
@@ -52,10 +52,10 @@ class Method:
         return self.passes(0) > 0
 
     @property
-    def scores(self) -> Callable[[Problem], Found]:
-        """The function that scores, imported on first use."""
+    def scorer(self) -> Callable[[Problem], Scorer]:
+        """The function that prepares to score, imported on first use."""
         module = importlib.import_module(f"{__name__}.{self.name}")
-        return getattr(module, f"{self.name}_scores")
+        return getattr(module, f"{self.name}_scorer")
 
 
 _ONE_BATCH = ("batch_size", "microbatch", "seed")

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from prospr_ops import curvature, ops
 from prospr_ops.curvature.in_parts import auto_in_parts
-from prospr_ops.methods.engine.descent import gradient_descent, log_final_gradient
+from prospr_ops.methods.engine.descent import gradient_descent, log_final_gradient, zero
 from prospr_ops.methods.engine.passes import Passes
-from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
+from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem, Scorer
 from prospr_ops.network.loss import Batch
 
 
@@ -19,6 +19,7 @@ class _Accumulator(NamedTuple):
     """The running product of one weight's factors.
 
     Attributes:
+        begin: Function that begins a round at the weight's current value.
         step: Function that takes the gradient and the curvature and makes one step; returns whether
             both were finite.
         factor: Function that returns log|∂w/∂w_0| after the last step, and a tensor with the sign
@@ -26,12 +27,13 @@ class _Accumulator(NamedTuple):
         state: Variables that persist between steps, besides the weight.
     """
 
+    begin: Callable[[], None]
     step: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     factor: Callable[[], tuple[tf.Tensor, tf.Tensor]]
     state: list[tf.Variable]
 
 
-def diagonal_scores(problem: Problem) -> Found:
+def diagonal_scorer(problem: Problem) -> Scorer:
     """log|∇L_M(w_M)| + Σ_m log|γ_m| + log|w_0|, with γ_m = 1 − α diag(H_m).
 
     The derivative ∂w_M/∂w_0 of the inner gradient descent is a product of matrices I − α H_m. Here
@@ -51,7 +53,6 @@ def diagonal_scores(problem: Problem) -> Found:
     weights, others = problem.prunable(), problem.others()
     eager = passes.eager and settings.curvature in curvature.EAGER
     estimate = _estimator(problem, [*weights, *others], weights, eager=eager)
-    initial = problem.values_now()
     accumulators = [
         _accumulator(weight, settings.learning_rate, settings.momentum) for weight in weights
     ]
@@ -76,16 +77,26 @@ def diagonal_scores(problem: Problem) -> Found:
 
     step = passes.pass_of(evaluate, apply, graph=not eager)
     state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
-    for number in passes.resumable(range(settings.steps), state):
-        passes.run(step, number, next(problem.batches))
-    final = log_final_gradient(passes, passes.gradients_by(weights))
-    scores = {}
-    for path, accumulator in zip(problem.weights, accumulators, strict=True):
-        log_derivative, signed = accumulator.factor()
-        sign = tf.cast(tf.sign(signed), tf.int8) if problem.signed else None
-        derivative = final.pop(path).times(LogNumbers(log_derivative, sign))
-        scores[path] = derivative.times(problem.log_numbers(initial[path]))
-    return passes.found(scores)
+    final_gradient = log_final_gradient(passes, passes.gradients_by(weights))
+
+    def scores(round_: int) -> Found:
+        passes.begin(round_)
+        zero(velocities)
+        for accumulator in accumulators:
+            accumulator.begin()
+        initial = problem.values_now()
+        for number in passes.resumable(range(settings.steps), state):
+            passes.run(step, number, next(problem.batches))
+        final = final_gradient()
+        found = {}
+        for path, accumulator in zip(problem.weights, accumulators, strict=True):
+            log_derivative, signed = accumulator.factor()
+            sign = tf.cast(tf.sign(signed), tf.int8) if problem.signed else None
+            derivative = final.pop(path).times(LogNumbers(log_derivative, sign))
+            found[path] = derivative.times(problem.log_numbers(initial[path]))
+        return passes.found(found)
+
+    return scores
 
 
 def _estimator(
@@ -107,12 +118,16 @@ def _accumulator(weight: tf.Variable, learning_rate: float, momentum: float) -> 
     shadow = tf.Variable(tf.cast(weight, tf.float32))
     of_shadow = _full_precision(shadow, learning_rate, momentum)
 
+    def begin() -> None:
+        shadow.assign(tf.cast(weight, tf.float32))
+        of_shadow.begin()
+
     def accumulate(gradient: tf.Tensor, diagonal: tf.Tensor) -> tf.Tensor:
         finite = of_shadow.step(tf.cast(gradient, tf.float32), tf.cast(diagonal, tf.float32))
         weight.assign(tf.cast(shadow, weight.dtype))
         return finite
 
-    return _Accumulator(accumulate, of_shadow.factor, [shadow, *of_shadow.state])
+    return _Accumulator(begin, accumulate, of_shadow.factor, [shadow, *of_shadow.state])
 
 
 def _full_precision(weight: tf.Variable, learning_rate: float, momentum: float) -> _Accumulator:
@@ -120,14 +135,26 @@ def _full_precision(weight: tf.Variable, learning_rate: float, momentum: float) 
     if momentum == 0.0:
         log_gamma = tf.Variable(zeros)
         sign = tf.Variable(tf.ones_like(weight, tf.int8))
+
+        def begin() -> None:
+            zero([log_gamma])
+            sign.assign(tf.ones_like(sign))
+
         return _Accumulator(
+            begin,
             lambda g, h: ops.gamma_step(weight, log_gamma, sign, g, h, learning_rate),
             lambda: (tf.convert_to_tensor(log_gamma), tf.convert_to_tensor(sign)),
             [log_gamma, sign],
         )
     velocity, log_scale, q = (tf.Variable(zeros) for _ in range(3))
     p = tf.Variable(tf.ones_like(weight))
+
+    def begin_with_momentum() -> None:
+        zero([velocity, log_scale, q])
+        p.assign(tf.ones_like(p))
+
     return _Accumulator(
+        begin_with_momentum,
         lambda g, h: ops.gamma_momentum_step(
             weight, velocity, log_scale, p, q, g, h, learning_rate, momentum
         ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
-from prospr_ops.methods.engine.descent import final_gradient, gradient_descent
+from prospr_ops.methods.engine.descent import final_gradient, gradient_descent, set_all, zero
 from prospr_ops.methods.engine.passes import (
     Apply,
     Evaluate,
@@ -18,7 +18,7 @@ from prospr_ops.methods.engine.passes import (
     hessian_products_by,
     keeping,
 )
-from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
+from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem, Scorer
 from prospr_ops.network.loss import Batch
 from prospr_ops.utils.memory import free_bytes, used_bytes
 
@@ -41,7 +41,7 @@ class _Step:
     kept: Taped | None = None
 
 
-def exact_scores(problem: Problem) -> Found:
+def exact_scorer(problem: Problem) -> Scorer:
     """log|∂L_M(w_M)/∂c| at c = 1, for a mask c that multiplies the initial weights.
 
     This is ProsPr's score (Alizadeh et al., arXiv 2202.08132), which its authors get by
@@ -62,18 +62,13 @@ def exact_scores(problem: Problem) -> Found:
     variables = [*problem.prunable(), *problem.others()]
     # Each step is differentiated in the state in which it was taken.
     state = problem.model_state()
-    initial = problem.values_now()
     gradients = passes.gradients_by(variables)
-    trajectory = _descend(passes, gradients, variables, state)
-
-    adjoint = [
-        tf.Variable(tf.cast(g, sum_dtype(g.dtype))) for g in final_gradient(passes, gradients)
-    ]
-    by_velocity = (
-        [tf.Variable(tf.zeros_like(by_weight)) for by_weight in adjoint]
-        if settings.momentum
-        else []
-    )
+    trajectory: list[_Step] = []
+    descend = _descent(passes, gradients, variables, state, trajectory)
+    gradient_at_the_end = final_gradient(passes, gradients)
+    # λ, and ν if there is momentum; they are made after the first round's steps, of their memory.
+    adjoint: list[tf.Variable] = []
+    by_velocity: list[tf.Variable] = []
     log_scale = tf.Variable(0.0, dtype=tf.float64)
     vector, apply_product = _adjoint_step(problem, adjoint, by_velocity, log_scale)
     products = hessian_products_by(
@@ -81,31 +76,43 @@ def exact_scores(problem: Problem) -> Found:
     )
     step_back = passes.pass_of(products, apply_product)
     backwards = range(settings.steps)[::-1]
-    for number in passes.resumable(backwards, [*adjoint, *by_velocity, log_scale]):
-        del trajectory[number + 1 :]
-        step = trajectory[-1]
-        for variable, value in zip(state, step.values, strict=True):
-            variable.assign(value)
-        passes.run(step_back, number, step.batch, "the Hessian-vector product")
-    scores = {}
-    for (path, weight), by_weight in zip(initial.items(), adjoint, strict=False):
-        derivative = problem.log_numbers(tf.convert_to_tensor(by_weight))
-        log = derivative.log + tf.cast(log_scale, derivative.log.dtype)
-        scores[path] = LogNumbers(log, derivative.sign).times(problem.log_numbers(weight))
-    return passes.found(scores)
+
+    def scores(round_: int) -> Found:
+        passes.begin(round_)
+        initial = problem.values_now()
+        descend()
+        set_all(adjoint, [tf.cast(g, sum_dtype(g.dtype)) for g in gradient_at_the_end()])
+        if settings.momentum:
+            set_all(by_velocity, [tf.zeros_like(by_weight) for by_weight in adjoint])
+        zero([log_scale])
+        for number in passes.resumable(backwards, [*adjoint, *by_velocity, log_scale]):
+            del trajectory[number + 1 :]
+            step = trajectory[-1]
+            for variable, value in zip(state, step.values, strict=True):
+                variable.assign(value)
+            passes.run(step_back, number, step.batch, "the Hessian-vector product")
+        trajectory.clear()
+        found = {}
+        for (path, weight), by_weight in zip(initial.items(), adjoint, strict=False):
+            derivative = problem.log_numbers(tf.convert_to_tensor(by_weight))
+            log = derivative.log + tf.cast(log_scale, derivative.log.dtype)
+            found[path] = LogNumbers(log, derivative.sign).times(problem.log_numbers(weight))
+        return passes.found(found)
+
+    return scores
 
 
-def _descend(
+def _descent(
     passes: Passes,
     gradients: Evaluate,
     variables: list[tf.Variable],
     state: list[tf.Variable],
-) -> list[_Step]:
-    """Takes the steps, and returns what they leave behind."""
+    trajectory: list[_Step],
+) -> Callable[[], None]:
+    """A function that takes the steps, and adds to `trajectory` what each leaves behind."""
     problem, settings = passes.problem, passes.problem.settings
-    update, _ = gradient_descent(variables, settings)
+    update, velocities = gradient_descent(variables, settings)
     memory = int(_SHARE * free_bytes()) if settings.memory is None else settings.memory
-    trajectory: list[_Step] = []
 
     def keep(step: Taped) -> None:
         trajectory[-1].kept = step
@@ -117,18 +124,24 @@ def _descend(
         update(by_variable)
         return all_finite(by_variable[: len(problem.weights)]), ()
 
-    take_step, largest = passes.pass_of(gradients, apply), 1
-    for number in range(settings.steps):
-        batch, before = next(problem.batches), used_bytes()
-        # Shares the variables' buffers: TensorFlow copies one when it is next written.
-        trajectory.append(_Step(batch, [tf.identity(variable) for variable in state]))
-        passes.run(take_step, number, batch)
-        # What a step holds is what the process has grown by: in the first too much, as what was only
-        # needed meanwhile is not all given back, and in others too little, as they take what it was.
-        largest = max(largest, used_bytes() - before)
-        for step in trajectory[: max(0, len(trajectory) - memory // largest)]:
-            step.kept = None
-    return trajectory
+    take_step = passes.pass_of(gradients, apply)
+
+    def descend() -> None:
+        zero(velocities)
+        largest = 1
+        for number in range(settings.steps):
+            batch, before = next(problem.batches), used_bytes()
+            # Shares the variables' buffers: TensorFlow copies one when it is next written.
+            trajectory.append(_Step(batch, [tf.identity(variable) for variable in state]))
+            passes.run(take_step, number, batch)
+            # What a step holds is what the process has grown by: in the first too much, as what was
+            # only needed meanwhile is not all given back, and in others too little, as they take
+            # what it was.
+            largest = max(largest, used_bytes() - before)
+            for step in trajectory[: max(0, len(trajectory) - memory // largest)]:
+                step.kept = None
+
+    return descend
 
 
 def _adjoint_step(

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from prospr_ops.methods.engine.descent import descend, log_final_gradient
+from prospr_ops.methods.engine.descent import descent, log_final_gradient
 from prospr_ops.methods.engine.passes import Passes
-from prospr_ops.methods.engine.problem import Found, Problem
+from prospr_ops.methods.engine.problem import Found, Problem, Scorer
 
 
-def first_order_scores(problem: Problem) -> Found:
+def first_order_scorer(problem: Problem) -> Scorer:
     """log|∇L_M(w_M) ⊙ w_0|: the meta-gradient with every step's Jacobian replaced by the identity.
 
     (Alizadeh et al., arXiv 2202.08132, section on first-order approximation.)
     """
     passes = Passes(problem, problem.settings.steps + 1)
-    initial = problem.values_now()
     gradients = passes.gradients_by([*problem.prunable(), *problem.others()])
-    descend(passes, gradients)
-    final = log_final_gradient(passes, gradients)
-    return passes.found(
-        {
-            path: final.pop(path).times(problem.log_numbers(weight))
-            for path, weight in initial.items()
-        }
-    )
+    descend, final_gradient = descent(passes, gradients), log_final_gradient(passes, gradients)
+
+    def scores(round_: int) -> Found:
+        passes.begin(round_)
+        initial = problem.values_now()
+        descend()
+        final = final_gradient()
+        return passes.found(
+            {
+                path: final.pop(path).times(problem.log_numbers(weight))
+                for path, weight in initial.items()
+            }
+        )
+
+    return scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from prospr_ops.curvature.estimate import sum_dtype
-from prospr_ops.methods.engine.descent import gradient_on
+from prospr_ops.methods.engine.descent import gradient_on, set_all
 from prospr_ops.methods.engine.passes import (
     Passes,
     Taped,
@@ -13,10 +13,10 @@ from prospr_ops.methods.engine.passes import (
     hessian_products_by,
     keeping,
 )
-from prospr_ops.methods.engine.problem import Found, Problem
+from prospr_ops.methods.engine.problem import Found, Problem, Scorer
 
 
-def grasp_scores(problem: Problem) -> Found:
+def grasp_scorer(problem: Problem) -> Scorer:
     """w_0 ⊙ Hg, with its sign: g and H of all trainable variables, on one batch.
 
     The paper's score is S(−w) = −w ⊙ Hg: to first order, and up to a factor of 2, the change of the
@@ -30,16 +30,11 @@ def grasp_scores(problem: Problem) -> Found:
     passes = Passes(problem, 2)
     variables = [*problem.prunable(), *problem.others()]
     state = [variable.value for variable in problem.objective.model.non_trainable_variables]
-    values = [tf.identity(variable) for variable in state]
-    batch = next(problem.batches)
     gradients = passes.gradients_by(variables)
     kept: list[Taped] = []
-    vector = gradient_on(
-        passes, keeping(gradients, kept.append) if passes.eager else gradients, batch
-    )
-    # The second pass over the batch sees the same masks of dropout.
-    for variable, value in zip(state, values, strict=True):
-        variable.assign(value)
+    gradient = gradient_on(passes, keeping(gradients, kept.append) if passes.eager else gradients)
+    # In variables, which the product's graph reads in every round.
+    vector: list[tf.Variable] = []
 
     def apply(products: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         products = products[: len(problem.weights)]
@@ -49,12 +44,23 @@ def grasp_scores(problem: Problem) -> Found:
         problem, gradients, variables, lambda: vector, lambda: kept.pop() if kept else None
     )
     product = passes.pass_of(products_by, apply)
-    products = passes.run(product, 0, batch, "the Hessian-vector product")
-    scores = {
-        path: _precise(tf.convert_to_tensor(weight)) * _precise(hg)
-        for (path, weight), hg in zip(problem.weights.items(), products, strict=True)
-    }
-    return Found(scores, losses=tuple(passes.losses))
+
+    def scores(round_: int) -> Found:
+        passes.begin(round_)
+        values = [tf.identity(variable) for variable in state]
+        batch = next(problem.batches)
+        set_all(vector, gradient(batch))
+        # The second pass over the batch sees the same masks of dropout.
+        for variable, value in zip(state, values, strict=True):
+            variable.assign(value)
+        products = passes.run(product, 0, batch, "the Hessian-vector product")
+        found = {
+            path: _precise(tf.convert_to_tensor(weight)) * _precise(hg)
+            for (path, weight), hg in zip(problem.weights.items(), products, strict=True)
+        }
+        return Found(found, losses=tuple(passes.losses))
+
+    return scores
 
 
 def _precise(tensor: tf.Tensor) -> tf.Tensor:

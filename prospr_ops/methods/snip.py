@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from prospr_ops.methods.engine.descent import log_final_gradient
 from prospr_ops.methods.engine.passes import Passes
-from prospr_ops.methods.engine.problem import Found, Problem
+from prospr_ops.methods.engine.problem import Found, Problem, Scorer
 
 
-def snip_scores(problem: Problem) -> Found:
+def snip_scorer(problem: Problem) -> Scorer:
     """log|∇L(w_0) ⊙ w_0|, the connection sensitivity before any step; `steps` is not used.
 
     (Lee, Ajanthan and Torr, "SNIP", arXiv 1810.02340, equation 6, without the normalisation, which
     does not change the ranking.)
     """
     passes = Passes(problem, 1)
-    gradients = log_final_gradient(passes, passes.gradients_by(problem.prunable()))
-    weights = problem.log_weights()
-    return passes.found({path: gradients[path].times(weights[path]) for path in weights})
+    gradient = log_final_gradient(passes, passes.gradients_by(problem.prunable()))
+
+    def scores(round_: int) -> Found:
+        passes.begin(round_)
+        gradients, weights = gradient(), problem.log_weights()
+        return passes.found({path: gradients[path].times(weights[path]) for path in weights})
+
+    return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from prospr_ops.curvature.estimate import gradient
 from prospr_ops.methods.engine.distribution import on_replicas
-from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
+from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem, Scorer
 from prospr_ops.network import keras_private
 from prospr_ops.network.tracing import traced
 
@@ -20,18 +20,17 @@ from prospr_ops.network.tracing import traced
 _NOISE = 1e-9
 
 
-def synflow_scores(problem: Problem) -> Found:
-    """log|∂R/∂θ ⊙ θ| for R = 1ᵀ(Π_l |θ_l|)1, iterated as in the paper when it prunes.
+def synflow_scorer(problem: Problem) -> Scorer:
+    """log|∂R/∂θ ⊙ θ| for R = 1ᵀ(Π_l |θ_l|)1.
 
     R is the sum of the model's outputs on one input of ones, in inference mode, with the absolute
     value of every variable and without the layers' activation functions (`activation=`, and the
     ceiling of ReLU6): the equation has none, and ReLU is the identity on positive numbers. No data
     is used.
 
-    If the sparsity is known, as in `prune`, weights are pruned in n = 100 iterations with new
-    scores in each: after iteration k the density is ρ^(k/n), with ρ = 1 − sparsity. The returned
-    scores are the last iteration's, with −inf for weights pruned before it. `score` returns those
-    of the whole model, the first iteration's; selecting by them is one-shot SynFlow.
+    The paper's algorithm prunes in n = 100 iterations, which are the method's `rounds` in `prune`.
+    `score` returns the scores of the whole model, the first round's; selecting by them is one-shot
+    SynFlow.
 
     Computed in float64 whatever the model's dtype, as the gradient of log R, since R of a deep
     model exceeds float32's range. (Tanaka, Kunin, Yamins and Ganguli, "SynFlow", arXiv 2006.05467,
@@ -42,23 +41,8 @@ def synflow_scores(problem: Problem) -> Found:
             or R is zero, infinite or independent of the weights.
     """
     model = problem.objective.model
-    ones = _ones(model)
-    for variable in model.variables:
-        if keras.backend.is_float_dtype(variable.dtype):
-            variable.assign(tf.abs(variable.value))
-    with _linear_in_float64(model):
-        scores_now = _scorer(problem, ones)
-        if problem.sparsity is not None:
-            density = 1.0 - problem.sparsity
-            for iteration in range(1, problem.rounds):
-                problem.mask(scores_now(), 1.0 - density ** (iteration / problem.rounds))
-                problem.advance()
-        return scores_now()
-
-
-def _scorer(problem: Problem, ones: Any) -> Callable[[], Found]:
-    """A function that scores the current weights, all of which are positive or zero."""
-    model, weights = problem.objective.model, problem.prunable()
+    weights, ones = problem.prunable(), _ones(model)
+    floats = [v for v in model.variables if keras.backend.is_float_dtype(v.dtype)]
 
     @traced
     def flow() -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -70,8 +54,11 @@ def _scorer(problem: Problem, ones: Any) -> Callable[[], Found]:
         scale = tf.math.divide_no_nan(tf.constant(1.0, tf.float64), tf.abs(total))
         return total, gradient(tape, total, weights, scale)
 
-    def scores() -> Found:
-        total, gradients = on_replicas(flow)
+    def scores(_: int) -> Found:
+        for variable in floats:
+            variable.assign(tf.abs(variable.value))
+        with _linear_in_float64(model):
+            total, gradients = on_replicas(flow)
         share = sum(
             float(tf.reduce_sum(tf.abs(tf.cast(weight * g, tf.float64))))
             for weight, g in zip(weights, gradients, strict=True)

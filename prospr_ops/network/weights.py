@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
@@ -11,6 +10,7 @@ from typing import TypeAlias
 import keras
 
 from prospr_ops.network import keras_private
+from prospr_ops.utils.paths import path_matches
 
 Prunable: TypeAlias = Callable[[keras.layers.Layer, keras.Variable], bool] | Iterable[str]
 
@@ -96,12 +96,6 @@ def trainable_weights(model: keras.Model) -> dict[str, keras.Variable]:
     return {path: variable for path, (_, variable) in owned_weights(model).items()}
 
 
-def _matches(path: str, pattern: str) -> bool:
-    """Whether a path is what a pattern says; brackets, which Keras allows in names, are literal."""
-    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.fullmatch(expression, path, re.DOTALL) is not None
-
-
 def left_out_weights(
     model: keras.Model, prunable: Iterable[str], *, share: float = 0.01
 ) -> dict[str, str]:
@@ -157,7 +151,7 @@ def prunable_weights(
     else:
         chosen = set()
         for pattern in [prunable] if isinstance(prunable, str) else prunable:
-            matches = {path for path in candidates if _matches(path, pattern)}
+            matches = {path for path in candidates if path_matches(path, pattern)}
             if not matches:
                 msg = f"prunable: {pattern!r} matches none of {list(candidates)}"
                 raise ValueError(msg)

@@ -8,28 +8,33 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from prospr_ops.methods.engine.checkpoint import checkpoint_path
 from prospr_ops.network.loss import Loss
 from prospr_ops.network.weights import Prunable, left_out_weights
+from prospr_ops.pruning.arrays import Masks, Scores
 from prospr_ops.pruning.connectivity import depends_on_input, sampled
 from prospr_ops.pruning.flops import weight_uses
 from prospr_ops.pruning.mask_files import PackedMasks
 from prospr_ops.pruning.masks import apply_masks
+from prospr_ops.pruning.patterns import Pattern
 from prospr_ops.pruning.result import PruneResult
-from prospr_ops.pruning.scoring import Scored, Scoring, Target, run_scoring
-from prospr_ops.pruning.selection import Masks, Scores
-from prospr_ops.utils.checks import check_integer, check_real, choose
-from prospr_ops.utils.settings import CHOICES, Settings
+from prospr_ops.pruning.scoring import Scored, Scoring, run_scoring
+from prospr_ops.pruning.target import Scope, Target
+from prospr_ops.utils.checks import check_integer
+from prospr_ops.utils.settings import Settings
 
 
 def prune(
     model: keras.Model,
     data: Any,
     *,
-    sparsity: float,
+    sparsity: float | None = None,
+    flops: float | None = None,
     method: str = "exact",
+    rounds: int | None = None,
     curvature: str = "auto",
     probes: int = 1,
     steps: int = 3,
@@ -39,7 +44,8 @@ def prune(
     loss: Loss | None = None,
     batch_size: int = 128,
     microbatch: int | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
+    pattern: Pattern | str | None = None,
     structure: str = "weight",
     prunable: Prunable | None = None,
     seed: int | None = None,
@@ -63,11 +69,19 @@ def prune(
             steps draw `steps` + 1 batches, starting over at the end of the data; "snip" and "grasp"
             draw one. Arrays are shuffled. None for methods "synflow", "magnitude" and "random".
         sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
-            ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index.
+            ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index. Exactly one of `sparsity` and
+            `flops` is given, unless `pattern` or `scope` says already how much of every layer stays.
+        flops: Fraction of the prunable layers' multiply-adds to keep, in (0, 1]. Weights are ranked
+            by score per use (log score − log uses), and as many as fit are kept: the next one in
+            rank would not. Weights that take part in none, as those of an Embedding, are free. With
+            structure="channel" the multiply-adds are those after `shrink`. Not for method "grasp".
         method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
             the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
-            (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
-            "magnitude" or "random".
+            (ProsPr's first-order variant), "snip", "grasp", "synflow", "magnitude" or "random".
+        rounds: Number R of rounds: score, prune, and score again what is left, on fresh batches. After
+            round r a fraction (1 − sparsity)^(r/R) of the weights is kept (of a model that is pruned
+            already, in as many equal ratios from what it has). Takes R times as long as one. None
+            for 1, and 100 for "synflow". "magnitude" and "random" prune the same whatever it is.
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
             "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
@@ -84,11 +98,19 @@ def prune(
         microbatch: Samples per part, if each batch is to be evaluated in parts, one after the
             other; None for whole batches. Bounds the memory; changes the result by rounding only
             (and the draws of dropout). The loss must be a mean over independent samples.
-        scope: "global" ranks all weights together; "layer" prunes each layer by itself.
+        scope: "global" ranks all weights together; "layer" prunes each layer by itself; "erk" gives
+            each layer its share of the weights by Erdős–Rényi-kernel, larger layers a lower density;
+            a mapping of path pattern to sparsity, in which only `*` and `?` are wildcards, prunes
+            each layer by the first pattern that matches, and ranks the others together so that the
+            total is what was asked for.
+        pattern: "n:m", such as "2:4", keeps the best n of each m weights along the input axis of every
+            kernel, and so implies the sparsity; "axb", such as "4x1", keeps or prunes blocks of a
+            inputs × b outputs whole, by the sum of their scores, and counts blocks. `NByM` and
+            `Block` are such values; None for single weights.
         structure: "weight" for single weights, or "channel" for whole output channels and units of
             functional and Sequential models, which `shrink` can then remove. A channel is pruned
-            with its bias, with the gamma and beta of the BatchNormalization behind it, and with all
-            channels that must be pruned together with it (a dependency group, through a residual
+            with its bias, with the gamma and beta of the BatchNormalization, LayerNormalization or
+            GroupNormalization behind it, and with all channels that must be pruned together with it (a dependency group, through a residual
             sum for instance). Each group counts once, and the sparsity is the fraction of groups.
             Channels that must stay, such as the model's outputs, are not counted. See
             `prospr_ops.pruning.channels.groups` for the scores.
@@ -150,10 +172,11 @@ def prune(
     """
     start = time.perf_counter()
     settings = Settings.among(locals())
-    check_real("sparsity", sparsity, below=1.0)
-    choose("scope", scope, CHOICES["scope"])
-    min_keep = check_integer("min_keep", min_keep, at_least=0)
-    target = Target(float(sparsity), scope, min_keep)
+    if rounds is not None:
+        rounds = check_integer("rounds", rounds, at_least=1)
+    target = Target.of(
+        sparsity=sparsity, flops=flops, scope=scope, pattern=pattern, min_keep=min_keep
+    )
     scored = run_scoring(
         Scoring(
             model=model,
@@ -165,28 +188,29 @@ def prune(
             strategy=strategy,
             settings=settings,
             target=target,
+            rounds=rounds,
         ),
         data,
         show_progress=bool(verbose),
     )
-    masks = target.masks(scored.scores, scored.channels)
+    masks, kept, channels = scored.masks, scored.kept, scored.channels
     result = PruneResult(
         masks=PackedMasks(masks),
         scores=scored.scores,
-        sparsity=float(sparsity),
-        settings={
-            **scored.settings,
-            "scope": scope,
-            "sparsity": float(sparsity),
-            "min_keep": min_keep,
-        },
+        sparsity=_pruned_fraction(kept) if target.sparsity is None else target.sparsity,
+        settings={**scored.settings, **target.record()},
         losses=scored.losses,
         estimators=scored.estimators,
         seconds=time.perf_counter() - start,
         uses=weight_uses(model, scored.inputs),
         input_shape=scored.sample_shape,
         left_out=left_out_weights(model, masks) if prunable is None else {},
-        shrunk={} if scored.channels is None else scored.channels.shrunk_sizes(masks),
+        shrunk={} if channels is None else channels.shrunk_sizes(masks),
+        pruned_groups=(
+            {}
+            if channels is None
+            else {path: np.flatnonzero(~groups).tolist() for path, groups in kept.items()}
+        ),
     )
     if not allow_empty:
         _check_connected(model, masks, scored)
@@ -195,6 +219,12 @@ def prune(
     if verbose:
         result.summary()
     return result
+
+
+def _pruned_fraction(kept: Masks) -> float:
+    """Fraction that is not kept."""
+    size = sum(mask.size for mask in kept.values())
+    return 1 - sum(int(np.count_nonzero(mask)) for mask in kept.values()) / size
 
 
 def _check_connected(model: keras.Model, masks: Masks, scored: Scored) -> None:
@@ -250,8 +280,7 @@ def score(
             draw one. Arrays are shuffled. None for methods "synflow", "magnitude" and "random".
         method: Pruning criterion: "exact" (ProsPr's meta-gradient as in the paper; keeps one copy of
             the weights per step), "diagonal" (ProsPr with the streamed diagonal), "first_order"
-            (ProsPr's first-order variant), "snip", "grasp", "synflow" (in 100 iterations),
-            "magnitude" or "random".
+            (ProsPr's first-order variant), "snip", "grasp", "synflow", "magnitude" or "random".
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
             "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
@@ -270,8 +299,8 @@ def score(
             (and the draws of dropout). The loss must be a mean over independent samples.
         structure: "weight" for single weights, or "channel" for whole output channels and units of
             functional and Sequential models, which `shrink` can then remove. A channel is pruned
-            with its bias, with the gamma and beta of the BatchNormalization behind it, and with all
-            channels that must be pruned together with it (a dependency group, through a residual
+            with its bias, with the gamma and beta of the BatchNormalization, LayerNormalization or
+            GroupNormalization behind it, and with all channels that must be pruned together with it (a dependency group, through a residual
             sum for instance). Each group counts once, and the sparsity is the fraction of groups.
             Channels that must stay, such as the model's outputs, are not counted. See
             `prospr_ops.pruning.channels.groups` for the scores.
@@ -305,7 +334,7 @@ def score(
         Scores by variable path, for `select`: the logarithm of each weight's score, float32
         (float64 for float64 weights), where larger is more important and −inf is least. The scores
         of "grasp" are signed numbers, not logarithms; larger is more important. Those of "synflow"
-        are the whole model's, its first iteration: only `prune`, which knows the sparsity, runs the
+        are the whole model's, its first round: only `prune`, which knows the sparsity, runs the
         others. With structure="channel", float64 vectors with one element per group of channels, by
         the path of the first kernel that makes the group; `channel_masks` takes the masks that
         `select` makes of them.

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from prospr_ops.methods import method_label
+from prospr_ops.pruning.arrays import Scores
 from prospr_ops.pruning.mask_files import PackedMasks, read_masks, write_masks
-from prospr_ops.pruning.selection import Scores
 from prospr_ops.pruning.summary import layer_rows
 from prospr_ops.utils.tables import Rows, html_table, percent, rich_table
 
@@ -25,7 +25,8 @@ class PruneResult:
             biases, gammas and betas.
         scores: Array of log-scores by variable path, from which the masks were selected, as `score`
             returns them; larger is more important. For "synflow", those of the last iteration.
-        sparsity: The fraction that was asked for.
+        sparsity: The fraction of weights (or groups of channels) to prune that was asked for; what
+            came of it where `flops` or the scope alone said how much.
         settings: The options of the run, including the seed (but not `loss`, `prunable` and
             `allow_empty`), and the number of replicas.
         losses: Loss of each prospect step and of the final batch; empty for methods without data.
@@ -39,6 +40,8 @@ class PruneResult:
             variable path; empty without structure="channel".
         left_out: Large trainable matrices that are not prunable by default, by variable path: shape,
             number of weights and class of the layer; empty if `prunable` was given.
+        pruned_groups: Numbers of the groups of channels that were pruned, by path as in `scores`;
+            empty without structure="channel".
         input_shape: Shape of one sample, for a model with one input; None if it is unknown.
 
     Examples:
@@ -59,6 +62,7 @@ class PruneResult:
     input_shape: tuple[int, ...] | None = None
     shrunk: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    pruned_groups: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
@@ -79,8 +83,14 @@ class PruneResult:
 
     def rows(self) -> Rows:
         """The table of `summary`, as cells."""
+        flops, pattern = self.settings.get("flops"), self.settings.get("pattern")
+        budget = f"{percent(self.sparsity)} sparsity"
+        if flops is not None:
+            budget = f"{percent(flops)} of the FLOPs"
+        if pattern is not None:
+            budget += f", pattern {pattern}"
         title = (
-            f"{method_label(self.settings['method'])}, {percent(self.sparsity)} sparsity: "
+            f"{method_label(self.settings['method'])}, {budget}: "
             f"{self.kept:,} of {self.weights:,} weights kept"
         )
         probes = self.settings.get("probes", 1)
@@ -167,7 +177,10 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         TypeError: An entry has another type.
     """
     # Files of earlier versions have none of these.
-    record = {"uses": {}, "shrunk": {}, "left_out": {}, "input_shape": None, **record}
+    later: dict[str, dict[str, Any]] = {
+        name: {} for name in ("uses", "shrunk", "left_out", "pruned_groups")
+    }
+    record = {**later, "input_shape": None, **record}
     number = (int, float)
     for name, kind, element in (
         ("sparsity", number, None),
@@ -178,6 +191,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         ("uses", dict, int),
         ("shrunk", dict, int),
         ("left_out", dict, str),
+        ("pruned_groups", dict, list),
         ("input_shape", (list, type(None)), int),
     ):
         value = record[name]

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prospr_ops.data.batches import checked, endless_batches
 from prospr_ops.methods import METHODS, Method
-from prospr_ops.methods.engine.checkpoint import Checkpoint, description
+from prospr_ops.methods.engine.checkpoint import Checkpoint, Round, description
 from prospr_ops.methods.engine.distribution import MIRRORED, Replicas, shared_by, strategy_for
 from prospr_ops.methods.engine.microbatches import shareable, splittable
 from prospr_ops.methods.engine.problem import Found, Problem
@@ -24,40 +24,23 @@ from prospr_ops.network.restore import preserved
 from prospr_ops.network.second_derivatives import NoSecondDerivative
 from prospr_ops.network.tracing import run_as_fit
 from prospr_ops.network.weights import Prunable, prunable_weights
+from prospr_ops.pruning.arrays import Kernels, Masks, Scores
 from prospr_ops.pruning.channels.groups import ChannelGroups
-from prospr_ops.pruning.flops import input_specs
-from prospr_ops.pruning.masks import mask_of
-from prospr_ops.pruning.selection import Masks, Scores, select
+from prospr_ops.pruning.flops import input_specs, weight_uses
+from prospr_ops.pruning.kernels import kernels_of
+from prospr_ops.pruning.rounds import Rounds, check_rounds
+from prospr_ops.pruning.selection import check_selectable, kept_of
+from prospr_ops.pruning.target import Target
 from prospr_ops.utils.checks import choose
 from prospr_ops.utils.settings import CHOICES, Settings
-
-
-@dataclass(frozen=True)
-class Target:
-    """How to select weights; the options are those of `prospr_ops.prune`."""
-
-    sparsity: float
-    scope: str
-    min_keep: int
-
-    def masks(
-        self, scores: Scores, channels: ChannelGroups | None, sparsity: float | None = None
-    ) -> Masks:
-        """Masks of weights at the target's sparsity, or at an intermediate one."""
-        masks = select(
-            scores,
-            self.sparsity if sparsity is None else sparsity,
-            self.scope,
-            min_keep=self.min_keep,
-        )
-        return masks if channels is None else channels.masks(masks)
 
 
 @dataclass(frozen=True)
 class Scoring:
     """A request to score; the options are those of `prospr_ops.prune`.
 
-    `target` is None if no selection follows, as in `prospr_ops.score`.
+    `target` is None if no selection follows, as in `prospr_ops.score`, in a single round; `rounds` is
+    None for the method's own number.
     """
 
     model: keras.Model
@@ -69,13 +52,19 @@ class Scoring:
     strategy: tf.distribute.Strategy | None
     settings: Settings
     target: Target | None = None
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The result of scoring: the scores to select from, and the record of the run."""
+    """The result of scoring, and of selecting if there is a target, with the record of the run.
+
+    The scores are those of the last round.
+    """
 
     scores: Scores
+    kept: Masks  # of what is scored, weights or channels; none without a target
+    masks: Masks  # of variables; none without a target
     settings: dict[str, Any]
     losses: tuple[float, ...]
     estimators: dict[str, str]
@@ -97,14 +86,16 @@ class Scored:
 
 
 def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
-    """Scores a model and leaves it unchanged.
+    """Scores a model, and selects if there is a target, in rounds; leaves the model unchanged.
 
     1. `_resolve`: check the options; find method, loss, weights or channels, and strategy.
     2. `_open_checkpoint`: read the state of a killed run, if there is one.
     3. `_draw_batches`: make batches of the data, with all checks that the run needs.
-    4. The method scores the weights (`prospr_ops.methods`).
-    5. `_scores_to_select_from`: sum the scores over channels, put what is pruned already last,
+    4. `Rounds.begin`: set the model to the state in which a round finds it.
+    5. The method scores the weights (`prospr_ops.methods`).
+    6. `_scores_to_select_from`: sum the scores over channels, put what is pruned already last,
        and refuse NaN.
+    7. `kept_of`: what is kept; on with the next round at 4, with fresh batches.
 
     Raises:
         TypeError: An argument has the wrong type, as in `prospr_ops.prune`.
@@ -115,20 +106,23 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     checkpoint = _open_checkpoint(asked, run)
     settings, target, model = asked.settings, asked.target, asked.model
     first: list[Any] = []
-    dead = _dead(run)
     with (
         shared_by(run.strategy, model) as replicas,
         preserved(model),
         run_as_fit(model),
-        _progress(asked.method, *_work(run, target, show_progress)) as (advance, say),
+        _progress(asked.method, *_work(run, show_progress)) as (advance, say),
     ):
         if replicas is not None:
-            settings = _agreed(replicas, settings, (asked.method, asked.structure, target), run)
+            others = (asked.method, asked.structure, target, run.rounds)
+            settings = _agreed(replicas, settings, others, run)
         batches: Iterator[Batch] = iter(())
         if run.passes:
             batches = _draw_batches(data, run.objective, settings, replicas, first)
         if checkpoint is not None:
             batches = checkpoint.watch(batches)
+        rounds = Rounds(model, run.weights, run.channels, run.rounds)
+        if target is not None and asked.rounds is not None:
+            check_rounds(asked.rounds, rounds.size, rounds.alive, target)
         problem = Problem(
             objective=run.objective,
             weights=run.weights,
@@ -136,26 +130,25 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             settings=settings,
             advance=advance,
             signed=run.channels is not None,
-            held=_held(model),
-            sparsity=None if target is None else target.sparsity,
-            rounds=run.method.rounds,
-            mask=lambda found, sparsity: _mask_variables(
-                run, target, found, sparsity, settings, dead
-            ),
+            held=rounds.held,
+            rounds=run.rounds,
             checkpoint=checkpoint,
             say=say,
         )
-        found = _found(run.method, problem)
-        scores = _scores_to_select_from(run, found, settings, dead)
+        with _second_derivatives_named(run.method):
+            scores, kept, found = _in_rounds(run, problem, rounds, target, first)
         if replicas is not None:
             replicas.check_same("the scores", *scores.values())
     return Scored(
         scores,
+        kept,
+        rounds.masks(kept) if kept else {},
         {
             "method": asked.method,
             **asdict(settings),
             "structure": asked.structure,
             "replicas": run.strategy.num_replicas_in_sync,
+            **({} if target is None else {"rounds": run.rounds}),
         },
         found.losses,
         found.estimators,
@@ -172,18 +165,22 @@ class _Run:
 
     Attributes:
         method: The method's row of `METHODS`.
-        passes: Number of passes over a batch that the method makes.
+        rounds: Number of rounds.
+        passes: Number of passes over a batch that the method makes in a round.
         objective: The loss, with its model.
         weights: Variables that get a score, by path.
         channels: The groups of channels, for structure="channel"; else None.
+        kernels: What the selection has to know of them.
         strategy: The strategy whose replicas share the batches, or None.
     """
 
     method: Method
+    rounds: int
     passes: int
     objective: Objective
     weights: dict[str, Any]
     channels: ChannelGroups | None
+    kernels: Kernels
     strategy: tf.distribute.Strategy
 
 
@@ -205,36 +202,44 @@ def _resolve(asked: Scoring) -> _Run:
         weights = channels.weights()
     else:  # the method scores channels directly, not as sums over weights
         weights = channels.placeholders()
+    kernels = Kernels(channels=channels, signed=method.signed)
+    if asked.target is not None:
+        kernels = _selectable(asked.target, kernels, model, weights)
     passes = method.passes(settings.steps)
     objective = Objective.of(model, asked.loss) if passes else Objective(model, None)
     strategy = strategy_for(model, asked.strategy)
-    return _Run(method, passes, objective, weights, channels, strategy)
+    rounds = 1
+    if asked.target is not None:
+        rounds = method.rounds if asked.rounds is None else asked.rounds
+    return _Run(method, rounds, passes, objective, weights, channels, kernels, strategy)
 
 
-def _held(model: keras.Model) -> dict[int, tf.Tensor]:
-    """The masks that the model has already, by the id of the variable that holds the weight."""
-    masks = {id(v.value): mask_of(v) for v in model.trainable_variables}
-    return {key: tf.constant(mask) for key, mask in masks.items() if mask is not None}
+def _selectable(
+    target: Target, kernels: Kernels, model: keras.Model, weights: Mapping[str, Any]
+) -> Kernels:
+    """What the selection has to know, as far as it is known before the first batch.
 
-
-def _dead(run: _Run) -> dict[str, np.ndarray]:
-    """Where weights, or channels, are pruned already, by path; without those where nothing is.
-
-    A weight is, if a mask says so, or if it is zero and others of its array are not.
+    Raises:
+        ValueError: The target does not fit what will be scored.
     """
-    if run.channels is not None:
-        return run.channels.without_kernels(
-            {p: mask_of(m.variable) for p, m in run.channels.members.items()}
-        )
-    dead = {}
-    for path, variable in run.weights.items():
-        values, mask = variable.numpy(), mask_of(variable)
-        gone = (values == 0) & bool(values.any())
-        if mask is not None:
-            gone |= ~mask
-        if gone.any():
-            dead[path] = gone
-    return dead
+    if kernels.channels is None:
+        shapes = {path: tuple(variable.shape) for path, variable in weights.items()}
+        found = kernels_of(model, shapes, target)
+        kernels = replace(kernels, axes=found.axes, uses=found.uses)
+    else:
+        shapes = {path: groups.shape for path, groups in kernels.channels.groups.items()}
+        if target.flops is not None:
+            kernels = replace(kernels, uses=weight_uses(model))
+    if target.flops is None or input_specs(model) is not None:
+        check_selectable(shapes, target, kernels)
+    return kernels
+
+
+def _with_uses(kernels: Kernels, target: Target, model: keras.Model, first: list[Any]) -> Kernels:
+    """What the selection has to know, where the first batch tells what the model takes."""
+    if target.flops is None or kernels.uses or not first:
+        return kernels
+    return replace(kernels, uses=weight_uses(model, input_specs(model, first[0])))
 
 
 def _open_checkpoint(asked: Scoring, run: _Run) -> Checkpoint | None:
@@ -249,14 +254,16 @@ def _open_checkpoint(asked: Scoring, run: _Run) -> Checkpoint | None:
     if asked.checkpoint is None or not run.passes:
         return None
     facts = {"method": asked.method, **asdict(asked.settings), "structure": asked.structure}
+    if run.rounds > 1 and asked.target is not None:  # what a round finds depends on them
+        facts |= {"rounds": run.rounds, **asked.target.record()}
     return Checkpoint(asked.checkpoint, description(run.objective, run.weights, facts))
 
 
-def _work(run: _Run, target: Target | None, show: bool) -> tuple[int, str]:
+def _work(run: _Run, show: bool) -> tuple[int, str]:
     """Total and unit of the progress bar; a total of 0 for no bar."""
     if run.passes:
-        return run.passes if show else 0, "batches"
-    return run.method.rounds - 1 if show and target is not None else 0, "rounds"
+        return run.rounds * run.passes if show else 0, "batches"
+    return run.rounds if show and run.rounds > 1 else 0, "rounds"
 
 
 def _agreed(replicas: Replicas, settings: Settings, others: object, run: _Run) -> Settings:
@@ -293,14 +300,15 @@ def _draw_batches(
         yield batch
 
 
-def _found(method: Method, problem: Problem) -> Found:
-    """What the method finds.
+@contextmanager
+def _second_derivatives_named(method: Method) -> Iterator[None]:
+    """Says which methods still work where TensorFlow has no second derivative.
 
     Raises:
-        ValueError: It needs a second derivative that TensorFlow does not have.
+        ValueError: The method needs one that TensorFlow does not have.
     """
     try:
-        return method.scores(problem)
+        yield
     except NoSecondDerivative as error:
         others = [f"'{one.name}'" for one in METHODS.values() if not one.second_derivatives]
         msg = (
@@ -310,22 +318,35 @@ def _found(method: Method, problem: Problem) -> Found:
         raise ValueError(msg) from error
 
 
-def _mask_variables(
-    run: _Run,
-    target: Target | None,
-    found: Found,
-    sparsity: float,
-    settings: Settings,
-    dead: Mapping[str, np.ndarray],
-) -> None:
-    """Sets to zero the weights that these scores prune at this sparsity."""
-    if target is None:
-        return
-    scores = _scores_to_select_from(run, found, settings, dead)
-    for path, kept in target.masks(scores, run.channels, sparsity).items():
-        members = run.channels and run.channels.members
-        variable = members[path].variable if members else run.weights[path]
-        variable.assign(tf.where(kept, variable.value, tf.zeros_like(variable.value)))
+def _in_rounds(
+    run: _Run, problem: Problem, rounds: Rounds, target: Target | None, first: list[Any]
+) -> tuple[Scores, Masks, Found]:
+    """Scores, and selects if there is a target, as often as there are rounds.
+
+    Returns:
+        The scores of the last round, what is kept of what was scored, and what the method found,
+        with the losses of all rounds.
+    """
+    score, checkpoint = run.method.scorer(problem), problem.checkpoint
+    begun = Round() if checkpoint is None else checkpoint.resume_round()
+    losses, kept, kernels = begun.losses, begun.kept, run.kernels
+    for _ in range(begun.number * run.passes):
+        problem.advance()
+    for number in range(begun.number, run.rounds):
+        if number > 0:
+            rounds.begin(number, kept)
+        found = score(number)
+        losses = [*losses, *found.losses]
+        scores = _scores_to_select_from(run, found, problem.settings, rounds.dead)
+        if target is not None:
+            kernels = _with_uses(kernels, target, problem.objective.model, first)
+            aim = target.at((number + 1) / run.rounds, rounds.alive)
+            kept = kept_of(rounds.ranked(scores), aim, kernels)
+        if not run.passes:
+            problem.advance()
+        if checkpoint is not None and number + 1 < run.rounds:
+            checkpoint.begin_round(number + 1, losses, kept)
+    return scores, dict(kept), replace(found, losses=tuple(losses))
 
 
 def _scores_to_select_from(

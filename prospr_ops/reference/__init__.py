@@ -22,9 +22,15 @@ from prospr_ops.reference.normalisation import (
     batch_norm_gradient,
     batch_norm_second_gradient,
 )
+from prospr_ops.reference.patterns import best_n_of_m, block_sums
 from prospr_ops.reference.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
-from prospr_ops.reference.selection import select
+from prospr_ops.reference.selection import (
+    erk_shares,
+    select,
+    select_by_share,
+    select_within,
+)
 from prospr_ops.reference.sparse_convolution import (
     sparse_conv,
     sparse_conv_filter_gradient,
@@ -36,10 +42,13 @@ __all__ = [
     "batch_norm",
     "batch_norm_gradient",
     "batch_norm_second_gradient",
+    "best_n_of_m",
+    "block_sums",
     "conv_curvature",
     "dense_curvature",
     "diagonal_scores",
     "embedding_curvature",
+    "erk_shares",
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
@@ -52,6 +61,8 @@ __all__ = [
     "pooled_conv_curvature",
     "pooled_conv_input_gradient",
     "select",
+    "select_by_share",
+    "select_within",
     "sparse_conv",
     "sparse_conv_filter_gradient",
     "sparse_conv_input_gradient",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from prospr_ops.pruning.selection import Masks, Scores
+from prospr_ops.pruning.arrays import Masks, Scores
 
 
 def overlap(masks: Sequence[Masks]) -> npt.NDArray[np.float64]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from prospr_ops.methods import METHODS
+from prospr_ops.pruning.arrays import Masks
 from prospr_ops.pruning.result import PruneResult
-from prospr_ops.pruning.selection import Masks, select
+from prospr_ops.pruning.selection import select
 from prospr_ops.reporting import figures
 from prospr_ops.reporting.agreement import overlap, spearman
 from prospr_ops.reporting.settings_table import result_labels, settings_rows
@@ -183,7 +184,12 @@ def _kept_scores(result: PruneResult) -> Masks:
     """Which of the scores belong to kept weights or channels."""
     if not _by_channel(result):
         return dict(result.masks)
-    settings = result.settings
+    if result.pruned_groups:
+        return {
+            path: ~np.isin(np.arange(values.size), result.pruned_groups.get(path, []))
+            for path, values in result.scores.items()
+        }
+    settings = result.settings  # of a file of 0.1.0
     return select(
         result.scores,
         result.sparsity,

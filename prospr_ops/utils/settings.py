@@ -12,7 +12,7 @@ from prospr_ops.utils.checks import check_integer, check_real, choose
 # What options that name something accept.
 CHOICES = {
     "curvature": ("auto", "ggn", "ggn_mc", "hutchinson", "row_sum"),
-    "scope": ("global", "layer"),
+    "scope": ("global", "layer", "erk"),
     "structure": ("weight", "channel"),
 }
 

@@ -659,3 +659,60 @@ def test_version(capsys):
         cli.main(["--version"])
     assert end.value.code == 0
     assert capsys.readouterr().out == f"prospr {po.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ("--flops 0.2", None),
+        ("--sparsity 0.5 --scope erk", 135),
+        ("--layer *dense*/kernel=0.75 --layer *conv2d*=0.5", 54 // 2 + (192 + 24) // 4),
+        ("--sparsity 0.5 --layer *conv2d*=0.25", 135),
+        ("--pattern 1:2 --prunable *dense*/kernel", 108),
+        ("--pattern 2x1 --sparsity 0.5 --prunable *dense*/kernel", 108),
+    ],
+)
+@pytest.mark.usefixtures("files")
+def test_prune_to_budgets_and_patterns(options, kept):
+    run(f"prune model.keras --data data.npz --seed 1 --out masks.npz a.json {options}")
+    result = po.PruneResult.load("masks.npz")
+    assert kept is None or result.kept == kept
+    written = json.loads(Path("a.json").read_text())
+    assert written["settings"]["scope"] == result.settings["scope"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "pass exactly one of sparsity and flops"),
+        ("--flops 2", "flops must be above 0 and at most 1, not 2.0"),
+        ("--flops 0.5 --sparsity 0.5", "two budgets"),
+        ("--pattern 2-4", "pattern must be n:m"),
+        ("--pattern 4:2", "prunes nothing"),
+        ("--pattern 2:4 --sparsity 0.9", "which is not sparsity 0.9"),
+        ("--sparsity 0.5 --scope block", "scope must be one of"),
+        ("--layer a=1", "the sparsity of 'a' in scope must be at least 0 and less than 1"),
+    ],
+)
+def test_budgets_are_checked_before_tensorflow_is_imported(options, message, monkeypatch, capfd):
+    monkeypatch.delattr(parser, "_start_tensorflow")
+    command = f"prune model.keras --data data.npz --out out.keras {options}"
+    assert cli.main(command.split()) == 2
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--scope layer --layer a=0.5", "--scope and --layer contradict each other"),
+        ("--layer a=0.5 --scope layer", "--scope and --layer contradict each other"),
+        ("--layer a", "must be PATH=X"),
+        ("--layer =0.5", "must be PATH=X"),
+        ("--layer a=half", "must be PATH=X"),
+    ],
+)
+def test_layers_are_pairs_and_no_scope(options, message, capsys):
+    command = f"prune model.keras --data data.npz --sparsity 0.5 --out out.keras {options}"
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(command.split())
+    assert message in capsys.readouterr().err

@@ -320,7 +320,7 @@ def _nan_x():
         ({"min_keep": -1}, ValueError, "min_keep must be at least 0, not -1"),
         ({"min_keep": 1.5}, TypeError, "min_keep must be an integer, not float"),
         ({"min_keep": 30}, ValueError, "min_keep=30 keeps .* weights, but sparsity 0.5 leaves"),
-        ({"scope": "block"}, ValueError, "scope must be one of 'global', 'layer', not 'block'"),
+        ({"scope": "block"}, ValueError, "scope must be one of 'global', 'layer', 'erk', not"),
         (
             {"structure": "row"},
             ValueError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from prospr_ops.cli.comparison.training import Training
@@ -19,7 +19,7 @@ CONTROLS = {"shuffled": "shuffled", "reinit": "new weights"}
 
 # The names in `Cell.identity`.
 IDENTITY = (
-    "model", "dataset", "method", "steps", "learning_rate", "batch_size", "sparsity", "seed",
+    "model", "dataset", "method", "steps", "rounds", "learning_rate", "batch_size", "sparsity", "seed",
     *(f"training_{field.name}" for field in fields(Training)), "validation",
 )  # fmt: skip
 
@@ -32,15 +32,17 @@ class Contender:
         method: A pruning method's name, or "dense" for the network that is not pruned.
         steps: Prospect steps; None for a method that takes none.
         control: "shuffled" or "reinit" for a sanity check of the method's masks, else "".
+        rounds: Rounds of pruning; None for the method's own number.
     """
 
     method: str
     steps: int | None = None
     control: str = ""
+    rounds: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Contender:
-        """Reads "[control:]method[:steps]", such as "exact:100" or "shuffled:exact:100".
+        """Reads "[control:]method[:steps][@rounds]", such as "exact:100" or "shuffled:exact:3@5".
 
         A method that takes steps takes 3 unless told otherwise.
 
@@ -50,25 +52,31 @@ class Contender:
         control, _, rest = text.partition(":")
         if control not in CONTROLS:
             control, rest = "", text
+        rest, at, count = rest.partition("@")
         method, _, number = rest.partition(":")
         choose("the method of a contender", method, [*METHODS, DENSE])
         if control and method == DENSE:
             msg = f"the dense network has no masks, so there is no {text!r}"
             raise ValueError(msg)
-        if not _takes_steps(method):
-            if number:
-                msg = f"{method} takes no steps, so {text!r} cannot have {number}"
-                raise ValueError(msg)
-            return cls(method, None, control)
-        if number and not number.isdecimal():
-            msg = f"a contender is [control:]method[:steps], such as exact:100, not {text!r}"
+        if number and not _takes_steps(method):
+            msg = f"{method} takes no steps, so {text!r} cannot have {number}"
             raise ValueError(msg)
-        return cls(method, int(number or 3), control)
+        if at and method == DENSE:
+            msg = f"the dense network is not pruned, so {text!r} cannot have rounds"
+            raise ValueError(msg)
+        if (number and not number.isdecimal()) or (at and not (count.isdecimal() and int(count))):
+            msg = (
+                f"a contender is [control:]method[:steps][@rounds], such as exact:3@5, not {text!r}"
+            )
+            raise ValueError(msg)
+        steps = int(number or 3) if _takes_steps(method) else None
+        return cls(method, steps, control, int(count) if at else None)
 
     def __str__(self) -> str:
         """The form that `parse` reads."""
         parts = [self.control, self.method, "" if self.steps is None else str(self.steps)]
-        return ":".join(part for part in parts if part)
+        text = ":".join(part for part in parts if part)
+        return text if self.rounds is None else f"{text}@{self.rounds}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,7 @@ class Cell:
             "dataset": self.dataset,
             "method": f"{control}:{self.contender.method}" if control else self.contender.method,
             "steps": self.contender.steps,
+            "rounds": self.contender.rounds,
             "learning_rate": self.pruning.learning_rate if self.contender.steps else None,
             "batch_size": self.pruning.batch_size if prospect else None,
             "sparsity": self.sparsity,
@@ -143,9 +152,9 @@ def grid(
     dataset: str = "mnist",
 ) -> list[Cell]:
     """All cells, seed after seed; those which share their scores follow each other."""
-    by_scores: dict[tuple[str, int | None], list[Contender]] = {}
+    by_scores: dict[Contender, list[Contender]] = {}
     for contender in dict.fromkeys(contenders):
-        by_scores.setdefault((contender.method, contender.steps), []).append(contender)
+        by_scores.setdefault(replace(contender, control=""), []).append(contender)
     return [
         Cell(model, contender, sparsity, seed, pruning, training, validation, dataset)
         for seed in seeds

@@ -69,6 +69,8 @@ def contender_label(record: Mapping[str, Any], *, with_rate: bool = False) -> st
     parts = [method_label(method)]
     if record["steps"] is not None:
         parts.append(f"M = {record['steps']}")
+    if record.get("rounds") is not None:  # which journals of earlier versions do not have
+        parts.append(f"{record['rounds']} rounds")
     if with_rate and record["learning_rate"] is not None:
         parts.append(f"α = {record['learning_rate']:g}")
     if control:

@@ -52,7 +52,7 @@ def compare(
     Args:
         path: The journal, a file of JSON lines; created if there is none.
         model: Name of a LeNet in `prospr_ops.models`.
-        contenders: Each "[control:]method[:steps]", with a method of `prospr_ops.prune` or "dense".
+        contenders: Each "[control:]method[:steps][@rounds]", with a method of `prospr_ops.prune` or "dense".
             Control "shuffled" shuffles the method's masks within each layer, "reinit" trains them
             on newly drawn weights: a method that is no better than these has only found how many
             weights each layer needs.
@@ -114,8 +114,7 @@ def compare(
 def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
     # A job is what shares its scores, so that they are made once.
     jobs = [
-        list(job)
-        for _, job in groupby(cells, lambda c: (c.seed, c.contender.method, c.contender.steps))
+        list(job) for _, job in groupby(cells, lambda c: (c.seed, replace(c.contender, control="")))
     ]
     already = len(journal.read(path))
     failures: list[str] = []

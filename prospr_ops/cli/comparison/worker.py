@@ -20,8 +20,10 @@ from prospr_ops.cli.comparison import journal
 from prospr_ops.cli.comparison.cells import DENSE, Cell
 from prospr_ops.cli.comparison.training import error_percent, train
 from prospr_ops.data.datasets import DATASETS, Dataset
+from prospr_ops.methods import METHODS
 from prospr_ops.pruning.api import prune, score
-from prospr_ops.pruning.selection import Masks, Scores, select
+from prospr_ops.pruning.arrays import Masks, Scores
+from prospr_ops.pruning.selection import select
 from prospr_ops.sparse.network import SparseNetwork
 from prospr_ops.utils.build import build_info
 
@@ -113,8 +115,9 @@ def _masks(cell: Cell) -> Masks:
     if cell.contender.method == DENSE:
         return {}
     uncontrolled = replace(cell, contender=replace(cell.contender, control=""))
-    if cell.contender.method == "synflow":
-        masks = _pruned(uncontrolled)  # in iterations, on the way to its sparsity
+    rounds = cell.contender.rounds
+    if (METHODS[cell.contender.method].rounds if rounds is None else rounds) > 1:
+        masks = _pruned(uncontrolled)  # the rounds are on the way to its sparsity
     else:
         # That a method empties a layer is one of the things to find out.
         masks = select(_scores(replace(uncontrolled, sparsity=0.0)), cell.sparsity)
@@ -127,7 +130,7 @@ def _masks(cell: Cell) -> Masks:
 def _pruned(cell: Cell) -> Masks:
     """The masks of `prune`."""
     model, data, options = _options(cell)
-    options.update(sparsity=cell.sparsity, allow_empty=True)
+    options.update(sparsity=cell.sparsity, rounds=cell.contender.rounds, allow_empty=True)
     return dict(prune(model, data, **options).masks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -18,12 +20,12 @@ import numpy as np
 import tensorflow as tf
 
 from prospr_ops.network.loss import Batch, Objective
-from prospr_ops.utils.archives import open_archive, write_archive
+from prospr_ops.utils.archives import open_archive, packed, unpacked, write_archive
 from prospr_ops.utils.build import build_info
 from prospr_ops.utils.files import replacing
 
 _FORMAT = "prospr_ops checkpoint"
-_VERSION = 1
+_VERSION = 2
 # Largest share of the run's time that writing may take.
 _SHARE = 0.05
 # Checkpoints of finished runs, within `held`; else None.
@@ -100,7 +102,7 @@ def _digest_of_config(thing: Any) -> str:
 
 
 class Progress(NamedTuple):
-    """How far a run has come.
+    """How far a round of a run has come.
 
     Attributes:
         done: Number of finished steps.
@@ -111,6 +113,22 @@ class Progress(NamedTuple):
     done: int
     losses: list[float]
     estimators: dict[str, str]
+
+
+class Round(NamedTuple):
+    """What a round begins with.
+
+    Attributes:
+        number: Its number, from 0.
+        batches: Number of batches that were drawn before it.
+        losses: Losses of all rounds before it.
+        kept: What these rounds kept: boolean array by path.
+    """
+
+    number: int = 0
+    batches: int = 0
+    losses: Sequence[float] = ()
+    kept: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Checkpoint:
@@ -135,11 +153,12 @@ class Checkpoint:
         self._drawn = 0
         self._digest = hashlib.sha256()
         self._due = 0.0
+        self._round = Round()
         self._found: dict[str, Any] | None = None
         if path.exists():
             with path.open("rb") as file, self._opened(file) as (header, _):
                 # Read one by one, so that a missing entry is found here.
-                names = ("facts", "done", "batches", "digest", "losses", "estimators")
+                names = ("facts", "done", "batches", "digest", "losses", "estimators", "round")
                 self._found = {name: header[name] for name in names}
             self._refuse_another(self._found["facts"])
 
@@ -188,25 +207,62 @@ class Checkpoint:
     def _seen(self) -> str:
         return self._digest.hexdigest()
 
-    def resume(self, state: Sequence[tf.Variable], losses: Sequence[float]) -> Progress:
-        """Brings a run to the point that the killed run reached, if there was one.
+    def resume_round(self) -> Round:
+        """The round in which the killed run ended, or the first; draws the batches before it.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: The file is damaged, or the batches differ.
+        """
+        if self._found is None:
+            return self._round
+        with self._path.open("rb") as file, self._opened(file) as (_, arrays):
+            number, batches, losses, shapes = self._found["round"]
+            kept = {
+                path: unpacked(arrays[f"kept/{index}"], shape)
+                for index, (path, shape) in enumerate(shapes.items())
+            }
+        self._round = Round(number, batches, losses, kept)
+        while self._drawn < batches:
+            next(self._batches)
+        return self._round
+
+    def begin_round(
+        self, number: int, losses: Sequence[float], kept: Mapping[str, np.ndarray]
+    ) -> None:
+        """Begins a round after the first, and writes what it begins with, as `save` would.
+
+        Args:
+            number: Number of the round, from 0.
+            losses: Losses of all rounds before.
+            kept: What they kept: boolean array by path.
+
+        Raises:
+            OSError: The file cannot be written; the previous one is unchanged.
+        """
+        self._round = Round(number, self._drawn, losses, kept)
+        self.save(Progress(0, [], {}), [])
+
+    def resume(self, state: Sequence[tf.Variable], losses: Sequence[float]) -> Progress | None:
+        """Brings a round to the point that the killed run reached, if it ended in the same round.
 
         It also draws the batches that the killed run had drawn.
 
         Args:
             state: Variables to set to the values that `save` was given.
-            losses: Losses of the batches so far; if there are any, those in the file must be equal.
+            losses: Losses of the round's batches so far; if there are any, those in the file must be
+                equal.
 
         Returns:
-            How far the killed run came; no steps if there was none.
+            How far the killed run came; None if it had not finished a step of this round.
 
         Raises:
             OSError: The file cannot be read.
             ValueError: The file is damaged, or the batches or losses differ.
         """
         found = self._found
-        if found is None:
-            return Progress(0, list(losses), {})
+        if found is None or found["round"][0] != self._round.number or not found["done"]:
+            return None
         while self._drawn < found["batches"]:
             next(self._batches)
         if losses and losses != found["losses"]:
@@ -224,13 +280,13 @@ class Checkpoint:
         return Progress(found["done"], list(found["losses"]), dict(found["estimators"]))
 
     def save(self, progress: Progress, state: Sequence[tf.Variable]) -> None:
-        """Writes the state after a step, unless it was written a short while ago.
+        """Writes the state after a step of a round, unless it was written a short while ago.
 
         Writing takes at most a twentieth of the run's time, so a killed run loses at most the
         current step and twenty times the time of one write.
 
         Args:
-            progress: How far the run has come.
+            progress: How far the round has come.
             state: Variables from which the run can continue.
 
         Raises:
@@ -245,9 +301,17 @@ class Checkpoint:
             "facts": self._facts,
             "batches": self._drawn,
             "digest": self._seen(),
+            "round": [
+                *self._round[:3],
+                {path: list(mask.shape) for path, mask in self._round.kept.items()},
+            ],
             **progress._asdict(),
         }
-        arrays = ((f"state/{number}", values.numpy()) for number, values in enumerate(state))
+        masks = enumerate(self._round.kept.values())
+        arrays = itertools.chain(
+            ((f"kept/{number}", packed(mask)) for number, mask in masks),
+            ((f"state/{number}", values.numpy()) for number, values in enumerate(state)),
+        )
         with replacing(self._path, self._unfinished) as unfinished:
             write_archive(unfinished, header, arrays)
         end = time.monotonic()

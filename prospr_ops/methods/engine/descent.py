@@ -40,8 +40,23 @@ def gradient_descent(
     return descend_with_momentum, velocities
 
 
-def descend(passes: Passes, gradients: Evaluate) -> None:
-    """Makes the SGD steps on all trainable variables, one batch per step."""
+def zero(variables: Sequence[tf.Variable]) -> None:
+    """Sets variables to zero, as velocities are when a round begins."""
+    for variable in variables:
+        variable.assign(tf.zeros_like(variable))
+
+
+def set_all(variables: list[tf.Variable], values: Sequence[tf.Tensor]) -> None:
+    """Sets variables to these values; makes them in the first round, when the list is empty."""
+    if not variables:
+        variables.extend(tf.Variable(value) for value in values)
+        return
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def descent(passes: Passes, gradients: Evaluate) -> Callable[[], None]:
+    """A function that makes the SGD steps on all trainable variables, one batch per step."""
     problem = passes.problem
     variables = [*problem.prunable(), *problem.others()]
     update, velocities = gradient_descent(variables, problem.settings)
@@ -52,28 +67,34 @@ def descend(passes: Passes, gradients: Evaluate) -> None:
 
     step = passes.pass_of(gradients, apply)
     state = [*problem.model_state(), *velocities]
-    for number in passes.resumable(range(problem.settings.steps), state):
-        passes.run(step, number, next(problem.batches))
+
+    def descend() -> None:
+        zero(velocities)
+        for number in passes.resumable(range(problem.settings.steps), state):
+            passes.run(step, number, next(problem.batches))
+
+    return descend
 
 
-def gradient_on(passes: Passes, gradients: Evaluate, batch: Batch) -> list[tf.Tensor]:
-    """The gradient on a new batch at the current weights; prunable variables first."""
+def gradient_on(passes: Passes, gradients: Evaluate) -> Callable[[Batch], list[tf.Tensor]]:
+    """A function: the gradient on a new batch at the current weights; prunable variables first."""
     problem = passes.problem
 
     def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         return all_finite(by_variable[: len(problem.weights)]), by_variable
 
     last = passes.pass_of(gradients, apply)
-    return passes.run(last, len(passes.losses), batch)
+    return lambda batch: passes.run(last, len(passes.losses), batch)
 
 
-def final_gradient(passes: Passes, gradients: Evaluate) -> list[tf.Tensor]:
-    """`gradient_on` the next batch."""
-    return gradient_on(passes, gradients, next(passes.problem.batches))
+def final_gradient(passes: Passes, gradients: Evaluate) -> Callable[[], list[tf.Tensor]]:
+    """A function: `gradient_on` the next batch."""
+    gradient = gradient_on(passes, gradients)
+    return lambda: gradient(next(passes.problem.batches))
 
 
-def log_final_gradient(passes: Passes, gradients: Evaluate) -> dict[str, LogNumbers]:
-    """∇L(w) of the next batch at the current weights, by variable path."""
+def log_final_gradient(passes: Passes, gradients: Evaluate) -> Callable[[], dict[str, LogNumbers]]:
+    """A function: ∇L(w) of the next batch at the current weights, by variable path."""
     problem = passes.problem
 
     # Other variables' gradients are neither computed, in a traced pass, nor reduced over replicas.
@@ -81,6 +102,11 @@ def log_final_gradient(passes: Passes, gradients: Evaluate) -> dict[str, LogNumb
         loss, by_variable = gradients(batch, seed)
         return loss, by_variable[: len(problem.weights)]
 
-    by_weight = final_gradient(passes, of_weights)[::-1]
-    # Each gradient is freed once its logarithm is taken.
-    return {path: problem.log_numbers(by_weight.pop()) for path in problem.weights}
+    final = final_gradient(passes, of_weights)
+
+    def logarithms() -> dict[str, LogNumbers]:
+        by_weight = final()[::-1]
+        # Each gradient is freed once its logarithm is taken.
+        return {path: problem.log_numbers(by_weight.pop()) for path in problem.weights}
+
+    return logarithms

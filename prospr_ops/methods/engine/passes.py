@@ -246,17 +246,23 @@ class Passes:
     Attributes:
         problem: What is scored.
         eager: Whether the gradients and Hessian-vector products are computed eagerly.
-        losses: Loss of each batch so far, in the order in which the batches were drawn.
+        round: Number of the round, from 0.
+        losses: Loss of each batch of the round so far, in the order in which they were drawn.
         estimators: Curvature estimator that each weight got, by path; for method "diagonal".
     """
 
     def __init__(self, problem: Problem, count: int) -> None:
-        """Begins a run of `count` passes that may be eager."""
+        """Prepares rounds of `count` passes each that may be eager."""
         self.problem = problem
-        self.eager = runs_eagerly(count, problem.settings)
+        self.eager = runs_eagerly(count * problem.rounds, problem.settings)
+        self.round = 0
         self._to_trace: list[Pass] = []
         self.losses: list[float] = []
         self.estimators: dict[str, str] = {}
+
+    def begin(self, round_: int) -> None:
+        """Begins a round."""
+        self.round, self.losses = round_, []
 
     def gradients_by(self, variables: Sequence[tf.Variable]) -> Evaluate:
         """The loss and its gradients, as `gradients_by`."""
@@ -285,7 +291,7 @@ class Passes:
 
         Args:
             batch_pass: Pass to run.
-            number: Number of the batch, from 0.
+            number: Number of the batch in the round, from 0.
             batch: Batch to run the pass on.
             of: Name of what the pass computes for each prunable weight, for the message.
 
@@ -298,15 +304,20 @@ class Passes:
         """
         settings = self.problem.settings
         self.problem.say(self._words_for(batch_pass, number))
+        step = f"step {number}"
+        if self.problem.rounds > 1:
+            step += f" of round {self.round + 1}"
+        # Another one for each batch of all rounds.
+        draw = number + self.round * (settings.steps + 1)
         try:
-            output = batch_pass(batch, tf.constant([settings.seed, number], tf.int64))
+            output = batch_pass(batch, tf.constant([settings.seed, draw], tf.int64))
         except tf.errors.InvalidArgumentError as error:
-            msg = f"step {number}: {error.message}"
+            msg = f"{step}: {error.message}"
             raise ValueError(msg) from error
         loss = float(output.loss)
         if not np.isfinite(loss):
             msg = (
-                f"the loss of step {number} is {loss}: the prospect diverges; lower learning_rate "
+                f"the loss of {step} is {loss}: the prospect diverges; lower learning_rate "
                 f"(now {settings.learning_rate:g})"
             )
             raise ValueError(msg)
@@ -314,7 +325,7 @@ class Passes:
         if not finite.all():
             weights = self.problem.weights
             bad = [path for path, good in zip(weights, finite, strict=True) if not good]
-            msg = f"step {number}: NaN or infinity in {of} of {', '.join(bad)}"
+            msg = f"{step}: NaN or infinity in {of} of {', '.join(bad)}"
             raise ValueError(msg)
         if number == len(self.losses):  # the first pass over this batch
             self.losses.append(loss)
@@ -327,10 +338,12 @@ class Passes:
             words = f"back over batch {number + 1}"
         else:
             words = f"batch {number + 1}"
-        if batch_pass not in self._to_trace:
-            return words
-        self._to_trace.remove(batch_pass)
-        return f"tracing, then {words}"
+        if batch_pass in self._to_trace:
+            self._to_trace.remove(batch_pass)
+            words = f"tracing, then {words}"
+        if self.problem.rounds > 1:
+            words = f"round {self.round + 1} of {self.problem.rounds}, {words}"
+        return words
 
     def resumable(self, numbers: Sequence[int], state: Sequence[tf.Variable]) -> Iterator[int]:
         """Yields the numbers of the steps to make, and saves `state` in the problem's checkpoint.
@@ -343,9 +356,11 @@ class Passes:
             yield from numbers
             return
         resumed = checkpoint.resume(state, self.losses)
-        self.losses, self.estimators = resumed.losses, resumed.estimators
-        for _ in numbers[: resumed.done]:
+        first = 0
+        if resumed is not None:
+            first, self.losses, self.estimators = resumed
+        for _ in numbers[:first]:
             self.problem.advance()
-        for done, number in enumerate(numbers[resumed.done :], start=resumed.done + 1):
+        for done, number in enumerate(numbers[first:], start=first + 1):
             yield number
             checkpoint.save(Progress(done, self.losses, self.estimators), state)

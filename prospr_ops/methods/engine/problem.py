@@ -78,25 +78,24 @@ class Found:
 
 @dataclass(frozen=True)
 class Problem:
-    """A model to score, with data.
+    """A model to score, with data, in one round or in several.
 
-    A method may change the model's variables freely: the caller restores them.
+    A method may change the model's variables freely: before each round the caller sets them to what
+    they were, but for the weights that the rounds before have pruned, which are zero.
 
     Attributes:
         objective: The loss, with its model.
         weights: Prunable weights by variable path.
         batches: Endless iterator of checked batches.
         settings: The options of the run.
-        advance: Function to call after each pass over a batch and after each round of pruning.
+        advance: Function to call after each pass over a batch.
         say: Function to call with what is done now, in a few words, before it is done.
         signed: Whether `Found.signs` are needed: for whole channels, whose scores are sums (see
             `prospr_ops.pruning.channels.groups`).
         held: Masks of variables that are pruned already, by the variable's id: their pruned elements
-            stay zero in the steps, as they will in training.
-        sparsity: Fraction of the weights that will be pruned; None if unknown, as in `score`.
-        rounds: Number of rounds in which the method prunes, if the sparsity is known.
-        mask: Function of (scores, sparsity) that sets the pruned weights to zero; for methods that
-            prune in several rounds.
+            stay zero in the steps, as they will in training. With several rounds they are variables,
+            which change between the rounds.
+        rounds: Number of rounds.
         checkpoint: Checkpoint that keeps the state of the run (see `Passes.resumable`), or None.
     """
 
@@ -106,10 +105,8 @@ class Problem:
     settings: Settings
     advance: Callable[[], None]
     signed: bool = False
-    held: Mapping[int, tf.Tensor] = field(default_factory=dict)
-    sparsity: float | None = None
+    held: Mapping[int, tf.Tensor | tf.Variable] = field(default_factory=dict)
     rounds: int = 1
-    mask: Callable[[Found, float], None] = lambda *_: None
     checkpoint: Checkpoint | None = None
     say: Callable[[str], None] = lambda _: None
 
@@ -155,3 +152,8 @@ class Problem:
             path: self.log_numbers(tf.convert_to_tensor(weight))
             for path, weight in self.weights.items()
         }
+
+
+# Scores the current weights; takes the number of the round, from 0. What is traced in the first round
+# serves the others.
+Scorer = Callable[[int], Found]

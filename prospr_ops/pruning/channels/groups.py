@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from prospr_ops.network.weights import Prunable, prunable_weights, trainable_weights
+from prospr_ops.pruning.arrays import Masks, Scores
 from prospr_ops.pruning.channels.graph import FIXED, ChannelGraph
 from prospr_ops.pruning.channels.rules import Labels
-from prospr_ops.pruning.selection import Masks, Scores
 
 
 class Member(NamedTuple):
@@ -229,6 +229,23 @@ class ChannelGroups:
             }
             sizes[path] = math.prod(kept.get(axis, size) for axis, size in enumerate(shape))
         return sizes
+
+    def costs(self, uses: Mapping[str, int]) -> dict[str, npt.NDArray[np.int64]]:
+        """Multiply-adds per sample with the slices of each group, as in `groups`.
+
+        They are what the group costs in the whole model, where it makes channels and where they are
+        read; a weight between two groups counts for both.
+        """
+        total = np.zeros(self._size, np.int64)
+        for path, (shape, axes) in self.kernels.items():
+            for axis, labels in axes.items():
+                np.add.at(total, labels, uses[path] * math.prod(shape) // shape[axis])
+        return {path: total[groups] for path, groups in self.groups.items()}
+
+    def multiply_adds(self, uses: Mapping[str, int], kept: Mapping[str, Any] | None = None) -> int:
+        """Multiply-adds per sample with the kernels, without the slices of groups not `kept`."""
+        sizes = self.shrunk_sizes({} if kept is None else self.masks(kept))
+        return sum(uses[path] * size for path, size in sizes.items())
 
     def masks(self, kept: Mapping[str, Any]) -> Masks:
         """Masks of all members, from the masks of the groups."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prospr_ops.pruning.selection import Masks
+from prospr_ops.pruning.arrays import Masks
 from prospr_ops.reporting.figures.style import (
     COLOURS,
     FAINT,
@@ -64,7 +64,11 @@ def scores_figure(result: PruneResult, kept: Masks, title: str, *, signed: bool 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    shared = result.settings.get("scope", "global") == "global"
+    settings = result.settings
+    # Ranked by the scores themselves, and not per use or by the group.
+    shared = settings.get("scope", "global") == "global" and not (
+        settings.get("flops") or settings.get("pattern")
+    )
     transform = _symmetric_log(result) if signed else None
     rows = _rows(result, kept, shared, transform or (lambda values: values / math.log(10)))
 
