@@ -24,11 +24,13 @@ class PruneResult:
             weight: every lookup makes a new array. With structure="channel" there are also masks of
             biases, gammas and betas.
         scores: Array of log-scores by variable path, from which the masks were selected, as `score`
-            returns them; larger is more important. For "synflow", those of the last iteration.
+            returns them; larger is more important. Those of the last round: −inf for what the rounds
+            before have pruned.
         sparsity: The fraction that was asked for.
         settings: The options of the run, including the seed (but not `loss`, `prunable` and
             `allow_empty`), and the number of replicas.
-        losses: Loss of each prospect step and of the final batch; empty for methods without data.
+        losses: Loss of each prospect step and of the final batch, round after round; empty for
+            methods without data.
         estimators: By variable path, which curvature estimator was used and how it relates to the
             Hessian: "ggn (exact)", "ggn (Gauss-Newton: …)" or "hutchinson (why)"; empty for methods
             without curvature.
@@ -76,8 +78,10 @@ class PruneResult:
 
     def rows(self) -> Rows:
         """The table of `summary`, as cells."""
+        rounds = self.settings.get("rounds", 1)  # files of earlier versions have none
+        label = method_label(self.settings["method"]) + f" in {rounds} rounds" * (rounds > 1)
         title = (
-            f"{method_label(self.settings['method'])}, {percent(self.sparsity)} sparsity: "
+            f"{label}, {percent(self.sparsity)} sparsity: "
             f"{self.kept:,} of {self.weights:,} weights kept"
         )
         return layer_rows(title, self.masks, self.uses, self.estimators, self.shrunk)
