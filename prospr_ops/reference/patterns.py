@@ -61,6 +61,6 @@ def block_sums(
     for *index, row, column in np.ndindex(sums.shape):
         rows = slice(row * inputs, (row + 1) * inputs)
         columns = slice(column * outputs, (column + 1) * outputs)
-        block = logs[(*index, rows, columns)].astype(np.float64)
-        sums[(*index, row, column)] = np.logaddexp.reduce(block, axis=None)
+        block = logs[tuple(index)][rows, columns].astype(np.float64)
+        sums[tuple(index)][row, column] = np.logaddexp.reduce(block, axis=None)
     return sums
