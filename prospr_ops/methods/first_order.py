@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prospr_ops.methods.engine.descent import descent, log_final_gradient
+from prospr_ops.methods.engine.descent import log_final_gradient, sgd_steps
 from prospr_ops.methods.engine.passes import Passes
 from prospr_ops.methods.engine.problem import Found, Problem, Scorer
 
@@ -14,7 +14,7 @@ def first_order_scorer(problem: Problem) -> Scorer:
     """
     passes = Passes(problem, problem.settings.steps + 1)
     gradients = passes.gradients_by([*problem.prunable(), *problem.others()])
-    descend, final_gradient = descent(passes, gradients), log_final_gradient(passes, gradients)
+    descend, final_gradient = sgd_steps(passes, gradients), log_final_gradient(passes, gradients)
 
     def scores(round_: int) -> Found:
         passes.begin(round_)

@@ -55,7 +55,7 @@ def set_all(variables: list[tf.Variable], values: Sequence[tf.Tensor]) -> None:
         variable.assign(value)
 
 
-def descent(passes: Passes, gradients: Evaluate) -> Callable[[], None]:
+def sgd_steps(passes: Passes, gradients: Evaluate) -> Callable[[], None]:
     """A function that makes the SGD steps on all trainable variables, one batch per step."""
     problem = passes.problem
     variables = [*problem.prunable(), *problem.others()]
