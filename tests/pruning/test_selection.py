@@ -48,7 +48,7 @@ def test_flops_are_exact_to_one_weight(data):
     target = Target.of(flops=flops, min_keep=min_keep)
     least = sum(uses[path] * min(min_keep, array.size) for path, array in scores.items())
     if least > budget:
-        with pytest.raises(ValueError, match="min_keep=.* needs .* multiply-adds"):
+        with pytest.raises(ValueError, match=r"min_keep=.* needs .* multiply-adds"):
             kept_of(scores, target, Kernels(uses=uses))
         return
     masks = kept_of(scores, target, Kernels(uses=uses))
