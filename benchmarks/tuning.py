@@ -116,6 +116,25 @@ QUESTIONS = (
         (0.98, 0.99, 0.995),
         seeds=4,
     ),
+    *(
+        Question(
+            "How many rounds, and how their scores are made",
+            model,
+            tuple(
+                (f"exact:{steps}@{rounds}", Pruning(learning_rate, batch_size), training)
+                for rounds in (1, 2, 5, 20)
+                for steps, learning_rate, batch_size in (
+                    (3, 0.1, 512), (3, 0.03, 512), (3, 0.3, 512), (1, 0.1, 512), (10, 0.1, 512),
+                    (3, 0.1, 128), (3, 0.1, 2048),
+                )
+            ),
+            (0.98, 0.995),
+            seeds=3,
+        )
+        for model, training in (
+            ("lenet_300_100", _SHORT), ("lenet5_caffe", Training(epochs=4, clip_norm=1.0)),
+        )
+    ),
 )  # fmt: skip
 
 

@@ -24,12 +24,14 @@ class PruneResult:
             weight: every lookup makes a new array. With structure="channel" there are also masks of
             biases, gammas and betas.
         scores: Array of log-scores by variable path, from which the masks were selected, as `score`
-            returns them; larger is more important. For "synflow", those of the last iteration.
+            returns them; larger is more important. Those of the last round: −inf for what the rounds
+            before have pruned.
         sparsity: The fraction of weights (or groups of channels) to prune that was asked for; what
             came of it where `flops` or the scope alone said how much.
         settings: The options of the run, including the seed (but not `loss`, `prunable` and
             `allow_empty`), and the number of replicas.
-        losses: Loss of each prospect step and of the final batch; empty for methods without data.
+        losses: Loss of each prospect step and of the final batch, round after round; empty for
+            methods without data.
         estimators: By variable path, which curvature estimator was used and how it relates to the
             Hessian: "ggn (exact)", "ggn (Gauss-Newton: …)" or "hutchinson (why)"; empty for methods
             without curvature.
@@ -81,13 +83,15 @@ class PruneResult:
     def rows(self) -> Rows:
         """The table of `summary`, as cells."""
         flops, pattern = self.settings.get("flops"), self.settings.get("pattern")
+        rounds = self.settings.get("rounds", 1)  # files of earlier versions have none
+        label = method_label(self.settings["method"]) + f" in {rounds} rounds" * (rounds > 1)
         budget = f"{percent(self.sparsity)} sparsity"
         if flops is not None:
             budget = f"{percent(flops)} of the FLOPs"
         if pattern is not None:
             budget += f", pattern {pattern}"
         title = (
-            f"{method_label(self.settings['method'])}, {budget}: "
+            f"{label}, {budget}: "
             f"{self.kept:,} of {self.weights:,} weights kept"
         )
         return layer_rows(title, self.masks, self.uses, self.estimators, self.shrunk)

@@ -19,6 +19,7 @@ from prospr_ops.reference.meta_gradient import unrolled_meta_gradient
 from prospr_ops.reference.normalisation import channel_combinations, channel_products
 from prospr_ops.reference.patterns import best_n_of_m, block_sums
 from prospr_ops.reference.pooling import gather_pooled, max_pool, max_unpool
+from prospr_ops.reference.rounds import pruned_in_rounds
 from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
 from prospr_ops.reference.selection import (
     erk_shares,
@@ -53,6 +54,7 @@ __all__ = [
     "max_unpool",
     "pooled_conv_curvature",
     "pooled_conv_input_gradient",
+    "pruned_in_rounds",
     "select",
     "select_by_share",
     "select_within",

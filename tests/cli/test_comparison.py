@@ -297,7 +297,11 @@ def test_contender(text, contender):
     [
         ("exakt", "'exact'"),
         ("snip:3", "takes no steps"),
-        ("exact:many", "exact:100"),
+        ("exact:many", "exact:3@5"),
+        ("exact:3@", "exact:3@5"),
+        ("snip@0", "exact:3@5"),
+        ("snip@many", "exact:3@5"),
+        ("dense@5", "not pruned"),
         ("reinit:dense", "no masks"),
         ("scrambled:exact", "'exact'"),
     ],

@@ -18,7 +18,13 @@ from prospr_ops.methods.engine.distribution import Replicas
 EQUAL = [case for case in CASES if not case.startswith(("batchnorm", "dropout"))]
 OWN = ["batchnorm exact", "dropout exact"]
 QUICK = ["dense diagonal 0.0", "conv diagonal 0.9", "dense exact 0.9", "conv first_order 0.0"]
-QUICK_MIRRORED = ["hutchinson", "regularised exact", "microbatch", "fewer samples than replicas"]
+QUICK_MIRRORED = [
+    "rounds",
+    "hutchinson",
+    "regularised exact",
+    "microbatch",
+    "fewer samples than replicas",
+]
 
 
 def _by_mirrored(folder: Path, replicas: int, *cases: str) -> dict[str, np.ndarray]:

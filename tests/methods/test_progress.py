@@ -20,7 +20,7 @@ def _words(monkeypatch, method: str, **options) -> list[str]:
 
     monkeypatch.setattr(scoring, "_progress", recorded)
     problem = PROBLEMS[0]
-    po.score(
+    (po.prune if "rounds" in options else po.score)(
         problem.model(),
         problem.data(),
         method=method,
@@ -49,6 +49,11 @@ def test_it_says_which_batch_and_which_way(monkeypatch):
 )
 def test_it_says_when_tensorflow_traces(options, expected, monkeypatch):
     assert _words(monkeypatch, steps=2, **options) == expected
+
+
+def test_it_says_which_round(monkeypatch):
+    words = _words(monkeypatch, "first_order", steps=1, rounds=2, sparsity=0.5)
+    assert words == [f"round {n} of 2, batch {m}" for n in (1, 2) for m in (1, 2)]
 
 
 def test_the_bar_shows_it(capsys, monkeypatch):

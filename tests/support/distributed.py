@@ -103,6 +103,7 @@ CASES |= {
     "regularised exact": ("regularised", {"method": "exact"}),
     "compiled": ("regularised", {"loss": None}),
     "microbatch": ("conv", {"method": "exact", "microbatch": 4}),
+    "rounds": ("conv", {"method": "exact", "rounds": 3}),
     "fewer samples than replicas": ("dense", {"batch_size": 1}),
     "channels": ("conv", {"structure": "channel", "sparsity": 0.4}),
     "dataset": ("dense", {}),

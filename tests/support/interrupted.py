@@ -36,6 +36,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "diagonal, momentum": {"method": "diagonal", "momentum": 0.9},
     "diagonal, channels": {"method": "diagonal", "structure": "channel"},
     "exact": {"method": "exact"},
+    "exact, rounds": {"method": "exact", "rounds": 3},
     "exact, Nesterov": {"method": "exact", "momentum": 0.9, "nesterov": True},
     "first_order": {"method": "first_order"},
     "first_order, momentum": {"method": "first_order", "momentum": 0.9},
