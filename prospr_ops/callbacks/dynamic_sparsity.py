@@ -47,8 +47,8 @@ class DynamicSparsity(MaskChanges):
         begin: Step of the optimizer of the first change; None for `every`.
         end: Step of the optimizer after which masks stay; None for three quarters of this `fit`, if
             Keras knows its number of steps, else for no end and a constant fraction.
-        scope: How random masks are spread: "layer" for the same sparsity in each layer, "erk" for a
-            lower density in larger ones (see `prospr_ops.select`), or "global".
+        scope: How random masks are spread: "erk" for Erdős–Rényi-kernel, lower densities in larger
+            layers, as RigL does; "layer" for the same sparsity in each layer; or "global".
         prunable: Weights that may be pruned, as in `prospr_ops.prune`.
         seed: Seed of random masks and of random growth; ≥ 0.
 
@@ -79,7 +79,7 @@ class DynamicSparsity(MaskChanges):
         grow: str = "gradient",
         begin: int | None = None,
         end: int | None = None,
-        scope: str = "layer",
+        scope: str = "erk",
         prunable: Prunable | None = None,
         seed: int = 0,
     ) -> None:

@@ -50,7 +50,8 @@ class GradualPruning(MaskChanges):
         method: Pruning criterion: "magnitude", or any method of `prospr_ops.prune`, which scores
             the weights as they are then.
         data: Training data for methods that use data, as for `prospr_ops.score`.
-        scope: "global" ranks all weights together; "layer" prunes each layer by itself.
+        scope: "global" ranks all weights together; "layer" prunes each layer by itself; "erk" gives
+            each layer its share by Erdős–Rényi-kernel.
         prunable: Weights that may be pruned, as in `prospr_ops.prune`.
         seed: Seed of the scores; a change adds its step.
         **settings: Further settings of the method, as `steps` and `learning_rate`; see
@@ -135,7 +136,7 @@ class GradualPruning(MaskChanges):
             path: np.where(masks[path], np.maximum(values, least), -np.inf)
             for path, values in self._scores(step).items()
         }
-        chosen = select(scores, sparsity, self._scope)
+        chosen = select(scores, sparsity, self._scope, model=self.model)
         self.set_masks({path: mask & chosen[path] for path, mask in masks.items()})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature

@@ -40,6 +40,8 @@ class PruneResult:
             (see `prospr_ops.pruning.flops`); paths where this is unknown are missing.
         shrunk: Number of weights of each kernel after `shrink` has removed the pruned channels, by
             variable path; empty without structure="channel".
+        left_out: Large trainable matrices that are not prunable by default, by variable path: shape,
+            number of weights and class of the layer; empty if `prunable` was given.
         pruned_groups: Numbers of the groups of channels that were pruned, by path as in `scores`;
             empty without structure="channel".
         input_shape: Shape of one sample, for a model with one input; None if it is unknown.
@@ -61,6 +63,7 @@ class PruneResult:
     uses: dict[str, int] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     shrunk: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     pruned_groups: dict[str, list[int]] = field(default_factory=dict)
 
     @property
@@ -90,11 +93,11 @@ class PruneResult:
             budget = f"{percent(flops)} of the FLOPs"
         if pattern is not None:
             budget += f", pattern {pattern}"
-        title = (
-            f"{label}, {budget}: "
-            f"{self.kept:,} of {self.weights:,} weights kept"
+        title = f"{label}, {budget}: {self.kept:,} of {self.weights:,} weights kept"
+        probes = self.settings.get("probes", 1)
+        return layer_rows(
+            title, self.masks, self.uses, self.estimators, self.shrunk, self.left_out, probes
         )
-        return layer_rows(title, self.masks, self.uses, self.estimators, self.shrunk)
 
     def _repr_html_(self) -> str:
         """The table of `summary`, as notebooks show it."""
@@ -105,7 +108,8 @@ class PruneResult:
 
         FLOPs are two per multiply-add with a weight, for all weights → for the kept ones; "–" if
         unknown. With structure="channel" the latter are those after `shrink`: the layers behind a
-        pruned channel also have fewer inputs.
+        pruned channel also have fewer inputs. Large matrices that are not prunable by default are
+        named below the table.
 
         Args:
             console: Console to print to; standard output by default.
@@ -174,7 +178,10 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         TypeError: An entry has another type.
     """
     # Files of earlier versions have none of these.
-    record = {"uses": {}, "shrunk": {}, "pruned_groups": {}, "input_shape": None, **record}
+    later: dict[str, dict[str, Any]] = {
+        name: {} for name in ("uses", "shrunk", "left_out", "pruned_groups")
+    }
+    record = {**later, "input_shape": None, **record}
     number = (int, float)
     for name, kind, element in (
         ("sparsity", number, None),
@@ -184,6 +191,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         ("seconds", number, None),
         ("uses", dict, int),
         ("shrunk", dict, int),
+        ("left_out", dict, str),
         ("pruned_groups", dict, list),
         ("input_shape", (list, type(None)), int),
     ):

@@ -21,6 +21,7 @@ from prospr_ops.methods.engine.microbatches import shareable, splittable
 from prospr_ops.methods.engine.problem import Found, Problem
 from prospr_ops.network.loss import Batch, Loss, Objective
 from prospr_ops.network.restore import preserved
+from prospr_ops.network.second_derivatives import NoSecondDerivative
 from prospr_ops.network.tracing import run_as_fit
 from prospr_ops.network.weights import Prunable, prunable_weights
 from prospr_ops.pruning.arrays import Kernels, Masks, Scores
@@ -134,7 +135,8 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             checkpoint=checkpoint,
             say=say,
         )
-        scores, kept, found = _in_rounds(run, problem, rounds, target, first)
+        with _second_derivatives_named(run.method):
+            scores, kept, found = _in_rounds(run, problem, rounds, target, first)
         if replicas is not None:
             replicas.check_same("the scores", *scores.values())
     return Scored(
@@ -188,6 +190,11 @@ def _resolve(asked: Scoring) -> _Run:
     choose("method", asked.method, METHODS)
     choose("structure", asked.structure, CHOICES["structure"])
     method = METHODS[asked.method]
+    for option, default in (("curvature", "auto"), ("probes", 1)):
+        given = getattr(settings, option)
+        if option not in method.settings and given != default:
+            msg = f"{option} is for method 'diagonal', and {option}={given!r} is given with {asked.method!r}"
+            raise ValueError(msg)
     channels = ChannelGroups.of(model, asked.prunable) if asked.structure == "channel" else None
     if channels is None:
         weights = prunable_weights(model, asked.prunable)
@@ -291,6 +298,24 @@ def _draw_batches(
         if not first:
             first.append(batch.x)
         yield batch
+
+
+@contextmanager
+def _second_derivatives_named(method: Method) -> Iterator[None]:
+    """Says which methods still work where TensorFlow has no second derivative.
+
+    Raises:
+        ValueError: The method needs one that TensorFlow does not have.
+    """
+    try:
+        yield
+    except NoSecondDerivative as error:
+        others = [f"'{one.name}'" for one in METHODS.values() if not one.second_derivatives]
+        msg = (
+            f"method '{method.name}' takes second derivatives, and {error}; those that take none "
+            f"are {', '.join(others)}"
+        )
+        raise ValueError(msg) from error
 
 
 def _in_rounds(

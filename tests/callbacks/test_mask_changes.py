@@ -130,7 +130,9 @@ def test_nothing_is_traced_anew(callback):
 @pytest.mark.parametrize("grow", ["gradient", "random"])
 def test_dynamic_sparsity_moves_weights_at_equal_counts(optimizer, grow):
     model, watch = built(optimizer), Watch()
-    sparse = po.callbacks.DynamicSparsity(0.75, every=2, fraction=0.5, grow=grow, end=12)
+    sparse = po.callbacks.DynamicSparsity(
+        0.75, every=2, fraction=0.5, grow=grow, end=12, scope="layer"
+    )
     fit(model, sparse, watch)
     for masks in watch.masks:
         assert [int(mask.sum()) for mask in masks] == [
@@ -295,7 +297,7 @@ def test_half_precision_and_scaled_losses():
         model = built(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2)))
     finally:
         keras.config.set_dtype_policy("float32")
-    fit(model, po.callbacks.DynamicSparsity(0.75, every=4, fraction=0.5), epochs=2)
+    fit(model, po.callbacks.DynamicSparsity(0.75, every=4, fraction=0.5, scope="layer"), epochs=2)
     for layer in model.layers:
         assert mask_of(layer.kernel).sum() == kept_count(layer.kernel.numpy().size, 0.75)
 

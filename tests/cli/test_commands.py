@@ -661,7 +661,6 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"prospr {po.__version__}\n"
 
 
-@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(
     ("options", "kept"),
     [
@@ -673,6 +672,7 @@ def test_version(capsys):
         ("--pattern 2x1 --sparsity 0.5 --prunable *dense*/kernel", 108),
     ],
 )
+@pytest.mark.usefixtures("files")
 def test_prune_to_budgets_and_patterns(options, kept):
     run(f"prune model.keras --data data.npz --seed 1 --out masks.npz a.json {options}")
     result = po.PruneResult.load("masks.npz")

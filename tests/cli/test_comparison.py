@@ -29,7 +29,7 @@ CELL = Cell("lenet_300_100", Contender("snip"), 0.98, 0, Pruning(), TINY)
 @pytest.fixture(autouse=True)
 def _embedded_sample(monkeypatch):
     monkeypatch.setenv("PROSPR_DATA", str(data._MNIST_SAMPLE))
-    worker.dataset.cache_clear()
+    worker.load.cache_clear()
     worker._scores.cache_clear()
 
 
