@@ -85,9 +85,9 @@ class PruneResult:
 
     def rows(self) -> Rows:
         """The table of `summary`, as cells."""
+        flops, pattern = self.settings.get("flops"), self.settings.get("pattern")
         rounds = self.settings.get("rounds", 1)  # files of earlier versions have none
         label = method_label(self.settings["method"]) + f" in {rounds} rounds" * (rounds > 1)
-        flops, pattern = self.settings.get("flops"), self.settings.get("pattern")
         budget = f"{percent(self.sparsity)} sparsity"
         if flops is not None:
             budget = f"{percent(flops)} of the FLOPs"

@@ -58,9 +58,8 @@ def block_sums(
     """
     *rest, height, width = logs.shape
     sums = np.empty((*rest, height // inputs, width // outputs), logs.dtype)
-    for *index, row, column in np.ndindex(sums.shape):
-        rows = slice(row * inputs, (row + 1) * inputs)
-        columns = slice(column * outputs, (column + 1) * outputs)
-        block = logs[tuple(index)][rows, columns].astype(np.float64)
-        sums[tuple(index)][row, column] = np.logaddexp.reduce(block, axis=None)
+    for index in np.ndindex(sums.shape):
+        row, column = index[-2] * inputs, index[-1] * outputs
+        block = logs[index[:-2]][row : row + inputs, column : column + outputs]
+        sums[index] = np.logaddexp.reduce(block.astype(np.float64), axis=None)
     return sums

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import prospr_ops as po
 from prospr_ops.pruning.masks import mask_of
-from prospr_ops.pruning.selection import kept_count
+from prospr_ops.pruning.target import kept_count
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05),

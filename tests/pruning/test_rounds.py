@@ -20,6 +20,7 @@ from prospr_ops.methods import METHODS
 from prospr_ops.methods.engine import checkpoint as checkpoints
 from prospr_ops.pruning import scoring
 from prospr_ops.pruning.rounds import Rounds, check_rounds
+from prospr_ops.pruning.target import Target
 
 BY_NAME = {problem.name: problem for problem in PROBLEMS}
 STEPS, ROUNDS, SPARSITY = 2, 3, 0.6
@@ -142,13 +143,13 @@ def test_other_options(method, options):
 
 def _spied(monkeypatch) -> list[dict[str, np.ndarray]]:
     masks: list[dict[str, np.ndarray]] = []
-    select = scoring.Target.select
+    kept_of = scoring.kept_of
 
-    def spy(self, scores):
-        masks.append(select(self, scores))
+    def spy(scores, target, kernels):
+        masks.append(kept_of(scores, target, kernels))
         return masks[-1]
 
-    monkeypatch.setattr(scoring.Target, "select", spy)
+    monkeypatch.setattr(scoring, "kept_of", spy)
     return masks
 
 
@@ -351,7 +352,7 @@ def test_refused(rounds, error, message):
 @given(st.integers(1, 10**6), st.floats(0.0, 0.999), st.integers(2, 10**4))
 def test_as_many_rounds_as_are_accepted_all_prune(size, sparsity, rounds):
     try:
-        check_rounds(rounds, size, 1.0, 1.0 - sparsity)
+        check_rounds(rounds, size, 1.0, Target.of(sparsity=sparsity))
     except ValueError:
         return
     counts = [math.ceil(size * (1.0 - sparsity) ** (r / rounds) - 1e-9) for r in range(rounds + 1)]
