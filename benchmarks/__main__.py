@@ -21,7 +21,7 @@ NAMES = (
     *("gamma", "select", "shrink", "sparse", "curvature", "meta_gradient", "agreement"),
     "first_call",
 )
-# Whose `run` takes `only`.
+# Whose `run` takes `only` and `resume`.
 SELECTABLE = ("first_call",)
 # Take hours, or gigabytes, and compare no speed: run where named, and have no rows in the summary.
 STUDIES = ("accuracy", "tuning", "large_model")
@@ -56,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"rows with all of these in their names, of {', '.join(SELECTABLE)}",
     )
     parser.add_argument(
+        "--resume",
+        action="store_true",
+        help=f"keep the finished rows in the folder, of {', '.join(SELECTABLE)}",
+    )
+    parser.add_argument(
         "--reference",
         type=Path,
         default=REFERENCE if REFERENCE.exists() else None,
@@ -73,9 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         known = ", ".join((*NAMES, *STUDIES))
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {known}")
-    if arguments.only and not (arguments.names and set(arguments.names) <= {*SELECTABLE}):
-        parser.error(f"--only chooses among the rows of {', '.join(SELECTABLE)}; name it")
-    options = {"only": arguments.only} if arguments.only else {}
+    selectable = arguments.names and set(arguments.names) <= {*SELECTABLE}
+    if (arguments.only or arguments.resume) and not selectable:
+        option, does = ("--only", "chooses among") if arguments.only else ("--resume", "keeps")
+        parser.error(f"{option} {does} the rows of {', '.join(SELECTABLE)}; name it")
+    options = {"only": arguments.only, "resume": arguments.resume} if selectable else {}
     arguments.out.mkdir(parents=True, exist_ok=True)
     harness = importlib.import_module("benchmarks.harness")
     summary = importlib.import_module("benchmarks.summary")

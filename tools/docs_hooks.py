@@ -20,6 +20,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 MARKER = "<!-- reference -->"
+FIRST_CALL = "<!-- first_call -->"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
 
@@ -34,6 +35,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     }
     if page.file.src_uri not in references:
         return markdown
+    if FIRST_CALL in markdown:
+        markdown = markdown.replace(FIRST_CALL, "\n".join(_first_call()))
     return markdown.replace(MARKER, "\n".join(references[page.file.src_uri]()))
 
 
@@ -86,6 +89,18 @@ def _meta_gradient() -> Iterator[str]:
     record = _record("meta_gradient.json")
     yield f"{_where(record)}:\n"
     yield from meta_gradient.markdown(record)
+
+
+def _first_call() -> Iterator[str]:
+    """Where and when this benchmark was run in full, and its table, once there is one."""
+    from benchmarks import first_call  # noqa: PLC0415 - loads TensorFlow
+
+    if not (ROOT / "docs" / "benchmarks" / "first_call.json").exists():
+        yield "It was not run in full yet."
+        return
+    record = _record("first_call.json")
+    yield f"{_where(record)}:\n"
+    yield from first_call.markdown(record)
 
 
 def _record(name: str) -> dict[str, Any]:

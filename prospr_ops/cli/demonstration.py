@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "SPARSITIES", "STEPS", "Run", "run_demo", "runs_table"]
 
-METHODS = ("diagonal", "snip", "magnitude", "random")
+METHODS = ("exact", "diagonal", "snip", "magnitude")
 SPARSITIES = (0.9, 0.95, 0.98)
 STEPS = 3
 

@@ -20,10 +20,11 @@ from prospr_ops.curvature.estimate import Estimate, Estimator
 from prospr_ops.curvature.ggn import auto_estimate, ggn_estimate, ggn_mc_estimate
 from prospr_ops.curvature.hutchinson import hutchinson_estimate
 from prospr_ops.curvature.row_sum import row_sum_estimate
-from prospr_ops.data.batches import checked
-from prospr_ops.network.loss import Batch, Loss, Objective
+from prospr_ops.curvature.traces import new_trace, trace_of
+from prospr_ops.data.batches import check_batch, check_structure
+from prospr_ops.network.loss import Batch, Loss
 from prospr_ops.network.restore import preserved
-from prospr_ops.network.tracing import run_as_fit, traced
+from prospr_ops.network.tracing import run_as_fit
 from prospr_ops.network.weights import Prunable, prunable_weights
 from prospr_ops.utils.checks import choose
 from prospr_ops.utils.settings import Settings
@@ -61,6 +62,7 @@ def find(name: str) -> Estimator:
     return ESTIMATORS[choose("curvature", name, ESTIMATORS)]
 
 
+@tf.autograph.experimental.do_not_convert
 def diagonal(
     model: keras.Model,
     x: Any,
@@ -74,6 +76,9 @@ def diagonal(
 ) -> dict[str, tf.Tensor]:
     """The diagonal of the Hessian of the training loss on one batch.
 
+    It is traced once per model, loss and shapes; a model keeps its last eight traces. It can be
+    called inside a `tf.function` too, as in a training step (not under `jit_compile=True`).
+
     Args:
         model: A built Keras model; it is unchanged.
         x: Inputs, with samples along the first axis.
@@ -85,7 +90,7 @@ def diagonal(
             for any model), "row_sum" (H·1, which is *not* the diagonal) or "auto" ("ggn" for every
             weight that has the closed form, "hutchinson" for the others).
         probes: Random vectors that a random estimator averages over; ≥ 1.
-        seed: Seed for the random vectors; None draws one.
+        seed: Seed for the random vectors; None draws one, inside a `tf.function` in every run of it.
         prunable: Weights to return: None for the kernels of Dense, EinsumDense, Embedding,
             convolution, transposed, depthwise and separable convolution layers; a function (layer,
             variable) -> bool; or variable paths, in which `*` and `?` are wildcards.
@@ -97,7 +102,10 @@ def diagonal(
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range, the model is not built, the data does not fit the
-            model, or the curvature is not finite.
+            model, or the curvature is not finite. Inside a `tf.function`: a size of x or y is
+            unknown, or the model computes in float16.
+        tf.errors.InvalidArgumentError: Inside a `tf.function`, the curvature is not finite. What the
+            data holds is not checked there.
 
     Examples:
         >>> import keras
@@ -112,19 +120,58 @@ def diagonal(
     estimate = find(estimator)
     settings = Settings.of(curvature=estimator, probes=probes, seed=seed)
     weights = prunable_weights(model, prunable)
-    objective = Objective.of(model, loss)
     batch = Batch(x, y).map(tf.convert_to_tensor)
+    eager = tf.executing_eagerly()
+    if not eager:
+        _check_shapes(batch)
     with preserved(model), run_as_fit(model):
-        batch = next(checked([batch], objective))
-        values = [variable.value for variable in weights.values()]
-        run = traced(
-            lambda: estimate(
-                objective, batch, [], values, settings.probes, tf.constant([settings.seed, 0])
+        find_trace = trace_of if eager else new_trace  # a graph keeps what is in it
+        trace = find_trace(model, loss, batch, weights, estimate, settings.probes)
+        check_structure(batch, 0, trace.objective)
+        if eager:
+            check_batch(batch, 0, trace.labels)
+            trace.objective.set_scale(batch)
+        elif trace.objective.needs_scale:
+            msg = (
+                f"model {model.name!r} computes in float16, whose scale depends on values that are "
+                "unknown inside a tf.function; call po.curvature.diagonal outside"
             )
-        )
-        found = run()
-    for path, values in zip(weights, found.diagonal, strict=True):
-        if not bool(tf.reduce_all(tf.math.is_finite(values))):
-            msg = f"the curvature of {path} holds NaN or infinity"
             raise ValueError(msg)
-    return dict(zip(weights, found.diagonal, strict=True))
+        key = tf.constant([settings.seed, 0])
+        if not eager and seed is None:
+            key = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+        found = trace.run(batch, key, trace.objective.scale)
+    return {
+        path: _finite(path, values, eager=eager)
+        for path, values in zip(weights, found, strict=True)
+    }
+
+
+def _check_shapes(batch: Batch) -> None:
+    """Refuses a batch of a graph whose size is unknown, which estimators need.
+
+    Raises:
+        ValueError: A size is unknown.
+    """
+    for name, structure in (("x", batch.x), ("y", batch.y)):
+        for tensor in keras.tree.flatten(structure):
+            if tensor is not None and not tensor.shape.is_fully_defined():
+                msg = (
+                    f"{name} has shape {tensor.shape} inside a tf.function, and every size must be "
+                    "known there; batch with drop_remainder=True, or leave out the input_signature"
+                )
+                raise ValueError(msg)
+
+
+def _finite(path: str, values: tf.Tensor, *, eager: bool) -> tf.Tensor:
+    """The curvature of a weight.
+
+    Raises:
+        ValueError: It is not finite; inside a graph, an InvalidArgumentError when that runs.
+    """
+    msg = f"the curvature of {path} holds NaN or infinity"
+    if not eager:
+        return tf.debugging.check_numerics(values, msg)
+    if not bool(tf.reduce_all(tf.math.is_finite(values))):
+        raise ValueError(msg)
+    return values

@@ -167,12 +167,22 @@ def check_batch(batch: Batch, number: int, labels: Mapping[int, LabelRange]) -> 
             raise ValueError(msg)
 
 
-def _check_inputs(batch: Batch, number: int, model: keras.Model) -> None:
-    """Refuses inputs whose shape a functional or Sequential model does not take.
+def check_structure(batch: Batch, number: int, objective: Objective) -> None:
+    """Refuses a batch without targets that the loss takes, or whose inputs the model does not take.
+
+    Args:
+        batch: The batch; its values may be unknown.
+        number: Its number, from 0, for the message.
+        objective: The model and its loss.
 
     Raises:
-        ValueError: The shape is another; a fixed batch size is named.
+        ValueError: There are no targets, or a functional or Sequential model takes another shape; a
+            fixed batch size is named.
     """
+    if batch.y is None and objective.needs_targets:
+        msg = "data has no targets: its batches must be tuples (x, y)"
+        raise ValueError(msg)
+    model = objective.model
     expected = keras.tree.flatten(keras_private.input_structure(model))
     given = keras.tree.flatten(batch.x)
     if len(given) != len(expected):
@@ -198,10 +208,7 @@ def checked(batches: Iterable[Batch], objective: Objective) -> Iterator[Batch]:
     """
     labels: dict[int, LabelRange] = {}
     for number, batch in enumerate(batches):
-        if batch.y is None and objective.needs_targets:
-            msg = "data has no targets: its batches must be tuples (x, y)"
-            raise ValueError(msg)
-        _check_inputs(batch, number, objective.model)
+        check_structure(batch, number, objective)
         if number == 0:
             labels = objective.build(batch)
         check_batch(batch, number, labels)

@@ -229,13 +229,18 @@ class Objective:
                 raise ValueError(msg) from error
         return labels
 
+    @property
+    def needs_scale(self) -> bool:
+        """Whether the model computes in float16."""
+        layers = keras_private.all_layers(self.model)
+        return any(layer.compute_dtype == "float16" for layer in layers)
+
     def set_scale(self, batch: Batch) -> None:
         """Finds a scale for a model that computes in float16, as Keras's LossScaleOptimizer does.
 
         It is the largest power of 8, up to 2^15, at which a gradient still has room to grow 64-fold.
         """
-        layers = keras_private.all_layers(self.model)
-        if all(layer.compute_dtype != "float16" for layer in layers):
+        if not self.needs_scale:
             return
         variables = [variable.value for variable in self.model.trainable_variables]
         with preserved(self.model):

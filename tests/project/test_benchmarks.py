@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import pytest
 
+import prospr_ops as po
 from prospr_ops.data import datasets as data
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,42 @@ def test_rows_are_chosen_by_words(benchmarks, tmp_path, monkeypatch):
     assert [row["side"] for row in rows] == ["TensorFlow's first gradient", "first_order"]
 
 
+def test_finished_rows_are_kept_and_tabled(benchmarks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main, module = benchmarks("__main__").main, benchmarks("first_call")
+    assert main(["first_call", "--only", "snip", "--out", "."]) == 0
+    file = Path("first_call.json")
+    record = json.loads(file.read_text())
+    record["rows"][0]["seconds"] = 1234.5
+    file.write_text(json.dumps(record))
+    assert main(["first_call", "--only", "tiny", "first", "--out", ".", "--resume"]) == 0
+    record = json.loads(file.read_text())
+    sides = [row["side"] for row in record["rows"]]
+    assert sides == ["TensorFlow's first gradient", "first_order", "snip"]
+    unit = record["rows"][0]
+    assert 0 < unit["tracing"] < unit["seconds"]
+    assert unit["later"] > 0
+    assert "| `snip` | 1234.50 |" in module.headline(record)
+    assert any(row.startswith("| tiny, 4 | snip | 1234.50 |") for row in module.markdown(record))
+    # Of another machine nothing is kept.
+    record["environment"]["threads"] = 64
+    file.write_text(json.dumps(record))
+    assert main(["first_call", "--only", "first_order", "--out", ".", "--resume"]) == 0
+    assert [row["side"] for row in json.loads(file.read_text())["rows"]] == ["first_order"]
+
+
+def test_networks_in_pytorch_have_the_same_kernels(benchmarks):
+    pytest.importorskip("torchvision")
+    networks = importlib.import_module("benchmarks.pytorch_networks")
+    names = {"lenet5": po.models.lenet5, "resnet20": po.models.resnet20, "vgg16": po.models.vgg16}
+    names["transformer"] = benchmarks("first_call")._transformer
+    for name, build in names.items():
+        pytorch = sum(w.numel() for w in networks.network(name).parameters())
+        assert pytorch == sum(
+            int(w.value.shape.num_elements()) for w in build().trainable_variables
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -124,6 +161,7 @@ def test_rows_are_chosen_by_words(benchmarks, tmp_path, monkeypatch):
         (["--reference", "other.json"], "other.json is no record of"),
         (["--reference", "absent.json"], "absent.json"),
         (["--only", "tiny"], "--only chooses among the rows of first_call"),
+        (["gamma", "--resume"], "--resume keeps the rows of first_call"),
     ],
 )
 def test_wrong_arguments(options, message, benchmarks, tmp_path, monkeypatch, capsys):
