@@ -12,6 +12,12 @@
 
 namespace prospr::core {
 
+// By the number of tensors, the last of which is x: so many sums has each channel, and so many
+// results the combination of the tensors. The sums are those of d and its square; of (g, x), g and
+// g * d; of (u, g, x), u, u * d, g, g * d and u * g.
+constexpr int kSums[] = {2, 2, 5};
+constexpr int kResults[] = {1, 1, 2};
+
 struct Channel {
   double rows;
   double mean;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/normalisation.h"
 #include "cpu/dispatch.h"
 
 namespace prospr::cpu {
@@ -16,10 +17,11 @@ struct ColumnTensors {
   const T* tensors[3];
 };
 
-// Sums down the columns, each a row of them: of x - centre and its square; of (g, x), g and g times
-// x - centre; of (u, g, x), u, u times x - centre, g, g times x - centre, and u times g.
-constexpr int kSums[] = {2, 2, 5};
+using core::kResults;
+using core::kSums;
 
+// Sums down the columns, with x - centre for d, are each a row of them.
+//
 // results[r] = sum over i of coefficients[r, i] * tensor_i + coefficients[r, count], x less its
 // centre, all of them rows of columns.
 template <typename T>
@@ -28,8 +30,5 @@ struct NormalisationKernels {
   void (*combine[3])(const ColumnTensors<T>& x, const T* centre, const T* coefficients,
                      T* const* results);
 };
-
-// So many results has the combination of so many tensors.
-constexpr int kResults[] = {1, 1, 2};
 
 }  // namespace prospr::cpu

@@ -16,6 +16,7 @@
 #if defined(PROSPR_CUDA)
 #include "cuda/curvature.h"
 #include "cuda/gamma.h"
+#include "cuda/normalisation.h"
 #include "cuda/select.h"
 #endif
 #include "ops/arguments.h"

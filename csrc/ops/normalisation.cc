@@ -69,8 +69,7 @@ REGISTER_OP("Prospr>BatchMoments")
     .Doc(R"doc(
 Mean and variance of each channel, over all axes but the last.
 
-Sums are in double on the CPU, of x less its first row. The result is the same bits for every number
-of threads.
+Sums are in double, of x less its first row. The result is the same bits for every number of threads.
 
 x: [..., C], with at least one element.
 mean: [C].
@@ -93,7 +92,7 @@ class BatchMomentsOp : public OpKernel {
     OP_REQUIRES_OK(context, launch<Device>(context, shape, moments));
   }
 };
-PROSPR_REGISTER(BatchMoments, OnCpu, Floats);
+PROSPR_REGISTER(BatchMoments, OnCpuAndGpu, Floats);
 
 REGISTER_OP("Prospr>BatchNorm")
     .Input("x: T")
@@ -142,7 +141,7 @@ class BatchNormOp : public OpKernel {
     OP_REQUIRES_OK(context, launch<Device>(context, shape, norm));
   }
 };
-PROSPR_REGISTER(BatchNorm, OnCpu, Floats);
+PROSPR_REGISTER(BatchNorm, OnCpuAndGpu, Floats, "epsilon");
 
 REGISTER_OP("Prospr>BatchNormGradient")
     .Input("y_gradient: T")
@@ -199,7 +198,7 @@ class BatchNormGradientOp : public OpKernel {
     OP_REQUIRES_OK(context, launch<Device>(context, shape, gradient));
   }
 };
-PROSPR_REGISTER(BatchNormGradient, OnCpu, Floats);
+PROSPR_REGISTER(BatchNormGradient, OnCpuAndGpu, Floats, "epsilon");
 
 REGISTER_OP("Prospr>BatchNormSecondGradient")
     .Input("u: T")
@@ -267,6 +266,6 @@ class BatchNormSecondGradientOp : public OpKernel {
     OP_REQUIRES_OK(context, launch<Device>(context, shape, gradient));
   }
 };
-PROSPR_REGISTER(BatchNormSecondGradient, OnCpu, Floats);
+PROSPR_REGISTER(BatchNormSecondGradient, OnCpuAndGpu, Floats, "epsilon");
 
 }  // namespace prospr::ops

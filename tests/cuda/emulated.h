@@ -115,6 +115,7 @@ auto in_both_orders(Test&& test, const std::string& what) {
 void test_gamma();
 void test_curvature();
 void test_input_gradient();
+void test_normalisation();
 void test_select();
 
 }  // namespace prospr::tests

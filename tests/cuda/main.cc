@@ -1,6 +1,6 @@
-// Runs csrc/cuda on the host: `main gamma`, `main curvature`, `main input_gradient` and `main
-// select` compare with the CPU's kernels; `main race` and `main overrun` run planted mistakes,
-// which a sanitizer must find; `main launch` makes a launch that fails.
+// Runs csrc/cuda on the host: `main gamma`, `main curvature`, `main input_gradient`, `main
+// normalisation` and `main select` compare with the CPU's kernels; `main race` and `main overrun`
+// run planted mistakes, which a sanitizer must find; `main launch` makes a launch that fails.
 #include <cstdio>
 #include <string>
 
@@ -49,6 +49,8 @@ int main(int argc, char** argv) {
     test_curvature();
   } else if (test == "input_gradient") {
     test_input_gradient();
+  } else if (test == "normalisation") {
+    test_normalisation();
   } else if (test == "select") {
     test_select();
   } else if (test == "race") {
@@ -58,9 +60,10 @@ int main(int argc, char** argv) {
   } else if (test == "launch") {
     test_failed_launch();
   } else {
-    std::fprintf(
-        stderr, "usage: %s gamma | curvature | input_gradient | select | race | overrun | launch\n",
-        argv[0]);
+    std::fprintf(stderr,
+                 "usage: %s gamma | curvature | input_gradient | normalisation | select | race | "
+                 "overrun | launch\n",
+                 argv[0]);
     return 2;
   }
   return failures == 0 ? 0 : 1;

@@ -86,7 +86,9 @@ def _run(program: Path, test: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, test], capture_output=True, text=True, check=False, timeout=300)
 
 
-@pytest.mark.parametrize("test", ["gamma", "curvature", "input_gradient", "select", "launch"])
+@pytest.mark.parametrize(
+    "test", ["gamma", "curvature", "input_gradient", "normalisation", "select", "launch"]
+)
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_kernels_agree_with_the_cpu(programs, sanitizer, test):
     result = _run(programs[sanitizer], test)

@@ -100,6 +100,8 @@ def _is_reshaped(given: Any, own: tf.Tensor) -> bool:
         if graph is None or getattr(given, "graph", None) is not graph:
             return False
         return given.op.type == "Reshape" and given.op.inputs[0] is own
+    if "GPU" in own.device:  # its memory would be copied here first
+        return False
     # An eager reshape shares the memory, and `own` is alive: no other tensor can be there.
     return np.shares_memory(np.asarray(memoryview(given)), np.asarray(memoryview(own)))
 
