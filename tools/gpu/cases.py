@@ -40,6 +40,7 @@ class Layer(NamedTuple):
         expected_us: Microseconds that an H100 is expected to take.
         pooled: Whether a pooling of 2 × 2 is behind it.
         gradient: Whether it is the gradient at the input.
+        depthwise: Whether every channel is a group of its own.
     """
 
     name: str
@@ -54,27 +55,34 @@ class Layer(NamedTuple):
     expected_us: float
     pooled: bool = False
     gradient: bool = False
+    depthwise: bool = False
 
     @property
     def input_size(self) -> int:
         """Input pixels along each axis."""
         return self.size if self.same else self.size + self.kernel - 1
 
+    @property
+    def groups(self) -> int:
+        """Of channels."""
+        return self.channels if self.depthwise else 1
+
     def shape(self, columns: int) -> np.ndarray:
         """ConvShape of csrc/kernels/curvature.h as it lies in memory."""
         before = (self.kernel - 1) // 2 if self.same else 0
         return np.array([
-            self.samples, columns, 1, self.channels, self.outputs,
+            self.samples, columns, self.groups, self.channels, self.outputs,
             1, self.input_size, self.input_size, 1, self.size, self.size,
             1, self.kernel, self.kernel, 1, 1, 1, 1, 1, 1, 0, before, before,
         ], np.int64)  # fmt: skip
 
     def tiny(self) -> Layer:
         """One of its kind for the emulation."""
-        size = min(self.size, 4)
+        channels = min(self.channels, 5)
         return self._replace(
-            size=size, kernel=min(self.kernel, 3), channels=min(self.channels, 5),
-            outputs=min(self.outputs, 6), samples=min(self.samples, 3),
+            size=min(self.size, 4), kernel=min(self.kernel, 3), channels=channels,
+            outputs=channels if self.depthwise else min(self.outputs, 6),
+            samples=min(self.samples, 3),
         )  # fmt: skip
 
 
@@ -93,7 +101,29 @@ LAYERS = [
         "gradient, 5×5, 6 → 16, 10×10, N 512", 10, 5, 6, 16, 512, False, 2.2, 10, 630, True, True
     ),
     Layer("gradient, 3×3, 64 → 64, 32×32, N 8", 32, 3, 64, 64, 8, True, 5.4, 7, 200, True, True),
+    Layer(
+        "Depthwise 3×3, 256, 16×16 pixels, N 32",
+        16,
+        3,
+        256,
+        256,
+        32,
+        True,
+        0.34,
+        84,
+        29,
+        depthwise=True,
+    ),
 ]
+
+
+class Words(NamedTuple):
+    """An embedding that is timed, of as many positions per sample as words in a short text."""
+
+    samples: int
+    positions: int
+    vocabulary: int
+    outputs: int
 
 
 class Sizes(NamedTuple):
@@ -106,6 +136,7 @@ class Sizes(NamedTuple):
         large: Elements that are more than 32 bits count.
         period: After so many elements large arrays repeat.
         layers: Layers.
+        words: An embedding.
         milliseconds: How long a round of a timing should take.
         rounds: Rounds of a timing.
     """
@@ -116,6 +147,7 @@ class Sizes(NamedTuple):
     large: int
     period: int
     layers: list[Layer]
+    words: Words
     milliseconds: float
     rounds: int
 
@@ -127,6 +159,7 @@ REAL_SIZES = Sizes(
     large=(1 << 31) + 12_345,
     period=1_000_003,
     layers=LAYERS,
+    words=Words(512, 80, 20_000, 128),
     milliseconds=5,
     rounds=9,
 )
@@ -137,6 +170,7 @@ TINY_SIZES = Sizes(
     large=1203,
     period=97,
     layers=[layer.tiny() for layer in LAYERS],
+    words=Words(3, 4, 10, 5),
     milliseconds=0,
     rounds=1,
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import COLUMNS, LAYERS, REAL_SIZES, TINY_SIZES, Sizes
+from cases import COLUMNS, REAL_SIZES, TINY_SIZES, Sizes
 from kernels import REAL, Kernels
 from measure import GAMMA_ARRAYS, RATE, Problem, emit, run_gamma, timing
 
@@ -43,7 +43,7 @@ def compare(
         theirs = run()
         wrong = theirs()
         ms = timing(kernels, sizes, lambda n: [theirs() for _ in range(n)], most=20)
-    except Exception as error:  # of any library: the others go on
+    except Exception as error:  # noqa: BLE001 - whatever a library raises, the others go on
         note = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         emit("comparison", **fields, other_ms=None, note=note)
         return
@@ -88,11 +88,7 @@ def gamma(kernels: Kernels, sizes: Sizes, device: str) -> None:
         half = 3 * size
 
         def copy(moved: Any = moved, half: int = half) -> Callable[[], str]:
-            def run() -> str:
-                moved[half:].copy_(moved[:half])
-                return ""
-
-            return run
+            return lambda: moved[half:].copy_(moved[:half]) is None or ""
 
         def eager(values: Any = (*wanted, g, h), note: str = note) -> Callable[[], str]:
             return lambda: step(*values) or note
@@ -173,8 +169,8 @@ def select(kernels: Kernels, sizes: Sizes, device: str) -> None:
 
 
 def contraction(kernels: Kernels, sizes: Sizes, device: str) -> None:
-    """The layers that no pooling follows; PyTorch unfolds the inputs and contracts by einsum."""
-    for layer in sizes.layers[: sum(not of.pooled for of in LAYERS)]:
+    """The layers without pooling or groups; PyTorch unfolds the inputs and contracts by einsum."""
+    for layer in (of for of in sizes.layers if not of.pooled and not of.depthwise):
         problem = Problem(kernels, layer)
         operands = problem.on_gpu(FLOAT)
         result = kernels.array(np.zeros(problem.size, np.float32))
@@ -186,12 +182,16 @@ def contraction(kernels: Kernels, sizes: Sizes, device: str) -> None:
         )  # fmt: skip
         n, taps = layer.samples, layer.kernel**2
         x = torch.from_numpy(problem.operands[0].astype(np.float32)).to(device)
-        x = x.reshape(n, layer.input_size, layer.input_size, layer.channels).permute(0, 3, 1, 2)
+        x = (
+            x.reshape(n, layer.input_size, layer.input_size, layer.channels)
+            .permute(0, 3, 1, 2)
+            .contiguous()
+        )
         s = torch.from_numpy(problem.operands[1].astype(np.float32)).to(device)
         s = s.reshape(COLUMNS, n, layer.size**2, layer.outputs)
 
         def einsum(
-            x: Any = x.contiguous(), s: Any = s, layer: Any = layer, got: Any = got,
+            x: Any = x, s: Any = s, layer: Any = layer, got: Any = got,
             taps: int = taps,
         ) -> Any:  # fmt: skip
             def run() -> Any:

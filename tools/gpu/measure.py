@@ -229,7 +229,7 @@ class Problem:
         windows = layer.size // 2 if layer.pooled else layer.size
         self.shape = layer.shape(COLUMNS)
         self.windows = np.array([1, windows, windows], np.int64) if layer.pooled else None
-        kernel = taps * layer.channels * layer.outputs
+        kernel = taps * layer.channels // layer.groups * layer.outputs
         inputs = layer.samples * layer.input_size**2 * layer.channels
         self.size = COLUMNS * inputs if layer.gradient else kernel
         derivative = values(layer.samples * pixels * layer.outputs)
@@ -352,6 +352,29 @@ def times(kernels: Kernels, sizes: Sizes) -> None:
                  milliseconds=ms, bytes=layer.megabytes * 1e6 if single else None,
                  flop=layer.gflop * 1e9 if single else None,
                  expected_ms=layer.expected_us / 1e3 if single else None)  # fmt: skip
+    time_embedding(kernels, sizes)
+
+
+def time_embedding(kernels: Kernels, sizes: Sizes) -> None:
+    """Each factor is read once."""
+    words, random = sizes.words, np.random.default_rng(5)
+    places = words.samples * words.positions
+    shape = np.array([words.samples, words.positions, COLUMNS, words.vocabulary, words.outputs])
+    indices = kernels.array(random.integers(0, words.vocabulary, places, np.int32))
+    factors = random.standard_normal(COLUMNS * places * words.outputs)
+    for dtype in TYPES:
+        on_gpu = kernels.array(dtype.narrow(factors))
+        result = kernels.array(np.zeros(words.vocabulary * words.outputs, dtype.sums))
+        ms = timing(
+            kernels, sizes,
+            lambda n, d=dtype, f=on_gpu, r=result: kernels.call(
+                "run_embedding", d.number, True, n, shape.ctypes.data, False, indices.pointer,
+                f.pointer, r.pointer,
+            ),
+        )  # fmt: skip
+        case = f"{places:,} places, {words.vocabulary:,} words, {words.outputs} outputs"
+        emit("timing", kernel="EmbeddingCurvature", dtype=dtype.name, case=case, milliseconds=ms,
+             bytes=on_gpu.bytes, flop=0)  # fmt: skip
 
 
 def large(kernels: Kernels, sizes: Sizes) -> None:
