@@ -100,6 +100,12 @@ void expect_same_bits(const Array<T>& got, const Array<T>& wanted, const std::st
          what + ": not the same bits");
 }
 
+// Waits for what a call enqueued. What went wrong with that, or else with the call; or nothing.
+inline std::string finished(const std::string& wrong) {
+  const std::string later = synchronise();
+  return later.empty() ? wrong : later;
+}
+
 // Runs `test` with the blocks of every grid in order, then in reverse order, which must not matter.
 template <typename Test>
 auto in_both_orders(Test&& test, const std::string& what) {

@@ -34,6 +34,7 @@ LISTS = {"check": "checks", "timing": "timings", "comparison": "comparisons"}
 # Those that a sanitizer must find something in.
 PLANTED = {"racecheck": "race", "memcheck": "overrun"}
 FOUND = 9  # what a sanitizer exits with
+DIFFER = "the results differ"  # of a comparison
 
 
 class Session:
@@ -76,7 +77,7 @@ class Session:
             note = f"exit {code}{f', not {wanted}' if wanted else ''}; {said}"
             return self._record(name, "failed", seconds, note, text)
         if failed:
-            return self._record(name, "failed", seconds, f"{failed} checks failed", text)
+            return self._record(name, "failed", seconds, f"{failed} results are wrong", text)
         return self._record(name, "passed", seconds, "", text)
 
     def skip(self, name: str, why: str) -> None:
@@ -97,7 +98,7 @@ class Session:
             kind = result.pop("result")
             if kind == "timing":
                 result = self._with_bounds(result)
-            failed += result.get("status") == "failed"
+            failed += result.get("status") == "failed" or result.get("note") == DIFFER
             self.results[LISTS[kind]].append(result)
         wrong = [line for line in said if "FAILED" in line or "rror" in line] or said
         return "; ".join(wrong[:1] + wrong[-1:] if len(wrong) > 1 else wrong)[:300], failed
