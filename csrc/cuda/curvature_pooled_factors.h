@@ -23,7 +23,7 @@ inline Divisor divisor(std::int64_t by) {
   return {static_cast<std::uint32_t>(((std::int64_t{1} << shift) + by - 1) / by), shift};
 }
 
-__device__ inline std::uint32_t operator/(std::uint32_t number, const Divisor& by) {
+PROSPR_HD std::uint32_t operator/(std::uint32_t number, const Divisor& by) {
   return static_cast<std::uint32_t>(std::uint64_t{number} * by.factor >> by.shift);
 }
 

@@ -34,6 +34,7 @@ from prospr_ops.pruning.result import PruneResult
 from prospr_ops.reporting import html_report
 from prospr_ops.utils.build import build_info
 from prospr_ops.utils.files import check_output, replacing, write_json
+from prospr_ops.utils.gpu import gpu_use
 
 __all__ = ["compare", "demo", "export", "info", "prune", "report", "shrink", "train"]
 
@@ -168,7 +169,7 @@ def report(*, results: Sequence[Path], out: Path, png: Path | None = None) -> No
 
 
 def info() -> None:
-    """Prints what this installation was built with and what it runs on."""
+    """Prints what this installation was built with, what it runs on, and whether a GPU is used."""
     table = Table(title="prospr_ops", show_header=False)
     for name, value in build_info().items():
         if isinstance(value, dict):
@@ -176,6 +177,7 @@ def info() -> None:
                 table.add_row(f"{name}: {package}", str(version))
         else:
             table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
+    table.add_row("GPU", gpu_use())
     Console(highlight=False).print(table)
 
 

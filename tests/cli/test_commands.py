@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import runpy
 import shutil
@@ -103,6 +104,7 @@ def test_info(capfd):
     shown = capfd.readouterr().out
     assert po.build_info()["compiler"] in shown
     assert po.build_info()["running"]["keras"] in shown
+    assert re.search(r"GPU +│ (yes|no): ", shown)
 
 
 def test_prune_a_built_in_model(tmp_path, capfd):

@@ -42,7 +42,7 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
     // Scratch that nobody wrote to is not a number.
     Array<unsigned char> scratch(cuda::scratch_bytes(conv));
     for (std::int64_t i = 0; i < scratch.size(); ++i) scratch[i] = 0xFF;
-    const std::string wrong = cuda::run(conv, scratch.data(), nullptr);
+    const std::string wrong = finished(cuda::run(conv, scratch.data(), nullptr));
     expect(wrong.empty(), wrong);
     return std::vector<Array<Sum>>{curvature};
   };
@@ -128,7 +128,7 @@ void test_embedding(const EmbeddingShape& shape) {
     const EmbeddingCurvature<T, Index> embedding{shape, of.data(), factors.data(),
                                                  curvature.data()};
     Array<unsigned char> scratch(cuda::scratch_bytes(embedding));
-    const std::string wrong = cuda::run(embedding, scratch.data(), nullptr);
+    const std::string wrong = finished(cuda::run(embedding, scratch.data(), nullptr));
     expect(wrong.empty(), wrong);
     return std::vector<Array<Sum>>{curvature};
   };

@@ -38,7 +38,7 @@ void test_conv(const PooledConv& pooled) {
   };
   const auto on_gpu = [&] {
     return std::vector<Array<T>>{run_with(kernel, factors, derivative, [](const auto& gradient) {
-      const std::string wrong = cuda::run(gradient, nullptr, nullptr);
+      const std::string wrong = finished(cuda::run(gradient, nullptr, nullptr));
       expect(wrong.empty(), wrong);
     })};
   };

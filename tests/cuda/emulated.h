@@ -1,4 +1,5 @@
-// What the emulated tests share: arrays that end where their memory ends, and comparisons.
+// What the tests share, in the emulation and on a card: arrays that end where their memory ends,
+// and comparisons.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +17,7 @@
 #include "core/half.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel_for.h"
-#include "cuda_runtime.h"
+#include "runtime.h"
 
 namespace prospr::tests {
 
@@ -26,7 +27,8 @@ inline const cpu::ParallelFor kOneThread = [](std::int64_t n, double, const cpu:
 };
 constexpr auto kBaseline = cpu::InstructionSet::kBaseline;
 
-// On the heap, `offset` elements into its memory, so that AddressSanitizer watches both ends.
+// `offset` elements into memory of its own, so that AddressSanitizer watches both ends. The device
+// reads and writes it, on a card too: nothing else may be handed to a kernel.
 template <typename T>
 class Array {
  public:
@@ -41,7 +43,7 @@ class Array {
 
  private:
   std::int64_t offset_;
-  std::vector<T> memory_;
+  std::vector<T, Allocator<T>> memory_;
 };
 
 class Random {
@@ -96,6 +98,12 @@ void expect_same_bits(const Array<T>& got, const Array<T>& wanted, const std::st
              std::memcmp(got.data(), wanted.data(),
                          static_cast<std::size_t>(got.size()) * sizeof(T)) == 0,
          what + ": not the same bits");
+}
+
+// Waits for what a call enqueued. What went wrong with that, or else with the call; or nothing.
+inline std::string finished(const std::string& wrong) {
+  const std::string later = synchronise();
+  return later.empty() ? wrong : later;
 }
 
 // Runs `test` with the blocks of every grid in order, then in reverse order, which must not matter.

@@ -48,19 +48,21 @@ void test_size(std::int64_t size, std::int64_t offset) {
       return GammaUpdate<T>{s.arrays[1].data(), rate,         s.arrays[2].data(), s.sign.data(),
                             s.arrays[2].data(), s.sign.data()};
     };
-    expect(cuda::run(update(gpu), size, nullptr, nullptr).empty(), what);
+    expect(finished(cuda::run(update(gpu), size, nullptr, nullptr)).empty(), what);
     cpu::run(update(cpu), size, kBaseline, kOneThread);
     compare(gpu, cpu, "gamma_update, " + what);
 
     Array<std::int8_t> sign_out(size, offset);
     auto apart = update(gpu);
     apart.sign_out = sign_out.data();
-    expect(cuda::run(apart, size, nullptr, nullptr).empty(), what);
+    expect(finished(cuda::run(apart, size, nullptr, nullptr)).empty(), what);
     cpu::run(update(cpu), size, kBaseline, kOneThread);
     expect_same_bits(sign_out, cpu.sign, "gamma_update into another sign, " + what);
     gpu = cpu;
 
-    bool gpu_finite = false;
+    static_assert(sizeof(bool) == 1);
+    Array<unsigned char> flag(1);
+    bool* const gpu_finite = reinterpret_cast<bool*>(flag.data());
     bool cpu_finite = false;
     const auto step = [&](State<T>& s, bool* finite) {
       return GammaStep<T>{s.arrays[3].data(),
@@ -71,10 +73,10 @@ void test_size(std::int64_t size, std::int64_t offset) {
                           rate,
                           finite};
     };
-    expect(cuda::run(step(gpu, &gpu_finite), size, nullptr, nullptr).empty(), what);
+    expect(finished(cuda::run(step(gpu, gpu_finite), size, nullptr, nullptr)).empty(), what);
     cpu::run(step(cpu, &cpu_finite), size, kBaseline, kOneThread);
     expect(cpu_finite == !poisoned, what);
-    expect(gpu_finite == !poisoned, "gamma_step, finite, " + what);
+    expect(*gpu_finite == !poisoned, "gamma_step, finite, " + what);
     compare(gpu, cpu, "gamma_step, " + what);
 
     const auto momentum_step = [&](State<T>& s, bool* finite) {
@@ -89,10 +91,11 @@ void test_size(std::int64_t size, std::int64_t offset) {
                                   T(0.9),
                                   finite};
     };
-    expect(cuda::run(momentum_step(gpu, &gpu_finite), size, nullptr, nullptr).empty(), what);
+    expect(finished(cuda::run(momentum_step(gpu, gpu_finite), size, nullptr, nullptr)).empty(),
+           what);
     cpu::run(momentum_step(cpu, &cpu_finite), size, kBaseline, kOneThread);
     expect(cpu_finite == !poisoned, what);
-    expect(gpu_finite == !poisoned, "gamma_momentum_step, finite, " + what);
+    expect(*gpu_finite == !poisoned, "gamma_momentum_step, finite, " + what);
     compare(gpu, cpu, "gamma_momentum_step, " + what);
   }
 }
