@@ -25,9 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import build
 from cases import EXPECTED_CARD, SHARE_OF_MEMORY, rates
 from tables import markdown
+
+import build
 
 HERE = Path(__file__).resolve().parent
 LISTS = {"check": "checks", "timing": "timings", "comparison": "comparisons"}
