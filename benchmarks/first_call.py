@@ -22,9 +22,10 @@ libraries load when they are first used.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ from benchmarks.harness import (
     peak_megabytes,
     write_json,
 )
+from benchmarks.pytorch_first_call import Problem
 from benchmarks.summary import Comparison
 from prospr_ops.network.loss import Batch, Objective
 from prospr_ops.network.weights import prunable_weights
@@ -129,7 +131,9 @@ class Measured(NamedTuple):
 
 
 def _measure(network: str, side: str) -> Measured:
-    call = _in_torch(network) if side == TORCH else _in_tensorflow(network, side)
+    if side == TORCH:
+        return _in_torch(network)
+    call = _in_tensorflow(network, side)
     forget_peak_memory()
     before = peak_megabytes()
     seconds, tracing = _timed(call)
@@ -208,45 +212,29 @@ def _has_torch() -> bool:
     return all(importlib.util.find_spec(name) for name in ("torch", "torchvision"))
 
 
-def _in_torch(network: str) -> Callable[[], Any]:
-    """The paper's path in PyTorch: `create_graph` through the steps, from c ⊙ w₀ on."""
-    torch = importlib.import_module("torch")
+def _in_torch(network: str) -> Measured:
+    """The paper's path in PyTorch, in a process of its own, on data of the same shape."""
     build, batch, name = NETWORKS[network]
-    torch.manual_seed(0)
-    torch.set_num_threads(environment()["threads"])
-    model = importlib.import_module("benchmarks.pytorch_networks").network(name)
-    model.train()
-    ours = build()
-    *pixels, last = ours.input_shape[1:]
-    words = None if pixels else 1000
-    shape = (last, *pixels)
-    x, y = _data(shape, ours.output_shape[-1], (STEPS + 1) * batch, words)
-    inputs, labels = torch.from_numpy(x).split(batch), torch.from_numpy(y).split(batch)
-    initial = {key: value.detach().requires_grad_() for key, value in model.named_parameters()}
-    masks = {
-        key: torch.ones_like(value, requires_grad=True)
-        for key, value in initial.items()
-        if value.ndim > 1
-    }
-
-    def meta_gradient() -> Any:
-        weights = {
-            key: masks[key] * value if key in masks else value for key, value in initial.items()
-        }
-
-        def loss_of(number: int) -> Any:
-            outputs = torch.func.functional_call(model, weights, (inputs[number],))
-            return torch.nn.functional.cross_entropy(outputs, labels[number])
-
-        for number in range(STEPS):
-            gradients = torch.autograd.grad(loss_of(number), [*weights.values()], create_graph=True)
-            weights = {
-                key: value - LEARNING_RATE * gradient
-                for (key, value), gradient in zip(weights.items(), gradients, strict=True)
-            }
-        return torch.autograd.grad(loss_of(STEPS), [*masks.values()])
-
-    return meta_gradient
+    assert name is not None
+    model = build()
+    *pixels, last = model.input_shape[1:]
+    problem = Problem(
+        name,
+        [last, *pixels],
+        model.output_shape[-1],
+        None if pixels else 1000,
+        batch,
+        STEPS,
+        LEARNING_RATE,
+        environment()["threads"],
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pytorch_first_call", json.dumps(problem._asdict())],
+        check=True,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    )
+    return Measured(network, TORCH, tracing=0.0, **json.loads(found.stdout))
 
 
 def run(
