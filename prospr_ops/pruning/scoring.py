@@ -17,8 +17,10 @@ from prospr_ops.data.batches import checked, endless_batches
 from prospr_ops.methods import METHODS, Method
 from prospr_ops.methods.engine.checkpoint import Checkpoint, description
 from prospr_ops.methods.engine.distribution import MIRRORED, Replicas, shared_by, strategy_for
+from prospr_ops.methods.engine.faults import layer_without_derivative
 from prospr_ops.methods.engine.microbatches import shareable, splittable
 from prospr_ops.methods.engine.problem import Found, Problem
+from prospr_ops.network import keras_private
 from prospr_ops.network.loss import Batch, Loss, Objective
 from prospr_ops.network.restore import preserved
 from prospr_ops.network.second_derivatives import NoSecondDerivative
@@ -299,15 +301,29 @@ def _found(method: Method, problem: Problem) -> Found:
     Raises:
         ValueError: It needs a second derivative that TensorFlow does not have.
     """
+    changing = keras_private.changed_by_calls(problem.objective.model)
+    if method.second_derivatives and changing:
+        msg = (
+            f"{_takes_them(method)} each forward pass of {changing[0]!r} (SpectralNormalization) assigns "
+            f"to its kernel, which they leave out; {_that_take_none()}"
+        )
+        raise ValueError(msg)
     try:
         return method.scores(problem)
     except NoSecondDerivative as error:
-        others = [f"'{one.name}'" for one in METHODS.values() if not one.second_derivatives]
-        msg = (
-            f"method '{method.name}' takes second derivatives, and {error}; those that take none "
-            f"are {', '.join(others)}"
-        )
+        layer = layer_without_derivative(problem, error)
+        where = f" behind layer {layer!r}" if layer else ""
+        msg = f"{_takes_them(method)} {error}{where}; {_that_take_none()}"
         raise ValueError(msg) from error
+
+
+def _takes_them(method: Method) -> str:
+    return f"method '{method.name}' takes second derivatives, and"
+
+
+def _that_take_none() -> str:
+    others = [f"'{one.name}'" for one in METHODS.values() if not one.second_derivatives]
+    return f"those that take none are {', '.join(others)}"
 
 
 def _mask_variables(
