@@ -200,8 +200,10 @@ def compiled_steps_with(variables: Iterable[Any]) -> list[keras.Model]:
     A model does not know of the models that hold it, so all objects of the process are looked at.
     """
     wanted = {id(variable) for variable in variables}
-    # By type: asking an object for its class runs code of proxies.
-    models = [one for one in gc.get_objects() if issubclass(type(one), keras.Model)]
+    things = gc.get_objects()
+    # By type: asking an object for its class runs code of proxies; and each type once.
+    kinds = {kind for kind in set(map(type, things)) if issubclass(kind, keras.Model)}
+    models = [thing for thing in things if type(thing) in kinds]
     return [
         model
         for model in models
