@@ -41,6 +41,17 @@ def copied(model: keras.Model) -> keras.Model:
         except OSError:
             raise
         except Exception as error:  # from whatever a layer's own code raises
+            quantised = [
+                layer.name
+                for layer in keras_private.all_layers(model)
+                if getattr(layer, "quantization_mode", None) is not None
+            ]
+            if quantised:
+                msg = (
+                    f"Keras cannot make model {model.name!r} again from a file once it is quantised "
+                    f"(layer {quantised[0]!r}): call prospr_ops.strip before model.quantize"
+                )
+                raise TypeError(msg) from error
             msg = (
                 f"Keras cannot make the {type(model).__name__} {model.name!r} again from a file "
                 f"({described(error)}); prospr_ops.export to a SavedModel, LiteRT or ONNX writes the "

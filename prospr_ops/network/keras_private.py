@@ -5,7 +5,8 @@ Checked against Keras 3.12 to 3.15. Names that are public in Keras are not here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -179,13 +180,44 @@ def moving_average(variable: Any) -> keras.Variable | None:
     scope in which both run.
     """
     scopes = get_global_attribute("name_scope_stack")
-    optimizer = scopes[-1].caller if scopes else None
-    if isinstance(optimizer, keras.optimizers.Optimizer) and optimizer.use_ema:
+    return average_of(scopes[-1].caller if scopes else None, variable)
+
+
+def average_of(optimizer: Any, variable: Any) -> keras.Variable | None:
+    """The moving average that an optimizer keeps of a variable, or None."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, keras.optimizers.Optimizer) and optimizer.built and optimizer.use_ema:
         averages = optimizer._model_variables_moving_average
         for known, average in zip(optimizer._trainable_variables, averages, strict=True):
             if known is variable:
                 return average
     return None
+
+
+def compiled_steps_with(variables: Iterable[Any]) -> list[keras.Model]:
+    """The living models that have a compiled training step, and one of these variables.
+
+    A model does not know of the models that hold it, so all objects of the process are looked at.
+    """
+    wanted = {id(variable) for variable in variables}
+    things = gc.get_objects()
+    # By type: asking an object for its class runs code of proxies; and each type once.
+    kinds = {kind for kind in set(map(type, things)) if issubclass(kind, keras.Model)}
+    models = [thing for thing in things if type(thing) in kinds]
+    return [
+        model
+        for model in models
+        if vars(model).get("train_function") is not None
+        and any(id(variable) in wanted for variable in model.trainable_variables)
+    ]
+
+
+def changed_by_calls(model: keras.Model) -> list[str]:
+    """Names of the trainable layers whose call assigns to their kernel."""
+    kind = keras.layers.SpectralNormalization
+    return [
+        one.name for one in all_layers(model) if isinstance(one, kind) and one.trainable_variables
+    ]
 
 
 def optimizer_states(optimizer: Any, variable: keras.Variable) -> Iterator[keras.Variable]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from prospr_ops.network import keras_private
 from prospr_ops.network.restore import preserved
+from prospr_ops.network.second_derivatives import ctc_loss
 from prospr_ops.network.tf_functions import moments, replaced
 
 Loss: TypeAlias = (
@@ -134,11 +135,14 @@ class Objective:
         Args:
             batch: The batch.
             replacements: What the model's layers get to call in place of functions of tf.nn, by
-                name; None for nothing but moments whose second derivative is right.
+                name; None for nothing but moments whose second derivative is right, and a CTC loss
+                that refuses its own.
         """
-        with replaced({"moments": moments} | dict(replacements or {})):
+        mended = {"moments": moments, "ctc_loss": ctc_loss}
+        with replaced(mended | dict(replacements or {})):
             prediction = self._predict(batch.x)
-        loss = _not_divided(self._of(batch, prediction))
+        with replaced(mended):
+            loss = _not_divided(self._of(batch, prediction))
         if self.loss is None:
             return loss  # what the model adds is in it
         added = [tf.reduce_sum(tf.cast(one, loss.dtype)) for one in self.model.losses]

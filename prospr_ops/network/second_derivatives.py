@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import tensorflow as tf
@@ -15,15 +15,16 @@ from tensorflow.python.framework import ops, registry
 # The registry of gradients is one for all threads, so one at a time changes it.
 _registry_lock = threading.RLock()
 
-# What TensorFlow says of an operation without a gradient: eagerly, in a graph, and of one that
-# forbids it.
+_stock_ctc_loss = tf.nn.ctc_loss
+_OF_CTC = "the gradient of tf.nn.ctc_loss, which keras.losses.CTC calls"
+
+# What TensorFlow says of an operation without a gradient: eagerly, and in a graph.
 _UNKNOWN = re.compile(
     r"registry has no entry for: (?P<eager>\w+)"
     r"|No gradient defined for operation *'(?P<name>[^']+)' \(op type: (?P<graph>\w+)\)"
-    r"|Gradient explicitly disabled"
 )
-# Types of operations that are gradients of others.
-_GRADIENT = re.compile("(Grad|Gradient|Backprop)(V[0-9]+)?$")
+# Types of operations that are gradients of others. That of StopGradient is zero by definition.
+_GRADIENT = re.compile("(?<!^Stop)(Grad|Gradient|Backprop)(V[0-9]+)?$")
 
 
 class NoSecondDerivative(ValueError):
@@ -31,13 +32,13 @@ class NoSecondDerivative(ValueError):
 
     Args:
         operation: Type of the operation that has no derivative.
-        name: Name of the operation in its graph, which holds that of its layer; empty if it ran
-            eagerly.
+        scope: Name scope in which it was to be differentiated, which in a graph holds the name of
+            its layer.
     """
 
-    def __init__(self, operation: str, name: str = "") -> None:
-        where = f" ({name})" if name else ""
-        super().__init__(f"TensorFlow has no derivative of {operation}{where}")
+    def __init__(self, operation: str, scope: str = "") -> None:
+        super().__init__(f"TensorFlow has no derivative of {operation}")
+        self.operation, self.scope = operation, scope
 
 
 class _Operation(NamedTuple):
@@ -186,7 +187,39 @@ def differentiable_gradients() -> Iterator[None]:
 
 
 def _refuse(op: Any, *_: Any) -> NoReturn:
-    raise NoSecondDerivative(op.type, getattr(op, "name", ""))
+    raise NoSecondDerivative(op.type, tf.get_current_name_scope())
+
+
+def _forbid(op: Any, *_: Any) -> NoReturn:
+    reason = _attributes(op, "message")["message"]
+    raise NoSecondDerivative(reason if reason == _OF_CTC else op.type, tf.get_current_name_scope())
+
+
+def refused(kind: str) -> AbstractContextManager[None]:
+    """Refuses to differentiate operations of a type while the context is open."""
+    return _registered({kind: _refuse})
+
+
+def ctc_loss(labels: Any, logits: Any, *args: Any, **options: Any) -> tf.Tensor:
+    """tf.nn.ctc_loss, whose second derivative is refused.
+
+    TensorFlow computes the gradient along with the loss, by sums of logarithms whose own
+    derivatives are NaN.
+    """
+
+    @tf.custom_gradient
+    def of_logits(logits: tf.Tensor) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(logits)
+            losses = _stock_ctc_loss(labels, logits, *args, **options)
+
+        def gradient(by_losses: tf.Tensor) -> tf.Tensor:
+            found = tape.gradient(losses, logits, by_losses)
+            return tf.raw_ops.PreventGradient(input=found, message=_OF_CTC)
+
+        return losses, gradient
+
+    return of_logits(tf.convert_to_tensor(logits))
 
 
 @contextmanager
@@ -203,11 +236,10 @@ def differentiating_gradients() -> Iterator[None]:
     silent = [n for n in names if _GRADIENT.search(n) and _registered_gradient(n) is None]
     mended = {n: second for n, second in _SECOND.items() if _registered_gradient(n) is None}
     try:
-        with _registered(dict.fromkeys(silent, _refuse) | mended):
+        with _registered(dict.fromkeys(silent, _refuse) | mended | {"PreventGradient": _forbid}):
             yield
     except LookupError as error:
         found = _UNKNOWN.search(str(error))
         if found is None:
             raise
-        kind = found["eager"] or found["graph"] or "an operation that forbids it"
-        raise NoSecondDerivative(kind, found["name"] or "") from error
+        raise NoSecondDerivative(found["eager"] or found["graph"], found["name"] or "") from error

@@ -186,8 +186,15 @@ def hold_masks(model: keras.Model, masks: Mapping[str, np.ndarray]) -> set[str]:
     with ExitStack() as undo:
         for path, mask in masks.items():
             _hold(*weights[path], mask, path, undo)
-        # A training step that was compiled before knows nothing of the new constraints.
+        # A training step that was compiled before knows nothing of the new constraints, be it that
+        # of a model which this one is a part of.
         model.train_function = None
+        for outer in keras_private.compiled_steps_with(weights[path][1] for path in masks):
+            outer.make_train_function(force=True)
+            for path, mask in masks.items():
+                _mask_average(outer.optimizer, weights[path][1], mask, undo)
+        for path, mask in masks.items():
+            _mask_average(getattr(model, "optimizer", None), weights[path][1], mask, undo)
 
         saved, held = _saved_paths(model), masked_weights(model)
         unsaved = {path for path, (*_, mask) in held.items() if mask.path not in saved}
@@ -223,6 +230,16 @@ def _hold(
     undo.callback(variable.assign, tf.identity(variable.value))
     variable.assign(keras.ops.where(constraint.mask, variable, 0))
     _constrain(layer, variable, constraint, undo)
+
+
+def _mask_average(
+    optimizer: Any, variable: keras.Variable, mask: np.ndarray, undo: ExitStack
+) -> None:
+    """Zeroes what a mask prunes of the moving average that may overwrite a weight."""
+    average = keras_private.average_of(optimizer, variable)
+    if average is not None:
+        undo.callback(average.assign, tf.identity(average.value))
+        average.assign(keras.ops.where(mask, average, 0))
 
 
 def _constrain(

@@ -17,8 +17,10 @@ from prospr_ops.data.batches import checked, endless_batches
 from prospr_ops.methods import METHODS, Method
 from prospr_ops.methods.engine.checkpoint import Checkpoint, Round, description
 from prospr_ops.methods.engine.distribution import MIRRORED, Replicas, shared_by, strategy_for
+from prospr_ops.methods.engine.faults import layer_without_derivative
 from prospr_ops.methods.engine.microbatches import shareable, splittable
 from prospr_ops.methods.engine.problem import Found, Problem
+from prospr_ops.network import keras_private
 from prospr_ops.network.loss import Batch, Loss, Objective
 from prospr_ops.network.restore import preserved
 from prospr_ops.network.second_derivatives import NoSecondDerivative
@@ -135,7 +137,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             checkpoint=checkpoint,
             say=say,
         )
-        with _second_derivatives_named(run.method):
+        with _second_derivatives_named(run.method, problem):
             scores, kept, found = _in_rounds(run, problem, rounds, target, first)
         if replicas is not None:
             replicas.check_same("the scores", *scores.values())
@@ -301,21 +303,35 @@ def _draw_batches(
 
 
 @contextmanager
-def _second_derivatives_named(method: Method) -> Iterator[None]:
+def _second_derivatives_named(method: Method, problem: Problem) -> Iterator[None]:
     """Says which methods still work where TensorFlow has no second derivative.
 
     Raises:
         ValueError: The method needs one that TensorFlow does not have.
     """
+    changing = keras_private.changed_by_calls(problem.objective.model)
+    if method.second_derivatives and changing:
+        msg = (
+            f"{_takes_them(method)} each forward pass of {changing[0]!r} (SpectralNormalization) assigns "
+            f"to its kernel, which they leave out; {_that_take_none()}"
+        )
+        raise ValueError(msg)
     try:
         yield
     except NoSecondDerivative as error:
-        others = [f"'{one.name}'" for one in METHODS.values() if not one.second_derivatives]
-        msg = (
-            f"method '{method.name}' takes second derivatives, and {error}; those that take none "
-            f"are {', '.join(others)}"
-        )
+        layer = layer_without_derivative(problem, error)
+        where = f" behind layer {layer!r}" if layer else ""
+        msg = f"{_takes_them(method)} {error}{where}; {_that_take_none()}"
         raise ValueError(msg) from error
+
+
+def _takes_them(method: Method) -> str:
+    return f"method '{method.name}' takes second derivatives, and"
+
+
+def _that_take_none() -> str:
+    others = [f"'{one.name}'" for one in METHODS.values() if not one.second_derivatives]
+    return f"those that take none are {', '.join(others)}"
 
 
 def _in_rounds(

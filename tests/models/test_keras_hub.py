@@ -208,3 +208,10 @@ def test_int8_keeps_the_zeros_of_a_stripped_model(name):
     zeros = sum(int((v.numpy() == 0).sum()) for v in plain.variables if v.ndim > 1)
     assert zeros >= result.weights - result.kept
     assert np.isfinite(_outputs(plain, x)).all()
+
+
+def test_a_quantised_model_that_keras_cannot_copy_is_told_to_strip_first():
+    model, *_ = _pruned("bert")
+    model.quantize("int8")
+    with pytest.raises(TypeError, match=r"quantised .*: call prospr_ops.strip before"):
+        po.strip(model)

@@ -154,3 +154,100 @@ def test_what_has_none_is_refused_where_it_is_needed(method, function, operation
         po.score(model, [data], **options)
     for value, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(value, variable.numpy())
+
+
+@pytest.mark.parametrize("steps", [2, 12])  # eager passes, and traced ones
+def test_the_layer_without_a_derivative_is_named(steps):
+    model, data = model_and_data(tf.nn.local_response_normalization)
+    with pytest.raises(ValueError, match="LRNGrad behind layer 'between'; those"):
+        po.score(model, [data], method="exact", steps=steps, loss="mse", seed=0, verbose=0)
+
+
+def test_the_layer_of_a_model_within_a_model_is_named():
+    inner, (x, _) = model_and_data(lambda x: tf.nn.max_pool_with_argmax(x, 2, 2, "VALID")[0])
+    outer = keras.Sequential([inner, keras.layers.Flatten(), keras.layers.Dense(2, name="last")])
+    outer.build((6, 4, 4, 2))
+    with pytest.raises(ValueError, match="MaxPoolGradWithArgmax behind layer 'between'; those"):
+        po.score(outer, [(x, np.ones((6, 2)))], method="grasp", loss="mse", seed=0, verbose=0)
+
+
+def with_ctc(loss):
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((7, 4)), keras.layers.Dense(5, name="letters")])
+    model.compile("sgd", loss, run_eagerly=False)
+    rng = np.random.default_rng(4)
+    data = rng.standard_normal((4, 7, 4)).astype("float32"), rng.integers(1, 5, (4, 3))
+    return model, data
+
+
+def own_ctc(y, logits):
+    return tf.nn.ctc_loss(
+        tf.cast(y, tf.int32), logits, [3] * 4, [7] * 4, logits_time_major=False, blank_index=0
+    )
+
+
+@pytest.mark.parametrize("loss", [keras.losses.CTC(), own_ctc], ids=["keras", "tf.nn"])
+@pytest.mark.parametrize("steps", [1, 12])
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].needs_data])
+def test_ctc_is_refused_by_name_where_it_is_needed_twice(method, steps, loss):
+    model, data = with_ctc(loss)
+    options = {"method": method, "steps": steps, "seed": 0, "verbose": 0}
+    if METHODS[method].second_derivatives:
+        with pytest.raises(ValueError, match=r"gradient of tf.nn.ctc_loss.*'first_order', 'snip'"):
+            po.score(model, [data], **options)
+    else:
+        scores = po.score(model, [data], **options)
+        assert np.isfinite(scores["sequential/letters/kernel"]).all()
+
+
+def test_the_gradient_of_ctc_is_that_of_fit():
+    model, (x, y) = with_ctc(keras.losses.CTC())
+    (scores,) = po.score(model, [(x, y)], method="snip", seed=0, verbose=0).values()
+    kernel = model.layers[0].kernel
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, y, model(x))
+    expected = np.abs(tape.gradient(loss, kernel.value) * kernel)
+    np.testing.assert_allclose(np.exp(scores), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["exact", "diagonal", "grasp"])
+def test_a_kernel_that_its_own_call_changes_is_refused(method):
+    keras.utils.clear_session()
+    wrapped = keras.layers.SpectralNormalization(keras.layers.Conv1D(3, 2), name="bounded")
+    model = keras.Sequential([keras.Input((5, 2)), wrapped, keras.layers.Dense(2)])
+    data = np.ones((4, 5, 2), "float32"), np.ones((4, 4, 2), "float32")
+    with pytest.raises(ValueError, match=r"'bounded'.*'first_order', 'snip'"):
+        po.score(model, [data], method=method, loss="mse", verbose=0)
+    assert po.score(model, [data], method="snip", loss="mse", verbose=0)
+
+
+@pytest.mark.parametrize("steps", [1, 12])
+def test_the_layer_whose_second_derivative_is_not_finite_is_named(steps):
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, activation="relu", name="first"),
+            keras.layers.UnitNormalization(name="length"),
+            keras.layers.Dense(2, name="last"),
+        ]
+    )
+    model.layers[0].kernel.assign(-tf.abs(model.layers[0].kernel))  # ReLU gives nothing but zeros
+    data = np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    with pytest.raises(ValueError, match=r"NaN or infinity in .*; it arises in layer 'length'"):
+        po.score(model, [data], method="exact", steps=steps, loss="mse", seed=0, verbose=0)
+
+
+def test_what_a_layer_takes_for_constant_is_no_missing_derivative():
+    def gated(x):
+        return x * tf.stop_gradient(tf.sigmoid(x))
+
+    found = []
+    for steps in (10, 11):  # 21 passes are eager, 23 are traced
+        model, data = model_and_data(gated)
+        options = {"steps": steps, "learning_rate": 1e-6, "loss": "mse", "seed": 0, "verbose": 0}
+        scores = po.score(model, [data], method="exact", **options)
+        found.append(np.exp(np.concatenate([s.ravel() for s in scores.values()])))
+    np.testing.assert_allclose(*found, rtol=1e-2, atol=1e-4 * found[0].max())

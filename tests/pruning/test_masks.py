@@ -384,3 +384,37 @@ def test_a_clone_says_when_it_is_trained_which_masks_it_lacks():
     x = np.random.default_rng(0).standard_normal((8, 4, 6)).astype("float32")
     with pytest.warns(UserWarning, match="attention/query/kernel.* were lost"):
         clone.fit(x, np.arange(8) % 3, verbose=0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_averages_that_overwrite_the_weights_before_the_next_step_are_masked(scaled):
+    keras.utils.clear_session()
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5), keras.layers.Dense(2)])
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.7)
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer, "mse")
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((16, 6)), rng.standard_normal((16, 2))
+    model.fit(x, y, verbose=0)
+    result = po.prune(model, None, sparsity=0.5, method="magnitude", verbose=0)
+    optimizer.finalize_variable_values(model.trainable_variables)
+    kernels = {v.path: v.numpy() for v in model.trainable_variables if v.ndim == 2}
+    for path, mask in result.masks.items():
+        assert not kernels[path][~mask].any()
+        assert kernels[path][mask].all()
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_masks_hold_in_a_model_around_whose_step_was_compiled_before(depth):
+    keras.utils.clear_session()
+    inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)], name="inner")
+    outer = inner
+    for _ in range(depth):
+        outer = keras.Sequential([keras.Input((6,)), outer, keras.layers.Dense(6)])
+    outer.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((16, 6)), rng.standard_normal((16, 6))
+    outer.fit(x, y, verbose=0)
+    result = po.prune(inner, None, sparsity=0.5, method="magnitude", verbose=0)
+    outer.fit(x, y, epochs=2, verbose=0)
+    (mask,) = result.masks.values()
+    np.testing.assert_array_equal(inner.layers[0].kernel.numpy() != 0, mask)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from prospr_ops.curvature.estimate import gradient, second_derivative, sum_dtype
 from prospr_ops.methods.engine.checkpoint import Progress
 from prospr_ops.methods.engine.distribution import Replicas, replicas
+from prospr_ops.methods.engine.faults import layer_not_finite
 from prospr_ops.methods.engine.microbatches import split
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
@@ -326,6 +327,9 @@ class Passes:
             weights = self.problem.weights
             bad = [path for path, good in zip(weights, finite, strict=True) if not good]
             msg = f"{step}: NaN or infinity in {of} of {', '.join(bad)}"
+            layer = "" if replicas() else layer_not_finite(self.problem, batch)
+            if layer:
+                msg += f"; it arises in layer {layer!r}"
             raise ValueError(msg)
         if number == len(self.losses):  # the first pass over this batch
             self.losses.append(loss)
