@@ -178,6 +178,35 @@ def test_pooled_convolutions_agree_with_the_cpu(shape, dtype):
         )
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (9001, 1), (35, 3), (6, 9, 9, 130)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-11)])
+def test_batch_normalisation_agrees_with_the_cpu(dtype, tolerance, shape):
+    random = np.random.default_rng(0)
+    tensors = random.normal(1.0, 2.0, (3, *shape)).astype(dtype)
+    vectors = random.normal(1.0, 2.0, (4, shape[-1])).astype(dtype)
+
+    def results(device):
+        with tf.device(device):
+            x, y_gradient, u = map(tf.constant, tensors)
+            scale, offset, *by = map(tf.constant, vectors)
+            moments = ops.batch_moments(x)
+            rest = x, scale, moments[-1], 1e-2
+            found = [
+                *moments,
+                ops.batch_norm(x, scale, offset, *rest[2:]),
+                *ops.batch_norm_gradient(y_gradient, *rest),
+                *ops.batch_norm_second_gradient(u, *by, y_gradient, *rest),
+            ]
+            for values in found:
+                _assert_on(values, device)
+            return [values.numpy() for values in found]
+
+    gpu = results(GPU)
+    for values, again, expected in zip(gpu, results(GPU), results("CPU:0"), strict=True):
+        np.testing.assert_array_equal(values, again)
+        np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance * abs(expected).max())
+
+
 def test_the_accumulator_is_added_to_and_not_overwritten():
     random = np.random.default_rng(0)
     with tf.device(GPU):

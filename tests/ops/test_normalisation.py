@@ -10,7 +10,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from prospr_ops import ops, reference
+import prospr_ops as po
+from prospr_ops import _native, ops, reference
+from prospr_ops.curvature import hutchinson, row_sum
+from prospr_ops.methods.engine import passes
 from prospr_ops.network import tf_functions
 from prospr_ops.network.loss import Batch, Objective
 from prospr_ops.ops.nn.replacements import fast_calls
@@ -326,3 +329,51 @@ def test_moments_of_the_same_numbers_are_not_those_of_the_tensor():
     y = calls["batch_normalization"](x, tf.reshape(mean, [1, 3]) + 1.0, variance, None, None, 0.0)
     expected = tf.nn.batch_normalization(x, mean + 1.0, variance, None, None, 0.0)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "first_order"},
+        {"method": "exact"},
+        {"method": "diagonal", "curvature": "hutchinson"},
+        {"method": "diagonal", "curvature": "row_sum"},
+    ],
+    ids=lambda options: "-".join(options.values()),
+)
+@pytest.mark.usefixtures("float64")
+def test_scores_of_a_residual_network_are_those_of_the_plain_path(options, monkeypatch):
+    x = inputs = keras.Input((6, 6, 2))
+    for _ in range(2):
+        shortcut = layers.Conv2D(4, 1)(x)
+        x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))
+        x = layers.add([shortcut, layers.Activation("tanh")(x)])
+    x = layers.GlobalAveragePooling2D()(layers.BatchNormalization(scale=False)(x))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    random = np.random.default_rng(0)
+    data = random.normal(1.0, 2.0, (24, 6, 6, 2)), np.arange(24) % 3
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
+    calls = []
+    own = ops.batch_norm
+    monkeypatch.setattr(ops, "batch_norm", lambda *given: calls.append(given) or own(*given))
+
+    def scores():
+        return po.score(model, data, loss=loss, batch_size=8, seed=0, verbose=0, **options)
+
+    found = scores()
+    assert calls
+    calls.clear()
+    for module in (passes, hutchinson, row_sum):
+        monkeypatch.setattr(module, "fast_calls", dict)
+    expected = scores()
+    assert not calls
+    for path, values in expected.items():
+        largest = np.abs(values).max()
+        np.testing.assert_allclose(found[path], values, rtol=1e-7, atol=1e-9 * largest)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_on_a_gpu_there_is_what_the_build_has_kernels_for(cuda, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda _: ["GPU:0"])
+    monkeypatch.setattr(_native, "build_info", lambda: {"cuda": cuda})
+    assert set(fast_calls()) == ({"moments", "batch_normalization"} if cuda else set())

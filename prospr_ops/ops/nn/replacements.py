@@ -22,7 +22,7 @@ def fast_calls() -> dict[str, Callable[..., Any]]:
     estimators, must not use them.
     """
     normalisation = BatchNormalisation()
-    by_channel = {
+    by_channel: dict[str, Callable[..., Any]] = {
         "moments": normalisation.moments,
         "batch_normalization": normalisation.batch_normalization,
     }
