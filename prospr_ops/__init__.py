@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prospr_ops.delivery.exporting import export
     from prospr_ops.delivery.saving import load_model, save_model
     from prospr_ops.delivery.shrinking import shrink
+    from prospr_ops.delivery.sparsifying import densify, sparsify
     from prospr_ops.delivery.stripping import strip
     from prospr_ops.pruning.api import prune, score
     from prospr_ops.pruning.channels.groups import channel_masks
@@ -45,6 +46,7 @@ __all__ = [
     "channel_masks",
     "curvature",
     "data",
+    "densify",
     "export",
     "load_data",
     "load_model",
@@ -57,6 +59,7 @@ __all__ = [
     "score",
     "select",
     "shrink",
+    "sparsify",
     "strip",
 ]
 
@@ -64,6 +67,7 @@ _HOMES = {
     "PruneResult": "pruning.result",
     "apply_masks": "pruning.masks",
     "channel_masks": "pruning.channels.groups",
+    "densify": "delivery.sparsifying",
     "export": "delivery.exporting",
     "load_data": "data.loading",
     "load_model": "delivery.saving",
@@ -73,6 +77,7 @@ _HOMES = {
     "score": "pruning.api",
     "select": "pruning.selection",
     "shrink": "delivery.shrinking",
+    "sparsify": "delivery.sparsifying",
     "strip": "delivery.stripping",
 }
 

@@ -16,6 +16,7 @@ from keras.src.export.export_utils import get_input_signature
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.losses import LossFunctionWrapper
 from keras.src.models import Functional
+from keras.src.ops.nn import Relu
 from keras.src.ops.numpy import Add, Pad
 from keras.src.trainers.compile_utils import CompileLoss
 
@@ -28,6 +29,7 @@ __all__ = [
     "Functional",
     "LossFunctionWrapper",
     "Pad",
+    "Relu",
     "all_layers",
     "compiled_loss",
     "compute_output_spec",

@@ -21,9 +21,12 @@ from prospr_ops.reference.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
 from prospr_ops.reference.selection import select
 from prospr_ops.reference.sparse_convolution import (
+    dense_filters,
+    from_blocks,
     sparse_conv,
     sparse_conv_filter_gradient,
     sparse_conv_input_gradient,
+    to_blocks,
 )
 
 __all__ = [
@@ -31,8 +34,10 @@ __all__ = [
     "channel_products",
     "conv_curvature",
     "dense_curvature",
+    "dense_filters",
     "diagonal_scores",
     "embedding_curvature",
+    "from_blocks",
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
@@ -49,5 +54,6 @@ __all__ = [
     "sparse_conv_filter_gradient",
     "sparse_conv_input_gradient",
     "synflow_scores",
+    "to_blocks",
     "unrolled_meta_gradient",
 ]

@@ -1,0 +1,193 @@
+"""What sparse layers compute, on blocks of samples, by our ops or by TensorFlow's own.
+
+Blocks are `[blocks, ..., channels, 16]`: the samples of a block lie along the last axis (see
+`prospr_ops.ops.sparse_conv`). Where our ops have no kernels, on a GPU, every function here computes
+the same by the operations of TensorFlow, with the kernels written out in full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from prospr_ops import ops, reference
+from prospr_ops.ops.sparse_convolution import BLOCK, TransposedPattern
+
+
+def needs_tensorflow() -> bool:
+    """Whether TensorFlow's operations must do it."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def to_blocks(samples: tf.Tensor) -> tf.Tensor:
+    """Lays the samples of a batch side by side."""
+    module: Any = reference if needs_tensorflow() else ops
+    return module.to_blocks(samples)
+
+
+def from_blocks(blocks: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
+    """The samples of blocks."""
+    module: Any = reference if needs_tensorflow() else ops
+    return module.from_blocks(blocks, samples)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The pattern of a kernel `[height, width, channels, filters]` and how it moves.
+
+    Attributes:
+        mask: Boolean array in the kernel's shape, True for a weight that is kept.
+        strides: By how much the filters move.
+        dilations: Distance of neighbouring elements of a filter.
+        padding: "valid" or "same".
+    """
+
+    mask: np.ndarray
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    padding: str = "valid"
+
+    def __post_init__(self) -> None:
+        if self.mask.size >= 2**31:
+            msg = f"a kernel of shape {self.mask.shape} has more elements than indices of 32 bits count"
+            raise ValueError(msg)
+
+    def kept(self, kernel: np.ndarray) -> np.ndarray:
+        """The weights that are kept, filter by filter."""
+        return _by_filter(kernel)[_by_filter(self.mask)]
+
+    def kernel(self, kept: np.ndarray) -> np.ndarray:
+        """The kernel of these weights, zero elsewhere."""
+        by_filter = np.zeros(_by_filter(self.mask).shape, kept.dtype)
+        by_filter[_by_filter(self.mask)] = kept
+        return by_filter.T.reshape(self.mask.shape)
+
+    def constants(self) -> tuple[tf.Tensor, tf.Tensor, TransposedPattern]:
+        """Taps, splits, and the transposed pattern, as eager tensors."""
+        *_, channels, filters = self.mask.shape
+        filter_of, taps = (axis.astype(np.int32) for axis in np.nonzero(_by_filter(self.mask)))
+        counts = np.bincount(filter_of, minlength=filters)
+        splits = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        order = np.argsort(taps % channels, kind="stable").astype(np.int32)
+        by_channel = np.bincount(taps % channels, minlength=channels)
+        with tf.init_scope(), tf.device("CPU"):
+            transposed = TransposedPattern(
+                tf.constant((taps // channels * filters + filter_of)[order]),
+                tf.constant(np.concatenate([[0], np.cumsum(by_channel)]).astype(np.int32)),
+                tf.constant(order),
+            )
+            return tf.constant(taps), tf.constant(splits), transposed
+
+    def places(self) -> tf.Tensor:
+        """Where in the flat kernel each kept weight lies."""
+        filter_of, taps = np.nonzero(_by_filter(self.mask))
+        with tf.init_scope():
+            return tf.constant((taps * self.mask.shape[-1] + filter_of)[:, np.newaxis], tf.int32)
+
+
+def _by_filter(kernel: np.ndarray) -> np.ndarray:
+    """Each filter's elements in a row."""
+    return kernel.reshape(-1, kernel.shape[-1]).T
+
+
+def convolve(
+    blocks: tf.Tensor, kept: tf.Tensor, bias: tf.Tensor, filters: Filters, constants: Any
+) -> tf.Tensor:
+    """The output of filters by our op, on blocks of images."""
+    taps, splits, transposed = constants
+    return ops.sparse_conv(
+        blocks,
+        kept,
+        bias,
+        taps,
+        splits,
+        filters.mask.shape[:2],
+        filters.strides,
+        filters.dilations,
+        filters.padding,
+        transposed,
+    )
+
+
+def convolve_in_full(
+    blocks: tf.Tensor, kept: tf.Tensor, bias: tf.Tensor, filters: Filters, places: tf.Tensor
+) -> tf.Tensor:
+    """The same by TensorFlow's convolution."""
+    kernel = tf.reshape(tf.scatter_nd(places, kept, [filters.mask.size]), filters.mask.shape)
+    images = reference.from_blocks(blocks, tf.shape(blocks)[0] * BLOCK)
+    output = tf.nn.convolution(
+        images, kernel, filters.strides, filters.padding.upper(), dilations=filters.dilations
+    )
+    return reference.to_blocks(output + bias)
+
+
+def normalise(
+    blocks: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    samples: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Batch normalisation by the batch's own statistics.
+
+    Args:
+        blocks: Blocks of samples, `[blocks, ..., channels, 16]`.
+        gamma: Scale of each channel.
+        beta: Offset of each channel.
+        epsilon: What is added to each variance.
+        samples: Number of samples in the blocks.
+
+    Returns:
+        The normalised blocks, and mean and variance of each channel. Only the former has a gradient.
+    """
+    module: Any = reference if needs_tensorflow() else ops
+    channels = blocks.shape[-2]
+    dtype = blocks.dtype
+    rows = [-1, channels * BLOCK]
+
+    def occupied(values: tf.Tensor) -> tf.Tensor:
+        """Zero where there is no sample."""
+        lanes = tf.range(tf.shape(values)[0] * BLOCK) < samples
+        shape = [-1, *[1] * (values.shape.rank - 2), BLOCK]
+        return tf.where(tf.reshape(lanes, shape), values, tf.zeros([], dtype))
+
+    def masked(values: tf.Tensor) -> tf.Tensor:
+        return tf.cond(tf.equal(samples % BLOCK, 0), lambda: values, lambda: occupied(values))
+
+    def per_channel(sums: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.reshape(sums, [channels, BLOCK]), axis=1)
+
+    def combined(tensors: list[tf.Tensor], coefficients: list[tf.Tensor]) -> tf.Tensor:
+        spread = tf.repeat(tf.cast(tf.stack(coefficients), dtype), BLOCK, axis=1)
+        return module.channel_combinations(tensors, spread[tf.newaxis])[0]
+
+    @tf.custom_gradient  # type: ignore[misc]
+    def normalised(blocks: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        shape = tf.shape(blocks)
+        x = tf.reshape(masked(blocks), rows)
+        count = tf.cast(tf.size(blocks) // (shape[0] * channels * BLOCK) * samples, tf.float64)
+        sums = module.channel_products([x])
+        mean = per_channel(sums[0, 1]) / count
+        variance = tf.maximum(per_channel(sums[0, 0]) / count - mean * mean, 0)
+        inverse = tf.math.rsqrt(variance + epsilon)
+        wide = tf.cast(gamma, tf.float64) * inverse
+        y = combined([x], [wide, tf.cast(beta, tf.float64) - mean * wide])
+
+        def gradients(by_y: tf.Tensor, *_: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            g = tf.reshape(by_y, rows)
+            sums = module.channel_products([x, g])
+            by_beta = per_channel(sums[1, 2])
+            by_gamma = (per_channel(sums[0, 1]) - mean * by_beta) * inverse
+            slope = -wide * inverse * by_gamma / count
+            by_x = combined([x, g], [slope, wide, -mean * slope - wide * by_beta / count])
+            by_blocks = masked(tf.reshape(by_x, shape))
+            return by_blocks, tf.cast(by_gamma, dtype), tf.cast(by_beta, dtype)
+
+        y = tf.reshape(y, shape)
+        y.set_shape(blocks.shape)
+        return (y, tf.cast(mean, dtype), tf.cast(variance, dtype)), gradients
+
+    return normalised(blocks, gamma, beta)
