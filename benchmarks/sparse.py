@@ -1,8 +1,7 @@
 """Sparse: what does a step of training a pruned network cost by the weights that were kept alone?
 
 The gradients of the loss on a batch of 100, which is nearly all of a step, by the masked Keras model and
-by the network of its kept weights (`prospr_ops.sparse.network`), which the accuracy study
-trains. The masks are SNIP's.
+by what `prospr_ops.sparsify` makes of it. The masks are SNIP's.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from rich.table import Table
 import prospr_ops as po
 from benchmarks.harness import environment, interleaved_seconds, median, on_gpu, write_json
 from benchmarks.summary import Comparison
-from prospr_ops.sparse.network import SparseNetwork, kept_weights
+from prospr_ops.sparse.blocks import Filters
+from prospr_ops.sparse.layers import filters_of
 
 SAMPLES = 100
 NETWORKS = ("lenet_300_100", "lenet5_caffe")
@@ -49,10 +49,15 @@ def _measure(network: str, sparsity: float) -> dict[str, Any]:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     scores = po.score(masked, (x.numpy(), y.numpy()), method="snip", loss=loss, verbose=0)
     masks = po.select(scores, sparsity)
-    calls = {"sparse": _gradients(SparseNetwork(masked, masks), x, y)}
     po.apply_masks(masked, masks)
-    calls["masked"] = _gradients(masked, x, y)
-    difference = _difference(calls["sparse"](), calls["masked"](), list(masks.values()))
+    fast = po.sparsify(masked, layers="all", batch_size=SAMPLES, verbose=0)
+    calls = {"sparse": _gradients(fast, x, y), "masked": _gradients(masked, x, y)}
+    filters = [
+        filters_of(layer, layer.kernel_constraint.mask.numpy())
+        for layer in masked.layers
+        if hasattr(layer, "kernel")
+    ]
+    difference = _difference(calls["sparse"](), calls["masked"](), filters)
     if not difference <= 1e-4:
         msg = f"{network}: the gradients of the kept weights are off by {difference:g}"
         raise AssertionError(msg)
@@ -67,10 +72,13 @@ def _measure(network: str, sparsity: float) -> dict[str, Any]:
 
 
 def _difference(
-    sparse: list[np.ndarray], masked: list[np.ndarray], masks: list[np.ndarray]
+    sparse: list[np.ndarray], masked: list[np.ndarray], filters: list[Filters]
 ) -> float:
     """The largest of all kernels and biases, each as a part of its largest gradient."""
-    kept = [kept_weights(kernel, mask) for kernel, mask in zip(masked[::2], masks, strict=True)]
+    kept = [
+        pattern.kept(kernel.reshape(pattern.mask.shape))
+        for kernel, pattern in zip(masked[::2], filters, strict=True)
+    ]
     pairs = zip([*sparse[::2], *sparse[1::2]], [*kept, *masked[1::2]], strict=True)
     return max(float(np.abs(a - b).max()) / float(np.abs(b).max()) for a, b in pairs)
 

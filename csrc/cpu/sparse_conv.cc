@@ -121,7 +121,6 @@ template <typename T>
 void multiply(const Reading& reading, SparseProduct<T> product, InstructionSet instruction_set,
               const ParallelFor& parallel_for) {
   const std::int64_t groups = reading.groups();
-  if (groups == 0 || product.rows == 0) return;
   product.chunks =
       std::max<std::int64_t>(1, std::min(product.rows, (kItems + groups - 1) / groups));
   const std::int64_t items = groups * product.chunks;
@@ -133,6 +132,7 @@ void multiply(const Reading& reading, SparseProduct<T> product, InstructionSet i
 template <typename T>
 void run_map(const SparseConvShape& shape, const SparseConv<T>& map, InstructionSet instruction_set,
              const ParallelFor& parallel_for) {
+  if (shape.blocks == 0 || shape.filters == 0) return;  // other sizes may be anything
   multiply<T>(of_image(shape, map.pattern.taps),
               {map.pattern.splits, shape.filters, 1, map.image, map.weights, map.bias, map.output},
               instruction_set, parallel_for);
@@ -141,6 +141,7 @@ void run_map(const SparseConvShape& shape, const SparseConv<T>& map, Instruction
 template <typename T>
 void run_map(const SparseConvShape& shape, const SparseConvInputGradient<T>& map,
              InstructionSet instruction_set, const ParallelFor& parallel_for) {
+  if (shape.blocks == 0 || shape.channels == 0) return;
   std::vector<T> weights(shape.weights);
   for (std::int64_t e = 0; e < shape.weights; ++e) weights[e] = map.weights[map.pattern.order[e]];
   multiply<T>(of_output(shape, map.pattern.taps),
@@ -165,6 +166,11 @@ template <typename T>
 void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& map,
              InstructionSet instruction_set, const ParallelFor& parallel_for) {
   if (shape.filters == 0) return;
+  if (shape.blocks == 0) {
+    std::fill_n(map.weights_gradient, shape.weights, T{0});
+    std::fill_n(map.bias_gradient, shape.filters, T{0});
+    return;
+  }
   const Reading reading = of_image(shape, map.pattern.taps);
   const std::int64_t groups = reading.groups();
   const std::int64_t parts = parts_of(shape, reading);
@@ -174,24 +180,24 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
   std::vector<T> sums((parts - 1) * size);
   const auto kernel = dispatch<SparseFilterGradientKernel<T>>(instruction_set);
   const std::int64_t items = parts * chunks;
-  parallel_for(
-      items, std::max(1.0, products_of(reading) / kSpeed / static_cast<double>(items)),
-      [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t item = begin; item < end; ++item) {
-          const std::int64_t part = item / chunks;
-          const std::int64_t chunk = item % chunks;
-          const std::int64_t first = shape.filters * chunk / chunks;
-          const std::int64_t last = shape.filters * (chunk + 1) / chunks;
-          T* by_weights = map.weights_gradient;
-          T* by_biases = map.bias_gradient;
-          if (part > 0) {
-            by_weights = sums.data() + (part - 1) * size;
-            by_biases = by_weights + shape.weights;
-          }
-          kernel(reading, shape.filters, map, groups * part / parts, groups * (part + 1) / parts,
-                 first, last, by_weights + map.pattern.splits[first], by_biases + first);
-        }
-      });
+  parallel_for(items, std::max(1.0, products_of(reading) / kSpeed / static_cast<double>(items)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t item = begin; item < end; ++item) {
+                   const std::int64_t part = item / chunks;
+                   const std::int64_t chunk = item % chunks;
+                   const std::int64_t first = shape.filters * chunk / chunks;
+                   const std::int64_t last = shape.filters * (chunk + 1) / chunks;
+                   T* by_weights = map.weights_gradient;
+                   T* by_biases = map.bias_gradient;
+                   if (part > 0) {
+                     by_weights = sums.data() + (part - 1) * size;
+                     by_biases = by_weights + shape.weights;
+                   }
+                   kernel(reading, shape.filters, map, groups * part / parts,
+                          groups * (part + 1) / parts, first, last,
+                          by_weights + map.pattern.splits[first], by_biases + first);
+                 }
+               });
   for (std::int64_t part = 1; part < parts; ++part) {
     const T* const from = sums.data() + (part - 1) * size;
     for (std::int64_t k = 0; k < shape.weights; ++k) map.weights_gradient[k] += from[k];
@@ -220,9 +226,8 @@ void run(const Map& map, InstructionSet instruction_set, const ParallelFor& para
                [&](std::int64_t begin, std::int64_t end) { kernel(map, begin, end); });
 }
 
-#define INSTANTIATE(Map)                                              \
-  template void run(const SparseConvShape&, const Map&, InstructionSet, \
-                    const ParallelFor&)
+#define INSTANTIATE(Map) \
+  template void run(const SparseConvShape&, const Map&, InstructionSet, const ParallelFor&)
 INSTANTIATE(SparseConv<float>);
 INSTANTIATE(SparseConv<double>);
 INSTANTIATE(SparseConvInputGradient<float>);

@@ -69,8 +69,9 @@ const T* lay(const Reading& reading, const T* source, std::int64_t group, T* fra
   source += group * reading.group * block;
   if (!reading.framed) return source;
   const Strides& strides = reading.strides;
-  const std::int64_t rows = std::min(
-      height, (reading.frame_rows - reading.above + reading.row_distance - 1) / reading.row_distance);
+  const std::int64_t rows =
+      std::min(height, (reading.frame_rows - reading.above + reading.row_distance - 1) /
+                           reading.row_distance);
   const std::int64_t columns =
       std::min(width, (reading.frame_columns - reading.left + reading.column_distance - 1) /
                           reading.column_distance);
@@ -225,14 +226,14 @@ void filter_gradient(const Reading& reading, std::int64_t filters,
   AlignedBuffer<T> frame = empty_frame<T>(reading);
   for (std::int64_t group = first; group < last; ++group) {
     const T* const source = lay(reading, map.image, group, frame.data());
-    const T* const gradient =
-        map.output_gradient + group * reading.group * reading.block_positions * filters * kBlockLanes;
+    const T* const gradient = map.output_gradient + group * reading.group *
+                                                        reading.block_positions * filters *
+                                                        kBlockLanes;
     for_tiles<kTile>(0, reading.group_blocks(group) * reading.block_positions,
                      [&](std::int64_t tile, auto size) {
-                       add_tile<size>(reading, filters, map, source,
-                                      reading.positions.data() + tile,
-                                      gradient + tile * filters * kBlockLanes, begin, end, sums,
-                                      biases);
+                       add_tile<size>(
+                           reading, filters, map, source, reading.positions.data() + tile,
+                           gradient + tile * filters * kBlockLanes, begin, end, sums, biases);
                      });
   }
   for (std::int64_t k = 0; k < count; ++k) by_weights[k] = total<T>(sums[k]);
@@ -255,40 +256,42 @@ PROSPR_HD void for_squares(const Map& map, std::int64_t begin, std::int64_t end,
 
 template <typename T>
 void to_blocks(const ToBlocks<T>& map, std::int64_t begin, std::int64_t end) {
-  for_squares(map, begin, end, [&](std::int64_t sample, std::int64_t samples, std::int64_t element,
-                                   std::int64_t elements, std::int64_t blocked) {
-    alignas(64) T square[kBlockLanes][kBlockLanes] = {};
-    const T* from = map.from + sample * map.size + element;
-    if (samples == kBlockLanes && elements == kBlockLanes) {
-      for (int s = 0; s < kBlockLanes; ++s, from += map.size) {
-        for (int e = 0; e < kBlockLanes; ++e) square[e][s] = from[e];
-      }
-    } else {
-      for (std::int64_t s = 0; s < samples; ++s, from += map.size) {
-        for (std::int64_t e = 0; e < elements; ++e) square[e][s] = from[e];
-      }
-    }
-    std::copy_n(square[0], elements * kBlockLanes, map.to + blocked);
-  });
+  for_squares(map, begin, end,
+              [&](std::int64_t sample, std::int64_t samples, std::int64_t element,
+                  std::int64_t elements, std::int64_t blocked) {
+                alignas(64) T square[kBlockLanes][kBlockLanes] = {};
+                const T* from = map.from + sample * map.size + element;
+                if (samples == kBlockLanes && elements == kBlockLanes) {
+                  for (int s = 0; s < kBlockLanes; ++s, from += map.size) {
+                    for (int e = 0; e < kBlockLanes; ++e) square[e][s] = from[e];
+                  }
+                } else {
+                  for (std::int64_t s = 0; s < samples; ++s, from += map.size) {
+                    for (std::int64_t e = 0; e < elements; ++e) square[e][s] = from[e];
+                  }
+                }
+                std::copy_n(square[0], elements * kBlockLanes, map.to + blocked);
+              });
 }
 
 template <typename T>
 void from_blocks(const FromBlocks<T>& map, std::int64_t begin, std::int64_t end) {
-  for_squares(map, begin, end, [&](std::int64_t sample, std::int64_t samples, std::int64_t element,
-                                   std::int64_t elements, std::int64_t blocked) {
-    alignas(64) T square[kBlockLanes][kBlockLanes];
-    std::copy_n(map.from + blocked, elements * kBlockLanes, square[0]);
-    T* to = map.to + sample * map.size + element;
-    if (samples == kBlockLanes && elements == kBlockLanes) {
-      for (int s = 0; s < kBlockLanes; ++s, to += map.size) {
-        for (int e = 0; e < kBlockLanes; ++e) to[e] = square[e][s];
-      }
-    } else {
-      for (std::int64_t s = 0; s < samples; ++s, to += map.size) {
-        for (std::int64_t e = 0; e < elements; ++e) to[e] = square[e][s];
-      }
-    }
-  });
+  for_squares(map, begin, end,
+              [&](std::int64_t sample, std::int64_t samples, std::int64_t element,
+                  std::int64_t elements, std::int64_t blocked) {
+                alignas(64) T square[kBlockLanes][kBlockLanes];
+                std::copy_n(map.from + blocked, elements * kBlockLanes, square[0]);
+                T* to = map.to + sample * map.size + element;
+                if (samples == kBlockLanes && elements == kBlockLanes) {
+                  for (int s = 0; s < kBlockLanes; ++s, to += map.size) {
+                    for (int e = 0; e < kBlockLanes; ++e) to[e] = square[e][s];
+                  }
+                } else {
+                  for (std::int64_t s = 0; s < samples; ++s, to += map.size) {
+                    for (std::int64_t e = 0; e < elements; ++e) to[e] = square[e][s];
+                  }
+                }
+              });
 }
 
 }  // namespace

@@ -16,7 +16,8 @@ std::int64_t positions(std::int64_t size, std::int64_t span, std::int64_t stride
 
 std::int64_t before(std::int64_t size, std::int64_t span, std::int64_t stride, bool same) {
   if (!same) return 0;
-  return std::max<std::int64_t>(0, (positions(size, span, stride, same) - 1) * stride + span - size) /
+  return std::max<std::int64_t>(0,
+                                (positions(size, span, stride, same) - 1) * stride + span - size) /
          2;
 }
 
@@ -110,7 +111,7 @@ std::string check_window(const Shape& kernel_size, const Shape& strides, const S
   if (wrong.empty()) wrong = check_pair("strides", strides);
   if (wrong.empty()) wrong = check_pair("dilations", dilations);
   if (!wrong.empty()) return wrong;
-  *window = {kernel_size[0], kernel_size[1], strides[0],   strides[1],
+  *window = {kernel_size[0], kernel_size[1], strides[0], strides[1],
              dilations[0],   dilations[1],   same};
   return "";
 }

@@ -71,8 +71,8 @@ struct TransposedPattern {
 std::string check_window(const Shape& kernel_size, const Shape& strides, const Shape& dilations,
                          bool same, Window* window);
 
-// Fills in `shape` from the shapes of an image, of 5 axes, and of a pattern's two vectors, and reads
-// the pattern.
+// Fills in `shape` from the shapes of an image, of 5 axes, and of a pattern's two vectors, and
+// reads the pattern.
 std::string check_filters(const Shape& image, const Shape& taps, const Shape& splits,
                           const SparsePattern& pattern, const Window& window,
                           SparseConvShape* shape);
@@ -83,8 +83,8 @@ std::string check_transposed(const Shape& image, std::int64_t filters, const Sha
                              const TransposedPattern& pattern, const Window& window,
                              SparseConvShape* shape);
 
-// output[b, r, s, f] = bias[f] + the sum of weights[k] image[b, r * stride - above + row * dilation,
-// s * stride - left + column * dilation, channel].
+// output[b, r, s, f] = bias[f] + the sum of weights[k] image[b, r * stride - above + row *
+// dilation, s * stride - left + column * dilation, channel].
 template <typename T>
 struct SparseConv {
   SparsePattern pattern;

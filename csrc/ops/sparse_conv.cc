@@ -189,9 +189,9 @@ class SparseConvInputGradientOp : public WindowOp {
     SparseConvShape shape;
     const Shape image{gradient.dim_size(0), sizes(0), sizes(1), splits.dim_size(0) - 1,
                       kBlockLanes};
-    OP_REQUIRES_OK(context, status_of(check_transposed(
-                                image, gradient.dim_size(3), shape_of(taps), shape_of(splits),
-                                shape_of(order), map.pattern, window_, &shape)));
+    OP_REQUIRES_OK(context, status_of(check_transposed(image, gradient.dim_size(3), shape_of(taps),
+                                                       shape_of(splits), shape_of(order),
+                                                       map.pattern, window_, &shape)));
     OP_REQUIRES_OK(context, check("output_gradient", gradient, shape.output()));
     OP_REQUIRES_OK(context, check("weights", weights, {shape.weights}));
     OP_REQUIRES_OK(context, allocate(context, 0, image, &map.image_gradient));
@@ -249,8 +249,8 @@ class SparseConvFilterGradientOp : public WindowOp {
     const Tensor& image = context->input(0);
     const Tensor& output_gradient = context->input(1);
     SparseConvShape shape;
-    SparseConvFilterGradient<T> map{{}, data_of<T>(image), data_of<T>(output_gradient), nullptr,
-                                    nullptr};
+    SparseConvFilterGradient<T> map{
+        {}, data_of<T>(image), data_of<T>(output_gradient), nullptr, nullptr};
     OP_REQUIRES_OK(context, read_filters(context, shape_of(image), 2, &shape, &map.pattern));
     OP_REQUIRES_OK(context, check("output_gradient", output_gradient, shape.output()));
     OP_REQUIRES_OK(context, allocate(context, 0, {shape.weights}, &map.weights_gradient));
@@ -273,8 +273,7 @@ REGISTER_OP("Prospr>ToBlocks")
       }
       TF_RETURN_IF_ERROR(context->ReplaceDim(samples, 0, blocks, &samples));
       ShapeHandle result;
-      TF_RETURN_IF_ERROR(
-          context->Concatenate(samples, context->MakeShape({kBlockLanes}), &result));
+      TF_RETURN_IF_ERROR(context->Concatenate(samples, context->MakeShape({kBlockLanes}), &result));
       context->set_output(0, result);
       return absl::OkStatus();
     })

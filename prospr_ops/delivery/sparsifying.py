@@ -114,7 +114,7 @@ def densify(model: keras.Model) -> keras.Model:
     check_built(model)
     if not isinstance(model, SparseModel):
         msg = f"model {model.name!r} is none that sparsify made"
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004 - it is a Keras model
     copy = DenseCopy()
     with own_objects(model):
         masked = copy.model(model)

@@ -51,6 +51,7 @@ class Filters:
     padding: str = "valid"
 
     def __post_init__(self) -> None:
+        """Refuses what indices of 32 bits cannot count."""
         if self.mask.size >= 2**31:
             msg = f"a kernel of shape {self.mask.shape} has more elements than indices of 32 bits count"
             raise ValueError(msg)

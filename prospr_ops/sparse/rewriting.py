@@ -204,11 +204,11 @@ class SparseCopy(_Copy):
             call = self._on_blocks(operation, tensors)
         if call is not None:
             return self._note(call(*keras.tree.map_structure(self._to_blocks, arguments), **named))
-        copy = self.made_model(operation) if is_graph(operation) else self.same(operation)
+        copy = self._made_model(operation) if is_graph(operation) else self.same(operation)
         arguments, named = keras.tree.map_structure(self._to_plain, (arguments, named))
         return copy(*arguments, **named)
 
-    def made_model(self, model: Any) -> Any:
+    def _made_model(self, model: Any) -> Any:
         key = (id(model), "model")
         if key not in self._copies:
             self._copies[key] = self.model(model)
@@ -227,7 +227,7 @@ class SparseCopy(_Copy):
         if rules.is_concatenation(operation, rank):
             axis = operation.axis % rank
             return self.made(operation, "blocks", lambda: _remade(operation, axis=axis))
-        if rules.is_padding(operation) and not len(operation.pad_width) != rank:
+        if rules.is_padding(operation) and len(operation.pad_width) == rank:
             width = [*operation.pad_width, (0, 0)]
             return self.made(operation, "blocks", lambda: _remade(operation, pad_width=width))
         if rules.is_per_channel(operation):

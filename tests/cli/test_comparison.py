@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from prospr_ops.sparse.network import SparseNetwork
 from rich.console import Console
 
 import prospr_ops as po
@@ -20,7 +21,6 @@ from prospr_ops.cli.comparison import Cell, Contender, Pruning, Training, journa
 from prospr_ops.cli.comparison.runner import MODELS
 from prospr_ops.cli.comparison.training import error_percent, train
 from prospr_ops.data import datasets as data
-from prospr_ops.sparse.network import SparseNetwork
 
 TINY = Training(epochs=1, batch_size=200)
 CELL = Cell("lenet_300_100", Contender("snip"), 0.98, 0, Pruning(), TINY)
