@@ -71,5 +71,5 @@ def test_no_samples():
 
 
 def test_blocks_of_another_number_of_samples_are_refused():
-    with pytest.raises(ValueError, match="blocks has shape .*for 17 samples"):
+    with pytest.raises(ValueError, match=r"blocks has shape .*for 17 samples"):
         ops.from_blocks(tf.zeros([1, 2, 16]), 17)
