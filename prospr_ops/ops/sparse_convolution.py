@@ -122,7 +122,7 @@ def sparse_conv(
     """
     window = _window(kernel_size, strides, dilations, padding)
 
-    @tf.custom_gradient  # type: ignore[misc]
+    @tf.custom_gradient
     def convolution(image: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
         def gradients(by_output: tf.Tensor) -> tuple[tf.Tensor, ...]:
             by_weights, by_bias = library.prospr_sparse_conv_filter_gradient(

@@ -165,7 +165,7 @@ def normalise(
         spread = tf.repeat(tf.cast(tf.stack(coefficients), dtype), BLOCK, axis=1)
         return module.channel_combinations(tensors, spread[tf.newaxis])[0]
 
-    @tf.custom_gradient  # type: ignore[misc]
+    @tf.custom_gradient
     def normalised(blocks: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         shape = tf.shape(blocks)
         x = tf.reshape(masked(blocks), rows)

@@ -184,7 +184,7 @@ class SparseLayer(BlockLayer):
             initializer=of_kept,
             regularizer=self._regularizers[0],
         )
-        self.bias = None
+        self.bias: Any = None
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",

@@ -79,7 +79,9 @@ def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict
 
 
 def _choice(layer: Any, source: Any, wanted: str | set[str], batch_size: int) -> Choice:
-    mask = rules.mask_of(layer).mask.numpy()
+    constraint = rules.mask_of(layer)
+    assert constraint is not None
+    mask = constraint.mask.numpy()
     kept = int(np.count_nonzero(mask))
     reason, sparse = rules.reason_against(layer), False
     if not reason:
