@@ -95,17 +95,41 @@ def select(
     threads: int = 1,
     instruction_set: str = "",
 ) -> list[npt.NDArray[Any]]: ...
-def channel_products(
-    tensors: list[npt.NDArray[_Float]],
+def batch_moments(
+    x: npt.NDArray[_Float],
     threads: int = 1,
     instruction_set: str = "",
-) -> npt.NDArray[np.float64]: ...
-def channel_combinations(
-    tensors: list[npt.NDArray[_Float]],
-    coefficients: npt.NDArray[_Float],
+) -> tuple[npt.NDArray[_Float], npt.NDArray[_Float], npt.NDArray[np.float64]]: ...
+def batch_norm(
+    x: npt.NDArray[_Float],
+    scale: npt.NDArray[_Float],
+    offset: npt.NDArray[_Float],
+    moments: npt.NDArray[np.float64],
+    epsilon: float,
     threads: int = 1,
     instruction_set: str = "",
-) -> list[npt.NDArray[_Float]]: ...
+) -> npt.NDArray[_Float]: ...
+def batch_norm_gradient(
+    y_gradient: npt.NDArray[_Float],
+    x: npt.NDArray[_Float],
+    scale: npt.NDArray[_Float],
+    moments: npt.NDArray[np.float64],
+    epsilon: float,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> tuple[npt.NDArray[_Float], npt.NDArray[_Float], npt.NDArray[_Float]]: ...
+def batch_norm_second_gradient(
+    u: npt.NDArray[_Float],
+    u_scale: npt.NDArray[_Float],
+    u_offset: npt.NDArray[_Float],
+    y_gradient: npt.NDArray[_Float],
+    x: npt.NDArray[_Float],
+    scale: npt.NDArray[_Float],
+    moments: npt.NDArray[np.float64],
+    epsilon: float,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> tuple[npt.NDArray[_Float], npt.NDArray[_Float], npt.NDArray[_Float]]: ...
 def max_pool(
     image: npt.NDArray[_Float],
     window: tuple[int, int],

@@ -1,64 +1,113 @@
 #include "cpu/normalisation.h"
 
-#include <pybind11/stl.h>
-
-#include <algorithm>
-
 #include "bindings/native.h"
 
 namespace prospr::bindings {
 namespace {
 
-// Checks the tensors, and fills in pointers, rows and channels.
-template <template <typename> class Arguments, typename T>
-void read_tensors(const std::vector<Array<T>>& tensors, Arguments<T>* arguments) {
-  std::vector<Shape> shapes;
-  for (const Array<T>& tensor : tensors) {
-    shapes.push_back(shape_of("tensors", tensor));
-    arguments->tensors.push_back(tensor.data());
-  }
-  raise_if(check_tensors(shapes, &arguments->rows, &arguments->channels));
+template <typename T>
+using Named = std::vector<std::pair<const char*, const Array<T>*>>;
+
+template <typename T>
+BatchShape checked_batch(const Named<T>& tensors, const Named<T>& per_channel,
+                         const Array<double>* moments) {
+  const auto shapes = [](const Named<T>& arrays) {
+    std::vector<NamedShape> result;
+    for (const auto& [name, array] : arrays) result.push_back({name, shape_of(name, *array)});
+    return result;
+  };
+  BatchShape shape{};
+  const Shape of_moments = moments == nullptr ? Shape() : shape_of("moments", *moments);
+  raise_if(check_batch(shapes(tensors), shapes(per_channel),
+                       moments == nullptr ? nullptr : &of_moments, &shape));
+  return shape;
 }
 
 template <typename T>
-Array<double> channel_products(const std::vector<Array<T>>& tensors, int threads,
-                               const std::string& instruction_set) {
-  ChannelProducts<T> arguments{};
-  read_tensors(tensors, &arguments);
-  const auto size = static_cast<std::int64_t>(tensors.size()) + 1;
-  Array<double> products({size, size, arguments.channels});
-  arguments.products = products.mutable_data();
-  cpu::run(arguments, instruction_set_or_best(instruction_set), split_into(threads));
-  return products;
+Array<T> empty_like(const Array<T>& array) {
+  return Array<T>(py::array::ShapeContainer(array.shape(), array.shape() + array.ndim()));
 }
 
 template <typename T>
-std::vector<Array<T>> channel_combinations(const std::vector<Array<T>>& tensors,
-                                           const Array<T>& coefficients, int threads,
-                                           const std::string& instruction_set) {
-  ChannelCombinations<T> arguments{};
-  read_tensors(tensors, &arguments);
-  const Shape given = shape_of("coefficients", coefficients);
-  const std::int64_t results = given.empty() ? 1 : std::max<std::int64_t>(given[0], 1);
-  const auto terms = static_cast<std::int64_t>(tensors.size()) + 1;
-  raise_if(check_shape("coefficients", given, {results, terms, arguments.channels}));
-  arguments.coefficients = coefficients.data();
-  const py::array::ShapeContainer shape(tensors[0].shape(), tensors[0].shape() + tensors[0].ndim());
-  std::vector<Array<T>> combined;
-  for (std::int64_t i = 0; i < results; ++i) {
-    arguments.results.push_back(combined.emplace_back(shape).mutable_data());
-  }
-  cpu::run(arguments, instruction_set_or_best(instruction_set), split_into(threads));
-  return combined;
+py::tuple batch_moments(const Array<T>& x, int threads, const std::string& instruction_set) {
+  const BatchShape shape = checked_batch<T>({{"x", &x}}, {}, nullptr);
+  Array<T> mean({shape.channels});
+  Array<T> variance({shape.channels});
+  Array<double> moments({std::int64_t{2}, shape.channels});
+  cpu::run(shape,
+           BatchMoments<T>{x.data(), mean.mutable_data(), variance.mutable_data(),
+                           moments.mutable_data()},
+           instruction_set_or_best(instruction_set), split_into(threads));
+  return py::make_tuple(mean, variance, moments);
+}
+
+template <typename T>
+Array<T> batch_norm(const Array<T>& x, const Array<T>& scale, const Array<T>& offset,
+                    const Array<double>& moments, double epsilon, int threads,
+                    const std::string& instruction_set) {
+  const BatchShape shape =
+      checked_batch<T>({{"x", &x}}, {{"scale", &scale}, {"offset", &offset}}, &moments);
+  Array<T> y = empty_like(x);
+  cpu::run(shape,
+           BatchNorm<T>{epsilon, x.data(), scale.data(), offset.data(), moments.data(),
+                        y.mutable_data()},
+           instruction_set_or_best(instruction_set), split_into(threads));
+  return y;
+}
+
+template <typename T>
+py::tuple batch_norm_gradient(const Array<T>& y_gradient, const Array<T>& x, const Array<T>& scale,
+                              const Array<double>& moments, double epsilon, int threads,
+                              const std::string& instruction_set) {
+  const BatchShape shape =
+      checked_batch<T>({{"y_gradient", &y_gradient}, {"x", &x}}, {{"scale", &scale}}, &moments);
+  Array<T> x_gradient = empty_like(x);
+  Array<T> scale_gradient({shape.channels});
+  Array<T> offset_gradient({shape.channels});
+  cpu::run(shape,
+           BatchNormGradient<T>{epsilon, y_gradient.data(), x.data(), scale.data(), moments.data(),
+                                x_gradient.mutable_data(), scale_gradient.mutable_data(),
+                                offset_gradient.mutable_data()},
+           instruction_set_or_best(instruction_set), split_into(threads));
+  return py::make_tuple(x_gradient, scale_gradient, offset_gradient);
+}
+
+template <typename T>
+py::tuple batch_norm_second_gradient(const Array<T>& u, const Array<T>& u_scale,
+                                     const Array<T>& u_offset, const Array<T>& y_gradient,
+                                     const Array<T>& x, const Array<T>& scale,
+                                     const Array<double>& moments, double epsilon, int threads,
+                                     const std::string& instruction_set) {
+  const BatchShape shape = checked_batch<T>(
+      {{"u", &u}, {"y_gradient", &y_gradient}, {"x", &x}},
+      {{"u_scale", &u_scale}, {"u_offset", &u_offset}, {"scale", &scale}}, &moments);
+  Array<T> by_y_gradient = empty_like(x);
+  Array<T> by_x = empty_like(x);
+  Array<T> by_scale({shape.channels});
+  cpu::run(shape,
+           BatchNormSecondGradient<T>{epsilon, u.data(), u_scale.data(), u_offset.data(),
+                                      y_gradient.data(), x.data(), scale.data(), moments.data(),
+                                      by_y_gradient.mutable_data(), by_x.mutable_data(),
+                                      by_scale.mutable_data()},
+           instruction_set_or_best(instruction_set), split_into(threads));
+  return py::make_tuple(by_y_gradient, by_x, by_scale);
 }
 
 template <typename T>
 void define(py::module_& module) {
   using namespace py::literals;
-  module.def("channel_products", &channel_products<T>, "tensors"_a.noconvert(), "threads"_a = 1,
+  module.def("batch_moments", &batch_moments<T>, "x"_a.noconvert(), "threads"_a = 1,
              "instruction_set"_a = "");
-  module.def("channel_combinations", &channel_combinations<T>, "tensors"_a.noconvert(),
-             "coefficients"_a.noconvert(), "threads"_a = 1, "instruction_set"_a = "");
+  module.def("batch_norm", &batch_norm<T>, "x"_a.noconvert(), "scale"_a.noconvert(),
+             "offset"_a.noconvert(), "moments"_a.noconvert(), "epsilon"_a, "threads"_a = 1,
+             "instruction_set"_a = "");
+  module.def("batch_norm_gradient", &batch_norm_gradient<T>, "y_gradient"_a.noconvert(),
+             "x"_a.noconvert(), "scale"_a.noconvert(), "moments"_a.noconvert(), "epsilon"_a,
+             "threads"_a = 1, "instruction_set"_a = "");
+  module.def("batch_norm_second_gradient", &batch_norm_second_gradient<T>, "u"_a.noconvert(),
+             "u_scale"_a.noconvert(), "u_offset"_a.noconvert(), "y_gradient"_a.noconvert(),
+             "x"_a.noconvert(), "scale"_a.noconvert(), "moments"_a.noconvert(), "epsilon"_a,
+             "threads"_a = 1, "instruction_set"_a = "");
 }
 
 }  // namespace

@@ -1,4 +1,7 @@
-// Sums of products and linear combinations of kernels/normalisation.h on the CPU.
+// The batch normalisation of kernels/normalisation.h on the CPU: one pass for the sums per channel,
+// one for what is computed of each element.
+//
+// Sums are in double, of x less a value near its mean; the same bits for every number of threads.
 #pragma once
 
 #include "cpu/instruction_set.h"
@@ -7,16 +10,20 @@
 
 namespace prospr::cpu {
 
-// products[i, j, c] = sum over the rows of tensor_i[row, c] * tensor_j[row, c], the last i and j
-// standing for a tensor of ones. In double; the same bits for every number of threads.
 template <typename T>
-void run(const ChannelProducts<T>& products, InstructionSet instruction_set,
+void run(const BatchShape& shape, const BatchMoments<T>& moments, InstructionSet instruction_set,
          const ParallelFor& parallel_for);
 
-// result_r[row, c] = sum over i of coefficients[r, i, c] * tensor_i[row, c], the last i standing
-// for a tensor of ones.
 template <typename T>
-void run(const ChannelCombinations<T>& combinations, InstructionSet instruction_set,
+void run(const BatchShape& shape, const BatchNorm<T>& norm, InstructionSet instruction_set,
          const ParallelFor& parallel_for);
+
+template <typename T>
+void run(const BatchShape& shape, const BatchNormGradient<T>& gradient,
+         InstructionSet instruction_set, const ParallelFor& parallel_for);
+
+template <typename T>
+void run(const BatchShape& shape, const BatchNormSecondGradient<T>& gradient,
+         InstructionSet instruction_set, const ParallelFor& parallel_for);
 
 }  // namespace prospr::cpu

@@ -19,103 +19,88 @@ PROSPR_HD Sum widened(const T* from) {
   }
 }
 
-// `kWidth` times as many channels as a Sum has lanes, from `channel` on; their sums stay in
+// `kWidth` times as many columns as a Sum has lanes, from `column` on; their sums stay in
 // registers.
 template <typename T, int kTensors, typename Sum, int kWidth>
-PROSPR_HD void add_channels(const ChannelProducts<T>& products, std::int64_t begin,
-                            std::int64_t end, std::int64_t channel, double* sums) {
-  constexpr int kPairs = kTensors * (kTensors + 3) / 2;
+PROSPR_HD void add_columns(const ColumnTensors<T>& x, const double* centre, std::int64_t column,
+                           double* sums) {
   constexpr std::int64_t kLanes = sizeof(Sum) / sizeof(double);
-  Sum total[kPairs][kWidth] = {};
+  Sum total[kSums[kTensors - 1]][kWidth] = {};
+  Sum middle[kWidth];
+  __builtin_memcpy(middle, centre + column, sizeof middle);
   const T* at[kTensors];
-  for (int i = 0; i < kTensors; ++i) {
-    at[i] = products.tensors[i] + begin * products.channels + channel;
-  }
-  for (std::int64_t row = begin; row < end; ++row) {
-    Sum x[kTensors][kWidth];
-    int pair = 0;
+  for (int i = 0; i < kTensors; ++i) at[i] = x.tensors[i] + column;
+  for (std::int64_t row = 0; row < x.rows; ++row) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kTensors; ++i) {
+    for (int w = 0; w < kWidth; ++w) {
+      const Sum d = widened<Sum>(at[kTensors - 1] + w * kLanes) - middle[w];
+      if constexpr (kTensors == 1) {
+        total[0][w] += d;
+        total[1][w] += d * d;
+      } else {
 #pragma GCC unroll 4
-      for (int w = 0; w < kWidth; ++w) x[i][w] = widened<Sum>(at[i] + w * kLanes);
-      at[i] += products.channels;
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kTensors; ++i) {
-#pragma GCC unroll 4
-      for (int j = i; j < kTensors; ++j, ++pair) {
-#pragma GCC unroll 4
-        for (int w = 0; w < kWidth; ++w) total[pair][w] += x[i][w] * x[j][w];
+        for (int i = 0; i < kTensors - 1; ++i) {
+          const Sum value = widened<Sum>(at[i] + w * kLanes);
+          total[2 * i][w] += value;
+          total[2 * i + 1][w] += value * d;
+        }
+        if constexpr (kTensors == 3) {
+          total[4][w] += widened<Sum>(at[0] + w * kLanes) * widened<Sum>(at[1] + w * kLanes);
+        }
       }
-#pragma GCC unroll 4
-      for (int w = 0; w < kWidth; ++w) total[pair][w] += x[i][w];
-      ++pair;
     }
+    for (int i = 0; i < kTensors; ++i) at[i] += x.columns;
   }
-  for (int pair = 0; pair < kPairs; ++pair) {
-    double* const to = sums + pair * products.channels + channel;
-    __builtin_memcpy(to, total[pair], sizeof total[pair]);
+  for (int sum = 0; sum < kSums[kTensors - 1]; ++sum) {
+    __builtin_memcpy(sums + sum * x.columns + column, total[sum], sizeof total[sum]);
   }
 }
 
 template <typename T, int kTensors>
-void add_rows(const ChannelProducts<T>& products, std::int64_t begin, std::int64_t end,
-              double* sums) {
+void add(const ColumnTensors<T>& x, const double* centre, double* sums) {
   constexpr std::int64_t kLanes = kVectorLanes<double>;
-  std::int64_t channel = 0;
-  for (; channel + 2 * kLanes <= products.channels; channel += 2 * kLanes) {
-    add_channels<T, kTensors, Doubles, 2>(products, begin, end, channel, sums);
+  std::int64_t column = 0;
+  for (; column + 2 * kLanes <= x.columns; column += 2 * kLanes) {
+    add_columns<T, kTensors, Doubles, 2>(x, centre, column, sums);
   }
-  for (; channel + kLanes <= products.channels; channel += kLanes) {
-    add_channels<T, kTensors, Doubles, 1>(products, begin, end, channel, sums);
+  for (; column + kLanes <= x.columns; column += kLanes) {
+    add_columns<T, kTensors, Doubles, 1>(x, centre, column, sums);
   }
-  for (; channel < products.channels; ++channel) {
-    add_channels<T, kTensors, double, 1>(products, begin, end, channel, sums);
+  for (; column < x.columns; ++column) {
+    add_columns<T, kTensors, double, 1>(x, centre, column, sums);
   }
 }
 
 template <typename T, int kTensors>
-void combine_rows(const ChannelCombinations<T>& combinations, std::int64_t begin,
-                  std::int64_t end) {
-  const std::int64_t channels = combinations.channels;
-  const std::int64_t results = static_cast<std::int64_t>(combinations.results.size());
-  for (std::int64_t row = begin; row < end; ++row) {
-    const T* x[kTensors];
-    for (int i = 0; i < kTensors; ++i) x[i] = combinations.tensors[i] + row * channels;
-    for (std::int64_t r = 0; r < results; ++r) {
-      const T* const c = combinations.coefficients + r * (kTensors + 1) * channels;
-      T* const result = combinations.results[r] + row * channels;
-      PROSPR_NO_ALIAS
-      for (std::int64_t channel = 0; channel < channels; ++channel) {
-        T sum = c[kTensors * channels + channel];
-#pragma GCC unroll 4
-        for (int i = 0; i < kTensors; ++i) sum += c[i * channels + channel] * x[i][channel];
-        result[channel] = sum;
+void combine(const ColumnTensors<T>& x, const T* centre, const T* coefficients, T* const* results) {
+  constexpr int kOf = kResults[kTensors - 1];
+  const std::int64_t columns = x.columns;
+  for (std::int64_t row = 0; row < x.rows; ++row) {
+    const T* from[kTensors];
+    for (int i = 0; i < kTensors; ++i) from[i] = x.tensors[i] + row * columns;
+    T* to[kOf];
+    for (int r = 0; r < kOf; ++r) to[r] = results[r] + row * columns;
+    PROSPR_NO_ALIAS
+    for (std::int64_t c = 0; c < columns; ++c) {
+      const T d = from[kTensors - 1][c] - centre[c];
+#pragma GCC unroll 2
+      for (int r = 0; r < kOf; ++r) {
+        const T* const by = coefficients + r * (kTensors + 1) * columns + c;
+        T sum = by[(kTensors - 1) * columns] * d + by[kTensors * columns];
+#pragma GCC unroll 2
+        for (int i = 0; i < kTensors - 1; ++i) sum += by[i * columns] * from[i][c];
+        to[r][c] = sum;
       }
     }
   }
 }
 
 template <typename T>
-void add_rows(const ChannelProducts<T>& products, std::int64_t begin, std::int64_t end,
-              double* sums) {
-  constexpr ProductsKernel<T> kOfTensors[kMostTensors] = {add_rows<T, 1>, add_rows<T, 2>,
-                                                          add_rows<T, 3>};
-  kOfTensors[products.tensors.size() - 1](products, begin, end, sums);
-}
-
-template <typename T>
-void combine_rows(const ChannelCombinations<T>& combinations, std::int64_t begin,
-                  std::int64_t end) {
-  constexpr CombinationsKernel<T> kOfTensors[kMostTensors] = {
-      combine_rows<T, 1>, combine_rows<T, 2>, combine_rows<T, 3>};
-  kOfTensors[combinations.tensors.size() - 1](combinations, begin, end);
-}
+constexpr NormalisationKernels<T> kKernels = {{add<T, 1>, add<T, 2>, add<T, 3>},
+                                              {combine<T, 1>, combine<T, 2>, combine<T, 3>}};
 
 }  // namespace
 }  // namespace prospr::cpu::PROSPR_ISA
 
-PROSPR_KERNELS(ProductsKernel<float>, add_rows<float>)
-PROSPR_KERNELS(ProductsKernel<double>, add_rows<double>)
-PROSPR_KERNELS(CombinationsKernel<float>, combine_rows<float>)
-PROSPR_KERNELS(CombinationsKernel<double>, combine_rows<double>)
+PROSPR_KERNELS(NormalisationKernels<float>, kKernels<float>)
+PROSPR_KERNELS(NormalisationKernels<double>, kKernels<double>)

@@ -5,19 +5,31 @@
 #include <cstdint>
 
 #include "cpu/dispatch.h"
-#include "cpu/normalisation.h"
 
 namespace prospr::cpu {
 
-// Sums of the rows [begin, end): for each pair of tensors i <= j, and after those with j = k - 1
-// for tensor i alone, a row of channels.
+// Up to three tensors [rows, columns], the last of which is x.
 template <typename T>
-using ProductsKernel = void (*)(const ChannelProducts<T>& products, std::int64_t begin,
-                                std::int64_t end, double* sums);
+struct ColumnTensors {
+  std::int64_t rows;
+  std::int64_t columns;
+  const T* tensors[3];
+};
 
-// The rows [begin, end) of all results.
+// Sums down the columns, each a row of them: of x - centre and its square; of (g, x), g and g times
+// x - centre; of (u, g, x), u, u times x - centre, g, g times x - centre, and u times g.
+constexpr int kSums[] = {2, 2, 5};
+
+// results[r] = sum over i of coefficients[r, i] * tensor_i + coefficients[r, count], x less its
+// centre, all of them rows of columns.
 template <typename T>
-using CombinationsKernel = void (*)(const ChannelCombinations<T>& combinations, std::int64_t begin,
-                                    std::int64_t end);
+struct NormalisationKernels {
+  void (*sums[3])(const ColumnTensors<T>& x, const double* centre, double* sums);  // by count - 1
+  void (*combine[3])(const ColumnTensors<T>& x, const T* centre, const T* coefficients,
+                     T* const* results);
+};
+
+// So many results has the combination of so many tensors.
+constexpr int kResults[] = {1, 1, 2};
 
 }  // namespace prospr::cpu

@@ -2,24 +2,21 @@
 
 namespace prospr {
 
-std::string check_tensors(const std::vector<Shape>& tensors, std::int64_t* rows,
-                          std::int64_t* channels) {
-  if (tensors.empty() || tensors.size() > kMostTensors) {
-    return "there must be 1 to " + std::to_string(kMostTensors) + " tensors, not " +
-           std::to_string(tensors.size());
-  }
-  std::vector<NamedShape> arguments;
-  for (const Shape& shape : tensors) {
-    arguments.push_back({"tensors[" + std::to_string(arguments.size()) + "]", shape});
-  }
-  const Shape& shape = tensors[0];
-  std::string wrong = check_not_empty(arguments[0].name, shape);
-  if (wrong.empty()) wrong = check_same_shape(arguments);
+std::string check_batch(const std::vector<NamedShape>& tensors,
+                        const std::vector<NamedShape>& per_channel, const Shape* moments,
+                        BatchShape* shape) {
+  const auto& [name, first] = tensors.front();
+  std::string wrong = check_not_empty(name, first);
+  if (wrong.empty()) wrong = check_same_shape(tensors);
   if (!wrong.empty()) return wrong;
-  if (shape.empty()) return "tensors must have an axis of channels";
-  *channels = shape.back();
-  *rows = product(shape.begin(), shape.end() - 1);
-  return "";
+  if (first.empty()) return name + " must have an axis of channels";
+  shape->channels = first.back();
+  shape->rows = product(first.begin(), first.end() - 1);
+  for (const auto& [vector, given] : per_channel) {
+    wrong = check_shape(vector, given, {shape->channels});
+    if (!wrong.empty()) return wrong;
+  }
+  return moments == nullptr ? "" : check_shape("moments", *moments, {2, shape->channels});
 }
 
 }  // namespace prospr

@@ -1,7 +1,7 @@
-// The parts of batch normalisation and its derivatives: sums of products of tensors per channel,
-// and linear combinations of tensors with coefficients per channel.
+// Batch normalisation by the statistics of the batch, its gradient, and the gradient of that.
 //
-// All tensors are [rows, channels], row-major, and up to kMostTensors of them are given.
+// Tensors are [rows, channels], row-major, both at least 1. `moments` is [2, channels]: mean and
+// (biased) variance of x per channel, in double. No output may overlap with anything else.
 #pragma once
 
 #include <cstdint>
@@ -12,28 +12,63 @@
 
 namespace prospr {
 
-constexpr std::size_t kMostTensors = 3;
-
-template <typename T>
-struct ChannelProducts {
+struct BatchShape {
   std::int64_t rows;
   std::int64_t channels;
-  std::vector<const T*> tensors;
-  // [k + 1, k + 1, channels] for k tensors; written. It may not overlap with the tensors.
-  double* products;
 };
 
 template <typename T>
-struct ChannelCombinations {
-  std::int64_t rows;
-  std::int64_t channels;
-  std::vector<const T*> tensors;
-  const T* coefficients;    // [results, k + 1, channels]
-  std::vector<T*> results;  // written; none may overlap with another or with the tensors
+struct BatchMoments {
+  const T* x;
+  T* mean;          // [channels]; written
+  T* variance;      // [channels]; written
+  double* moments;  // the same; written
 };
 
-// Fills in rows and channels from the shapes of the tensors, [..., channels].
-std::string check_tensors(const std::vector<Shape>& tensors, std::int64_t* rows,
-                          std::int64_t* channels);
+// y = scale * (x - mean) / sqrt(variance + epsilon) + offset.
+template <typename T>
+struct BatchNorm {
+  double epsilon;
+  const T* x;
+  const T* scale;   // [channels]
+  const T* offset;  // [channels]
+  const double* moments;
+  T* y;  // written
+};
+
+template <typename T>
+struct BatchNormGradient {
+  double epsilon;
+  const T* y_gradient;
+  const T* x;
+  const T* scale;
+  const double* moments;
+  T* x_gradient;       // written; through the moments too
+  T* scale_gradient;   // [channels]; written
+  T* offset_gradient;  // [channels]; written
+};
+
+// The gradients of sum(u * x_gradient) + sum(u_scale * scale_gradient) + sum(u_offset *
+// offset_gradient).
+template <typename T>
+struct BatchNormSecondGradient {
+  double epsilon;
+  const T* u;
+  const T* u_scale;   // [channels]
+  const T* u_offset;  // [channels]
+  const T* y_gradient;
+  const T* x;
+  const T* scale;
+  const double* moments;
+  T* by_y_gradient;  // written
+  T* by_x;           // written; through the moments too
+  T* by_scale;       // [channels]; written
+};
+
+// Fills in rows and channels from the shapes of the tensors, [..., channels]; `per_channel` must be
+// [channels], and `moments`, unless it is null, [2, channels].
+std::string check_batch(const std::vector<NamedShape>& tensors,
+                        const std::vector<NamedShape>& per_channel, const Shape* moments,
+                        BatchShape* shape);
 
 }  // namespace prospr

@@ -5,130 +5,268 @@
 namespace prospr::ops {
 namespace {
 
-// The one shape of the inputs "tensors", which come first.
-absl::Status merged_tensors(InferenceContext* context, ShapeHandle* shape,
-                            DimensionHandle* channels) {
-  std::int64_t count;
-  TF_RETURN_IF_ERROR(context->GetAttr("N", &count));
-  if (count > static_cast<std::int64_t>(kMostTensors)) {
-    return absl::InvalidArgumentError("there must be 1 to " + std::to_string(kMostTensors) +
-                                      " tensors, not " + std::to_string(count));
-  }
-  TF_RETURN_IF_ERROR(context->WithRankAtLeast(context->input(0), 1, shape));
-  for (std::int64_t i = 1; i < count; ++i) {
-    TF_RETURN_IF_ERROR(context->Merge(*shape, context->input(i), shape));
-  }
-  *channels = context->RankKnown(*shape) ? context->Dim(*shape, -1) : context->UnknownDim();
-  return absl::OkStatus();
+// Merges the shapes of `tensors`, [..., C], and of `vectors`, [C], and of "moments", [2, C]; -1 for
+// none.
+absl::Status merged(InferenceContext* context, std::initializer_list<int> tensors,
+                    std::initializer_list<int> vectors, int moments, ShapeHandle* tensor,
+                    ShapeHandle* vector) {
+  *tensor = context->UnknownShape();
+  for (const int i : tensors)
+    TF_RETURN_IF_ERROR(context->Merge(*tensor, context->input(i), tensor));
+  TF_RETURN_IF_ERROR(context->WithRankAtLeast(*tensor, 1, tensor));
+  DimensionHandle channels =
+      context->RankKnown(*tensor) ? context->Dim(*tensor, -1) : context->UnknownDim();
+  *vector = context->Vector(channels);
+  for (const int i : vectors)
+    TF_RETURN_IF_ERROR(context->Merge(*vector, context->input(i), vector));
+  if (moments < 0) return absl::OkStatus();
+  ShapeHandle pair = context->Matrix(2, context->Dim(*vector, 0));
+  return context->Merge(pair, context->input(moments), &pair);
 }
 
-// Checks the input "tensors", and fills in pointers, rows and channels.
-template <template <typename> class Arguments, typename T>
-absl::Status read_tensors(OpKernelContext* context, Arguments<T>* arguments) {
-  tensorflow::OpInputList tensors;
-  TF_RETURN_IF_ERROR(context->input_list("tensors", &tensors));
-  std::vector<Shape> shapes;
-  for (const Tensor& tensor : tensors) {
-    shapes.push_back(shape_of(tensor));
-    arguments->tensors.push_back(data_of<T>(tensor));
+// What a kernel is given, checked: the named inputs that are tensors, and those per channel.
+absl::Status read_batch(OpKernelContext* context, std::initializer_list<const char*> tensors,
+                        std::initializer_list<const char*> per_channel, BatchShape* shape) {
+  const auto named = [&](std::initializer_list<const char*> names,
+                         std::vector<NamedShape>* shapes) -> absl::Status {
+    for (const char* name : names) {
+      const Tensor* tensor;
+      TF_RETURN_IF_ERROR(context->input(name, &tensor));
+      shapes->push_back({name, shape_of(*tensor)});
+    }
+    return absl::OkStatus();
+  };
+  std::vector<NamedShape> of_tensors;
+  std::vector<NamedShape> of_vectors;
+  TF_RETURN_IF_ERROR(named(tensors, &of_tensors));
+  TF_RETURN_IF_ERROR(named(per_channel, &of_vectors));
+  if (per_channel.size() == 0) {
+    return status_of(check_batch(of_tensors, of_vectors, nullptr, shape));
   }
-  return status_of(check_tensors(shapes, &arguments->rows, &arguments->channels));
+  const Tensor* moments;
+  TF_RETURN_IF_ERROR(context->input("moments", &moments));
+  const Shape of_moments = shape_of(*moments);
+  return status_of(check_batch(of_tensors, of_vectors, &of_moments, shape));
 }
 
 }  // namespace
 
-REGISTER_OP("Prospr>ChannelProducts")
-    .Input("tensors: N * T")
-    .Output("products: double")
-    .Attr("N: int >= 1")
+REGISTER_OP("Prospr>BatchMoments")
+    .Input("x: T")
+    .Output("mean: T")
+    .Output("variance: T")
+    .Output("moments: double")
     .Attr("T: {float, double}")
     .SetShapeFn([](InferenceContext* context) -> absl::Status {
-      ShapeHandle tensors;
-      DimensionHandle channels;
-      TF_RETURN_IF_ERROR(merged_tensors(context, &tensors, &channels));
-      const std::int64_t count = context->num_inputs();
-      context->set_output(0, context->MakeShape({count + 1, count + 1, channels}));
+      ShapeHandle tensor;
+      ShapeHandle vector;
+      TF_RETURN_IF_ERROR(merged(context, {0}, {}, -1, &tensor, &vector));
+      context->set_output(0, vector);
+      context->set_output(1, vector);
+      context->set_output(2, context->Matrix(2, context->Dim(vector, 0)));
       return absl::OkStatus();
     })
     .Doc(R"doc(
-Sums of the products of tensors with each other, for each channel.
+Mean and variance of each channel, over all axes but the last.
 
-products[i, j, c] = sum over all axes but the last of tensors[i][..., c] * tensors[j][..., c], the
-last i and j standing for a tensor of ones. Products and sums are in double. The result is the same
-bits for every number of threads, and symmetric in i and j to the bit.
+Sums are in double on the CPU, of x less its first row. The result is the same bits for every number
+of threads.
 
-tensors: 1 to 3 tensors of one shape [..., C], with at least one element.
-products: [N + 1, N + 1, C].
+x: [..., C], with at least one element.
+mean: [C].
+variance: [C], that of the batch itself: a mean of squares.
+moments: [2, C], mean and variance in double, for BatchNorm and its gradients.
 )doc");
 
 template <typename Device, typename T>
-class ChannelProductsOp : public OpKernel {
+class BatchMomentsOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* context) override {
-    ChannelProducts<T> products{};
-    OP_REQUIRES_OK(context, read_tensors(context, &products));
-    const std::int64_t size = context->num_inputs() + 1;
+    BatchShape shape;
+    OP_REQUIRES_OK(context, read_batch(context, {"x"}, {}, &shape));
+    BatchMoments<T> moments{data_of<T>(context->input(0)), nullptr, nullptr, nullptr};
+    OP_REQUIRES_OK(context, allocate(context, 0, {shape.channels}, &moments.mean));
+    OP_REQUIRES_OK(context, allocate(context, 1, {shape.channels}, &moments.variance));
+    OP_REQUIRES_OK(context, allocate(context, 2, {2, shape.channels}, &moments.moments));
+    OP_REQUIRES_OK(context, launch<Device>(context, shape, moments));
+  }
+};
+PROSPR_REGISTER(BatchMoments, OnCpu, Floats);
+
+REGISTER_OP("Prospr>BatchNorm")
+    .Input("x: T")
+    .Input("scale: T")
+    .Input("offset: T")
+    .Input("moments: double")
+    .Input("epsilon: double")
+    .Output("y: T")
+    .Attr("T: {float, double}")
+    .SetShapeFn([](InferenceContext* context) -> absl::Status {
+      ShapeHandle tensor;
+      ShapeHandle vector;
+      TF_RETURN_IF_ERROR(merged(context, {0}, {1, 2}, 3, &tensor, &vector));
+      context->set_output(0, tensor);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Batch normalisation: scale * (x - mean) / sqrt(variance + epsilon) + offset.
+
+Its gradient at x is that through the moments too, which must be those of x. The result is the same
+bits for every number of threads.
+
+x: [..., C], with at least one element.
+scale: [C].
+offset: [C].
+moments: [2, C], mean and variance of x: the last output of BatchMoments.
+epsilon: A scalar.
+y: In the shape of x.
+)doc");
+
+template <typename Device, typename T>
+class BatchNormOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    BatchShape shape;
+    OP_REQUIRES_OK(context, read_batch(context, {"x"}, {"scale", "offset"}, &shape));
+    BatchNorm<T> norm{};
+    OP_REQUIRES_OK(context, read_scalar(context, "epsilon", &norm.epsilon));
+    norm.x = data_of<T>(context->input(0));
+    norm.scale = data_of<T>(context->input(1));
+    norm.offset = data_of<T>(context->input(2));
+    norm.moments = data_of<double>(context->input(3));
+    OP_REQUIRES_OK(context, allocate(context, 0, shape_of(context->input(0)), &norm.y));
+    OP_REQUIRES_OK(context, launch<Device>(context, shape, norm));
+  }
+};
+PROSPR_REGISTER(BatchNorm, OnCpu, Floats);
+
+REGISTER_OP("Prospr>BatchNormGradient")
+    .Input("y_gradient: T")
+    .Input("x: T")
+    .Input("scale: T")
+    .Input("moments: double")
+    .Input("epsilon: double")
+    .Output("x_gradient: T")
+    .Output("scale_gradient: T")
+    .Output("offset_gradient: T")
+    .Attr("T: {float, double}")
+    .SetShapeFn([](InferenceContext* context) -> absl::Status {
+      ShapeHandle tensor;
+      ShapeHandle vector;
+      TF_RETURN_IF_ERROR(merged(context, {0, 1}, {2}, 3, &tensor, &vector));
+      context->set_output(0, tensor);
+      context->set_output(1, vector);
+      context->set_output(2, vector);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The gradients of BatchNorm, at x through the moments too.
+
+The result is the same bits for every number of threads.
+
+y_gradient: [..., C], the gradient at y.
+x: In the shape of y_gradient.
+scale: [C].
+moments: [2, C], mean and variance of x.
+epsilon: A scalar.
+x_gradient: In the shape of x.
+scale_gradient: [C].
+offset_gradient: [C].
+)doc");
+
+template <typename Device, typename T>
+class BatchNormGradientOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    BatchShape shape;
+    OP_REQUIRES_OK(context, read_batch(context, {"y_gradient", "x"}, {"scale"}, &shape));
+    BatchNormGradient<T> gradient{};
+    OP_REQUIRES_OK(context, read_scalar(context, "epsilon", &gradient.epsilon));
+    gradient.y_gradient = data_of<T>(context->input(0));
+    gradient.x = data_of<T>(context->input(1));
+    gradient.scale = data_of<T>(context->input(2));
+    gradient.moments = data_of<double>(context->input(3));
     OP_REQUIRES_OK(context,
-                   allocate(context, 0, {size, size, products.channels}, &products.products));
-    OP_REQUIRES_OK(context, launch<Device>(context, products));
+                   allocate(context, 0, shape_of(context->input(1)), &gradient.x_gradient));
+    OP_REQUIRES_OK(context, allocate(context, 1, {shape.channels}, &gradient.scale_gradient));
+    OP_REQUIRES_OK(context, allocate(context, 2, {shape.channels}, &gradient.offset_gradient));
+    OP_REQUIRES_OK(context, launch<Device>(context, shape, gradient));
   }
 };
-PROSPR_REGISTER(ChannelProducts, OnCpu, Floats);
+PROSPR_REGISTER(BatchNormGradient, OnCpu, Floats);
 
-REGISTER_OP("Prospr>ChannelCombinations")
-    .Input("tensors: N * T")
-    .Input("coefficients: T")
-    .Output("results: R * T")
-    .Attr("N: int >= 1")
-    .Attr("R: int >= 1")
+REGISTER_OP("Prospr>BatchNormSecondGradient")
+    .Input("u: T")
+    .Input("u_scale: T")
+    .Input("u_offset: T")
+    .Input("y_gradient: T")
+    .Input("x: T")
+    .Input("scale: T")
+    .Input("moments: double")
+    .Input("epsilon: double")
+    .Output("by_y_gradient: T")
+    .Output("by_x: T")
+    .Output("by_scale: T")
     .Attr("T: {float, double}")
     .SetShapeFn([](InferenceContext* context) -> absl::Status {
-      ShapeHandle tensors;
-      DimensionHandle channels;
-      TF_RETURN_IF_ERROR(merged_tensors(context, &tensors, &channels));
-      const std::int64_t count = context->num_inputs() - 1;
-      ShapeHandle coefficients;
-      TF_RETURN_IF_ERROR(context->Merge(
-          context->input(count), context->MakeShape({context->num_outputs(), count + 1, channels}),
-          &coefficients));
-      for (int i = 0; i < context->num_outputs(); ++i) context->set_output(i, tensors);
+      ShapeHandle tensor;
+      ShapeHandle vector;
+      TF_RETURN_IF_ERROR(merged(context, {0, 3, 4}, {1, 2, 5}, 6, &tensor, &vector));
+      context->set_output(0, tensor);
+      context->set_output(1, tensor);
+      context->set_output(2, vector);
       return absl::OkStatus();
     })
     .Doc(R"doc(
-Linear combinations of tensors, with coefficients for each channel.
+The gradients of sum(u * x_gradient) + sum(u_scale * scale_gradient) + sum(u_offset *
+offset_gradient), of what BatchNormGradient gives, at x through the moments too.
 
-results[r][..., c] = sum over i of coefficients[r, i, c] * tensors[i][..., c], the last i standing
-for a tensor of ones. The result is the same bits for every number of threads.
+The result is the same bits for every number of threads.
 
-tensors: 1 to 3 tensors of one shape [..., C], with at least one element.
-coefficients: [R, N + 1, C].
-results: R tensors in the shape of the tensors.
+u: [..., C].
+u_scale: [C].
+u_offset: [C].
+y_gradient: In the shape of u.
+x: In the shape of u.
+scale: [C].
+moments: [2, C], mean and variance of x.
+epsilon: A scalar.
+by_y_gradient: In the shape of u.
+by_x: In the shape of u.
+by_scale: [C].
 )doc");
 
 template <typename Device, typename T>
-class ChannelCombinationsOp : public OpKernel {
+class BatchNormSecondGradientOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* context) override {
-    ChannelCombinations<T> combinations{};
-    OP_REQUIRES_OK(context, read_tensors(context, &combinations));
-    const std::int64_t count = context->num_inputs() - 1;
-    const Tensor& coefficients = context->input(count);
-    OP_REQUIRES_OK(context, status_of(check_shape(
-                                "coefficients", shape_of(coefficients),
-                                {context->num_outputs(), count + 1, combinations.channels})));
-    combinations.coefficients = data_of<T>(coefficients);
-    combinations.results.resize(context->num_outputs());
-    for (int i = 0; i < context->num_outputs(); ++i) {
-      OP_REQUIRES_OK(context,
-                     allocate(context, i, shape_of(context->input(0)), &combinations.results[i]));
-    }
-    OP_REQUIRES_OK(context, launch<Device>(context, combinations));
+    BatchShape shape;
+    OP_REQUIRES_OK(context, read_batch(context, {"u", "y_gradient", "x"},
+                                       {"u_scale", "u_offset", "scale"}, &shape));
+    BatchNormSecondGradient<T> gradient{};
+    OP_REQUIRES_OK(context, read_scalar(context, "epsilon", &gradient.epsilon));
+    gradient.u = data_of<T>(context->input(0));
+    gradient.u_scale = data_of<T>(context->input(1));
+    gradient.u_offset = data_of<T>(context->input(2));
+    gradient.y_gradient = data_of<T>(context->input(3));
+    gradient.x = data_of<T>(context->input(4));
+    gradient.scale = data_of<T>(context->input(5));
+    gradient.moments = data_of<double>(context->input(6));
+    const Shape tensor = shape_of(context->input(0));
+    OP_REQUIRES_OK(context, allocate(context, 0, tensor, &gradient.by_y_gradient));
+    OP_REQUIRES_OK(context, allocate(context, 1, tensor, &gradient.by_x));
+    OP_REQUIRES_OK(context, allocate(context, 2, {shape.channels}, &gradient.by_scale));
+    OP_REQUIRES_OK(context, launch<Device>(context, shape, gradient));
   }
 };
-PROSPR_REGISTER(ChannelCombinations, OnCpu, Floats);
+PROSPR_REGISTER(BatchNormSecondGradient, OnCpu, Floats);
 
 }  // namespace prospr::ops

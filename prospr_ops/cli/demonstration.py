@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from prospr_ops.data.datasets import Dataset, mnist
+from prospr_ops.data.datasets import DATASETS, Dataset
 from prospr_ops.methods import method_label
 from prospr_ops.models import lenet_300_100
 from prospr_ops.network.weights import prunable_weights
@@ -24,7 +24,7 @@ from prospr_ops.pruning.api import prune
 from prospr_ops.pruning.selection import Masks
 from prospr_ops.reporting.figures import accuracy_figure
 from prospr_ops.utils.build import build_info
-from prospr_ops.utils.checks import check_integer
+from prospr_ops.utils.checks import check_integer, choose
 from prospr_ops.utils.files import check_output, replacing, write_json
 from prospr_ops.utils.tables import percent
 
@@ -74,12 +74,13 @@ def run_demo(
     steps: int = STEPS,
     epochs: int | None = None,
     seed: int = 0,
+    dataset: str = "mnist",
     out: Path = Path("prospr_demo"),
     quick: bool = False,
     force: bool = False,
     console: Console | None = None,
 ) -> list[Run]:
-    """Prunes LeNet-300-100 by each method, trains what is left on MNIST, and reports.
+    """Prunes LeNet-300-100 by each method, trains what is left, and reports.
 
     All networks start from the same weights and are trained in the same way on the same batches.
 
@@ -89,6 +90,7 @@ def run_demo(
         steps: Prospect steps of the ProsPr methods.
         epochs: Epochs of training, at least 1; by default 6, or 40 on a small data set.
         seed: Of the initial weights, of pruning and of training.
+        dataset: Data set to train on: "mnist" or "fashion_mnist".
         out: Folder for `demo.json` and, with matplotlib, `demo.png`; created if there is none.
         quick: Makes it a smoke test: a slice of the data, few steps, one epoch.
         force: Whether results that are in `out` already may be replaced.
@@ -109,17 +111,18 @@ def run_demo(
         raise ValueError(msg)
     if epochs is not None:
         check_integer("epochs", epochs, at_least=1)
+    choose("dataset", dataset, DATASETS)
     out.mkdir(parents=True, exist_ok=True)
     record_file, figure_file = out / "demo.json", out / "demo.png"
     for file in (record_file, figure_file):
         check_output(file, force=force)
-    data = mnist()
+    data = DATASETS[dataset]()
     if quick:
         data, steps = _first(data, 2000), min(steps, 5)
     if epochs is None:
         epochs = 1 if quick else 6 if len(data.x_train) > 20_000 else 40
     console.print(
-        f"LeNet-300-100 on MNIST ({data.source}): {len(data.x_train):,} digits to train "
+        f"LeNet-300-100 on {data.name} ({data.source}): {len(data.x_train):,} images to train "
         f"on, {len(data.x_test):,} to test; epochs a network: {epochs}",
         highlight=False,
         markup=False,
@@ -146,6 +149,7 @@ def run_demo(
 
     written = [record_file]
     record = {
+        "dataset": data.name,
         "data": data.source,
         "seed": seed,
         "pruning": {"steps": steps, **_PRUNING},
@@ -154,7 +158,7 @@ def run_demo(
         "build_info": build_info(),
     }
     write_json(record_file, record)
-    title = f"LeNet-300-100 on {len(data.x_train):,} digits of MNIST, pruned before training"
+    title = f"LeNet-300-100 on {len(data.x_train):,} images of {data.name}, pruned before training"
     try:
         figure = _figure(runs, networks, title)
     except ImportError as error:

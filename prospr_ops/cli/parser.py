@@ -57,6 +57,7 @@ DATA is one of
              to what the model takes; pixels are from 0 to 255, so a model that wants others
              begins with a Rescaling layer
   mnist      from the folder in the environment variable PROSPR_DATA, else from Keras
+  fashion_mnist  from the folder fashion-mnist in that one, from Keras, or from Debian's package
 
 The loss is the one that the model was compiled with, or that of --loss. A cross-entropy of --loss is
 taken of logits if the model ends without an activation, else of probabilities.
@@ -242,6 +243,7 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, metavar="N", help="of weights, pruning and training (0)"
     )
+    parser.add_argument("--dataset", metavar="NAME", help="mnist or fashion_mnist (mnist)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results (prospr_demo)")
     parser.add_argument("--quick", action="store_true", help="a slice of the data, one epoch")
     parser.add_argument("--force", action="store_true", help="overwrite the results in FOLDER")
@@ -271,6 +273,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="hold 10,000 training samples out to measure on, for the choice of settings",
     )
+    parser.add_argument("--dataset", metavar="NAME", help="mnist or fashion_mnist (mnist)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a processor)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="ends in .jsonl (compare.jsonl)")
 
@@ -288,7 +291,7 @@ def _add_model(parser: argparse.ArgumentParser, kinds: str) -> None:
 
 def _prune_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "a .keras file or a built-in model")
-    parser.add_argument("--data", help="a file, a folder or mnist; not for all methods")
+    parser.add_argument("--data", help="a file, a folder or a data set; not for all methods")
     parser.add_argument(
         "--sparsity", type=float, metavar="X", required=True, help="fraction to prune, in [0, 1)"
     )
@@ -352,7 +355,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "a .keras file or a built-in model")
-    parser.add_argument("--data", required=True, help="a file, a folder or mnist")
+    parser.add_argument("--data", required=True, help="a file, a folder or a data set")
     parser.add_argument(
         "--epochs", type=int, metavar="N", required=True, help="rounds through the data"
     )

@@ -35,8 +35,10 @@ ESTIMATORS: dict[str, Estimator] = {
     "hutchinson": hutchinson_estimate,
     "row_sum": row_sum_estimate,
 }
+# Those that look at no graph, or have a twin that runs the most of it eagerly.
+EAGER = ("auto", "hutchinson", "row_sum")
 
-__all__ = ["ESTIMATORS", "Estimate", "Estimator", "diagonal", "find"]
+__all__ = ["EAGER", "ESTIMATORS", "Estimate", "Estimator", "diagonal", "find"]
 
 
 def find(name: str) -> Estimator:

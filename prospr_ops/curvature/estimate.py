@@ -8,6 +8,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.network.second_derivatives import (
+    differentiable_gradients,
+    differentiating_gradients,
+)
 
 
 class Estimate(NamedTuple):
@@ -79,12 +83,13 @@ def gradient(
         output_gradients = [tf.cast(scale, seed.dtype) * seed for seed in seeds]
         target = targets
     try:
-        gradients = tape.gradient(
-            target,
-            sources,
-            output_gradients=output_gradients,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        with differentiable_gradients():
+            gradients = tape.gradient(
+                target,
+                sources,
+                output_gradients=output_gradients,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
     except TypeError as error:
         if "IndexedSlices" not in str(error):
             raise
@@ -100,3 +105,19 @@ def gradient(
         return dense
     wide = [tf.cast(values, sum_dtype(values.dtype)) for values in dense]
     return [tf.cast(g / tf.cast(scale, g.dtype), v.dtype) for g, v in zip(wide, dense, strict=True)]
+
+
+def second_derivative(
+    tape: tf.GradientTape,
+    gradients: Sequence[tf.Tensor],
+    sources: Sequence[tf.Variable],
+    vectors: Sequence[tf.Tensor] | None = None,
+    scale: float | tf.Tensor = 1.0,
+) -> list[tf.Tensor]:
+    """`gradient` of gradients, each times its vector; without vectors, of their sum.
+
+    Raises:
+        NoSecondDerivative: TensorFlow has none of an operation between the sources and the loss.
+    """
+    with differentiating_gradients():
+        return gradient(tape, gradients, sources, vectors, scale)

@@ -118,6 +118,20 @@ def auto_estimate(
     return _estimate("ggn", objective, batch, variables, weights, _all_columns, fallback)
 
 
+def closed_part(
+    objective: Objective,
+    batch: Batch,
+    variables: Sequence[tf.Variable],
+    weights: Sequence[tf.Variable],
+) -> Estimate:
+    """`auto_estimate` as far as it is read off the graph, for `prospr_ops.curvature.in_parts`.
+
+    Where weights lack the closed form, nothing is differentiated but the closed form: there are no
+    gradients, `diagonal` leaves these weights out, and `origin` says which they are.
+    """
+    return _estimate("ggn", objective, batch, variables, weights, _all_columns, _elsewhere)
+
+
 def _all_columns(factor: LossFactor) -> tuple[int, Callable[[tf.Tensor], tf.Tensor]]:
     return factor.columns, factor.column
 
@@ -146,15 +160,13 @@ def _estimate(
     except NotApplicable as reason:
         no_loss = reason
 
-    with tf.GradientTape(persistent=True) as outer:
-        with (
-            tf.GradientTape(persistent=True) as tape,
-            recorded_calls(layers) as calls,
-            recording as loss_calls,
-        ):
-            total = objective(batch)
-        gradients = gradient(tape, total, [*variables, *weights], scale=objective.scale)
-        by_weight = gradients[len(variables) :]
+    with (
+        tf.GradientTape(persistent=True) as outer,
+        tf.GradientTape(persistent=True) as tape,
+        recorded_calls(layers) as calls,
+        recording as loss_calls,
+    ):
+        total = objective(batch)
 
     found: dict[int, tf.Tensor] = {}
     worth: dict[int, str] = {}
@@ -178,27 +190,32 @@ def _estimate(
         reasons = {id(weight): str(reason) for weight in weights}
 
     rest = [i for i, weight in enumerate(weights) if id(weight) not in found]
-    if rest:
-        if fallback is None:
-            lacking = "; ".join(
-                f"{_path(objective.model, weights[i])}: {reasons.get(id(weights[i]), _NO_FORM)}"
-                for i in rest
-            )
-            msg = f"curvature {name!r} has no closed form for {lacking}. Use 'auto' or 'hutchinson'"
-            raise ValueError(msg)
+    origin = [
+        f"{name} ({worth[key]})" if key in found else f"hutchinson ({reasons.get(key, _NO_FORM)})"
+        for key in map(id, weights)
+    ]
+    if rest and fallback is None:
+        lacking = "; ".join(
+            f"{_path(objective.model, weights[i])}: {reasons.get(id(weights[i]), _NO_FORM)}"
+            for i in rest
+        )
+        msg = f"curvature {name!r} has no closed form for {lacking}. Use 'auto' or 'hutchinson'"
+        raise ValueError(msg)
+    if rest and fallback is _elsewhere:
+        return Estimate(total, [], [found[key] for key in map(id, weights) if key in found], origin)
+    with outer:
+        gradients = gradient(tape, total, [*variables, *weights], scale=objective.scale)
+    if rest and fallback is not None:
+        by_weight = gradients[len(variables) :]
         estimates = fallback(outer, [by_weight[i] for i in rest], [weights[i] for i in rest])
-        for i, values in zip(rest, estimates, strict=True):
-            found[id(weights[i])] = values
-            worth[id(weights[i])] = f"hutchinson ({reasons.get(id(weights[i]), _NO_FORM)})"
-    return Estimate(
-        total,
-        gradients[: len(variables)],
-        [found[id(weight)] for weight in weights],
-        [
-            worth[id(weight)] if i in rest else f"{name} ({worth[id(weight)]})"
-            for i, weight in enumerate(weights)
-        ],
-    )
+        found.update((id(weights[i]), values) for i, values in zip(rest, estimates, strict=True))
+    diagonal = [found[id(weight)] for weight in weights]
+    return Estimate(total, gradients[: len(variables)], diagonal, origin)
+
+
+def _elsewhere(*_: object) -> list[tf.Tensor]:
+    """A fallback that is not called: the weights without a closed form are estimated by the caller."""
+    return []
 
 
 _NO_FORM = "its kind of layer has no closed form"

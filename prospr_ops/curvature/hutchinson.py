@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
+from prospr_ops.curvature.estimate import Estimate, gradient, second_derivative, sum_dtype
 from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.ops.nn.replacements import fast_calls
 
 
 def rademacher(shape: tf.TensorShape, dtype: tf.DType, seed: tf.Tensor) -> tf.Tensor:
@@ -29,7 +30,8 @@ def mean_of_probes(
     """Mean of z ⊙ Hz over random sign vectors z.
 
     Args:
-        tape: Persistent tape that has recorded the computation of `gradients`.
+        tape: Tape that has recorded the computation of `gradients`; persistent, unless it is eager
+            and there is one probe.
         gradients: Gradients of the loss by each of `weights`.
         weights: Variables by which H is taken.
         probes: Number of sign vectors.
@@ -50,7 +52,7 @@ def mean_of_probes(
             )
             for i, weight in enumerate(weights)
         ]
-        products = gradient(tape, gradients, weights, signs, scale)
+        products = second_derivative(tape, gradients, weights, signs, scale)
         return (
             probe + 1,
             *(
@@ -84,9 +86,10 @@ def hutchinson_estimate(
     probe. Each probe costs one Hessian-vector product, reverse over reverse (Bekas, Kokiopoulou and
     Saad, "An estimator for the diagonal of a matrix", 2007).
     """
-    with tf.GradientTape(persistent=True) as outer:
+    # A tape that is spent frees what it holds on its way back.
+    with tf.GradientTape(persistent=probes > 1) as outer:
         with tf.GradientTape() as inner:
-            loss = objective(batch)
+            loss = objective(batch, fast_calls())
         gradients = gradient(inner, loss, [*variables, *weights], scale=objective.scale)
         by_weight = gradients[len(variables) :]
     diagonal = mean_of_probes(outer, by_weight, weights, probes, seed, objective.scale)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import Estimate, gradient, sum_dtype
+from prospr_ops.curvature.estimate import Estimate, gradient, second_derivative, sum_dtype
 from prospr_ops.network.loss import Batch, Objective
+from prospr_ops.ops.nn.replacements import fast_calls
 
 
 def row_sum_estimate(
@@ -26,11 +27,11 @@ def row_sum_estimate(
     del probes, seed  # nothing here is random
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
-            loss = objective(batch)
+            loss = objective(batch, fast_calls())
         gradients = gradient(inner, loss, [*variables, *weights], scale=objective.scale)
         by_weight = gradients[len(variables) :]
     diagonal = [
         tf.cast(values, sum_dtype(values.dtype))
-        for values in gradient(outer, by_weight, weights, scale=objective.scale)
+        for values in second_derivative(outer, by_weight, weights, scale=objective.scale)
     ]
     return Estimate(loss, gradients[: len(variables)], diagonal, ["row_sum"] * len(weights))

@@ -20,14 +20,50 @@ from pathlib import Path
 import keras
 import numpy as np
 
-# Mean and standard deviation of all pixels (0 to 255) of MNIST's 60,000 training images. They are
-# used for every source, so that the embedded sample and the full set are scaled alike.
-_MNIST_MEAN = 33.318421449829934
-_MNIST_STD = 78.56748998339798
-
 _MNIST_SAMPLE = Path(__file__).parent / "digits"
-_MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+_DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 _NETWORK_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What tells a data set of 28 x 28 pixels from another.
+
+    `mean` and `std` are those of all pixels (0 to 255) of its 60,000 training images. They are used
+    for every source, so that a sample and the full set are scaled alike.
+    """
+
+    name: str
+    mean: float
+    std: float
+    archive: str  # name of a file with Keras's keys
+    cached: str  # what Keras keeps in its cache, a file or the first of several
+    url: str
+    of_keras: str  # module of keras.datasets
+
+
+_MNIST = _Facts(
+    name="MNIST",
+    mean=33.318421449829934,
+    std=78.56748998339798,
+    archive="mnist.npz",
+    cached="mnist.npz",
+    url="https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
+    of_keras="mnist",
+)
+_FASHION = _Facts(
+    name="Fashion-MNIST",
+    mean=72.94035223214286,
+    std=90.02118235130526,
+    archive="fashion_mnist.npz",
+    cached="fashion-mnist/train-images-idx3-ubyte.gz",
+    url="https://storage.googleapis.com/tensorflow/tf-keras-datasets/train-images-idx3-ubyte.gz",
+    of_keras="fashion_mnist",
+)
+
+# How far the mean of a set may lie from that of the full set for the two to be told apart: a sample
+# of a few thousand images is off by less than 1, and the two data sets differ by 40.
+_MEAN_TOLERANCE = 3.0
 
 # Training images and labels, test images and labels: uint8 [n, 28, 28] and integers [n].
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -97,44 +133,113 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
     """
     folder = folder or os.environ.get("PROSPR_DATA")
     if folder:
-        arrays = _read_folder(Path(folder))
+        arrays = _read_folder(Path(folder), _MNIST)
         source = f"files in {folder}"
-    elif (copy := _mnist_of_keras()) is not None:
+    elif (copy := _copy_of_keras(_MNIST)) is not None:
         arrays = copy
         source = "Keras's mnist.npz"
     else:
-        arrays = _read_folder(_MNIST_SAMPLE)
+        arrays = _read_folder(_MNIST_SAMPLE, _MNIST)
         source = f"embedded sample of {len(arrays[1]):,} + {len(arrays[3]):,} digits"
         warnings.warn(
             f"MNIST is the {source}: PROSPR_DATA is not set, and Keras has no copy and could not"
             " download one. Accuracies are lower than with all 70,000 digits.",
             stacklevel=2,
         )
+    return _dataset(_MNIST, arrays, source)
+
+
+def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
+    """Loads Fashion-MNIST: articles of clothing, 28 x 28 grey pixels, 10 classes.
+
+    The data set of Xiao, Rasul and Vollgraf (arXiv 1708.07747). The first of these sources that
+    exists is used:
+
+    1. `folder`: the four IDX files under their usual names, plain or `.gz`, or
+       `fashion_mnist.npz` with Keras's keys.
+    2. The folder `fashion-mnist` in the folder of the environment variable `PROSPR_DATA`, or that
+       folder itself unless it holds MNIST, whose files have the same names.
+    3. Keras's copy, from its cache or by download.
+    4. /usr/share/datasets/fashion-mnist, of Debian's package `dataset-fashion-mnist`.
+
+    Images are standardised by the mean and standard deviation of the full training set.
+
+    Args:
+        folder: Folder to read; None for the other sources.
+
+    Returns:
+        The images, with `x_train` and `x_test` of shape `[n, 28, 28, 1]`. `source` names the
+        source.
+
+    Raises:
+        FileNotFoundError: There is no source, or `folder` does not hold the files.
+        ValueError: A file is damaged or is not what its name says, or `folder` holds MNIST.
+
+    Examples:
+        >>> import prospr_ops as po
+        >>> try:
+        ...     data = po.data.fashion_mnist()
+        ... except FileNotFoundError:  # no copy and no network
+        ...     data = po.data.mnist()
+        >>> data.classes
+        10
+    """
+    if folder:
+        return _dataset(_FASHION, _read_folder(Path(folder), _FASHION), f"files in {folder}")
+    given = os.environ.get("PROSPR_DATA")
+    inside = Path(given, "fashion-mnist") if given else None
+    if inside is not None and inside.is_dir():
+        return _dataset(_FASHION, _read_folder(inside, _FASHION), f"files in {inside}")
+    if given and _holds(Path(given), _FASHION):
+        return _dataset(_FASHION, _read_folder(Path(given), _FASHION), f"files in {given}")
+    if (copy := _copy_of_keras(_FASHION)) is not None:
+        return _dataset(_FASHION, copy, "Keras's copy of Fashion-MNIST")
+    if _DEBIAN_FASHION.is_dir():
+        arrays = _read_folder(_DEBIAN_FASHION, _FASHION)
+        return _dataset(_FASHION, arrays, f"files in {_DEBIAN_FASHION}")
+    msg = (
+        f"there is no Fashion-MNIST: not in PROSPR_DATA ({given or 'not set'}) nor in its folder "
+        f"fashion-mnist, not in Keras's cache nor by its download, and not in {_DEBIAN_FASHION} "
+        "(Debian's package dataset-fashion-mnist)"
+    )
+    raise FileNotFoundError(msg)
+
+
+def _dataset(facts: _Facts, arrays: _Arrays, source: str) -> Dataset:
     x_train, y_train, x_test, y_test = arrays
     return Dataset(
-        x_train=_standardise(x_train),
+        x_train=_standardise(x_train, facts),
         y_train=y_train.astype(np.int64),
-        x_test=_standardise(x_test),
+        x_test=_standardise(x_test, facts),
         y_test=y_test.astype(np.int64),
-        name="MNIST",
+        name=facts.name,
         classes=10,
         source=source,
     )
 
 
-def _standardise(images: np.ndarray) -> np.ndarray:
+def _standardise(images: np.ndarray, facts: _Facts) -> np.ndarray:
     x = images[..., np.newaxis].astype(np.float32)
-    x -= np.float32(_MNIST_MEAN)
-    x /= np.float32(_MNIST_STD)
+    x -= np.float32(facts.mean)
+    x /= np.float32(facts.std)
     return x
 
 
-def _read_folder(folder: Path) -> _Arrays:
-    """Reads a folder's IDX files or its `mnist.npz`, and checks what they hold."""
+def _holds(folder: Path, facts: _Facts) -> bool:
+    """Whether a folder holds a data set, and not another one under the same names."""
+    try:
+        _read_folder(folder, facts)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _read_folder(folder: Path, facts: _Facts) -> _Arrays:
+    """Reads a folder's IDX files or its archive, and checks what they hold."""
     if not folder.is_dir():
-        msg = f"{folder} is not a folder; expected one that holds MNIST (see PROSPR_DATA)"
+        msg = f"{folder} is not a folder; expected one that holds {facts.name} (see PROSPR_DATA)"
         raise FileNotFoundError(msg)
-    archive = folder / "mnist.npz"
+    archive = folder / facts.archive
     names = [
         f"{part}-{kind}-ubyte"
         for part in ("train", "t10k")
@@ -153,12 +258,16 @@ def _read_folder(folder: Path) -> _Arrays:
         x_train, y_train, x_test, y_test = _read_npz(archive)
     else:
         missing = ", ".join(n for n, file in zip(names, found, strict=True) if file == archive)
-        msg = f"{folder} does not hold MNIST: no {missing} (plain or .gz) and no {archive.name}"
+        msg = f"{folder} does not hold {facts.name}: no {missing} (plain or .gz) and no {archive.name}"
         raise FileNotFoundError(msg)
     _check_images(x_train, found[0])
     _check_labels(y_train, found[1], count=len(x_train))
     _check_images(x_test, found[2])
     _check_labels(y_test, found[3], count=len(x_test))
+    other = _FASHION if facts is _MNIST else _MNIST
+    if abs(x_train.mean() - other.mean) < _MEAN_TOLERANCE:
+        msg = f"{found[0]} holds {other.name} and not {facts.name}, by the mean of its pixels"
+        raise ValueError(msg)
     return x_train, y_train, x_test, y_test
 
 
@@ -189,7 +298,7 @@ def _read_npz(file: Path) -> _Arrays:
             arrays = np.load(stream, allow_pickle=False)
             return arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]
     except KeyError as error:
-        msg = f"{file} lacks an array that MNIST needs: {error.args[0]}"
+        msg = f"{file} lacks an array that the data set needs: {error.args[0]}"
         raise ValueError(msg) from error
     # A file with a single array instead of an archive raises IndexError here.
     except (EOFError, IndexError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -215,17 +324,17 @@ def _check_labels(labels: np.ndarray, file: Path, *, count: int) -> None:
         raise ValueError(msg)
 
 
-def _mnist_of_keras() -> _Arrays | None:
-    """MNIST from Keras's cache or by download; None within seconds if there is neither."""
+def _copy_of_keras(facts: _Facts) -> _Arrays | None:
+    """A data set from Keras's cache or by download; None within seconds if there is neither."""
     home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    if not (home / "datasets" / "mnist.npz").is_file() and not _answers(_MNIST_URL):
+    if not (home / "datasets" / facts.cached).is_file() and not _answers(facts.url):
         return None
     try:
         with _socket_timeout(_NETWORK_SECONDS):
-            (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
+            train, test = getattr(keras.datasets, facts.of_keras).load_data()
     except Exception:  # noqa: BLE001 - Keras raises a bare Exception when a download fails
         return None
-    return x_train, y_train, x_test, y_test
+    return *train, *test
 
 
 def _answers(url: str) -> bool:
@@ -255,3 +364,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+# The data sets by name, as the shell takes them.
+DATASETS = {"mnist": mnist, "fashion_mnist": fashion_mnist}

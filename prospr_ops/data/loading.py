@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from prospr_ops.data.datasets import mnist
+from prospr_ops.data.datasets import DATASETS
 from prospr_ops.network import keras_private
 from prospr_ops.network.loss import Loss, Objective
 
@@ -55,10 +55,10 @@ def load_data(
       from 0 to 255, so a model that needs another range begins with a `keras.layers.Rescaling`.
       Images are read on use. Labels are class indices, one-hot vectors, or 0 and 1 for a single
       output, whichever the loss takes.
-    * "mnist", see `prospr_ops.data.mnist`.
+    * "mnist" or "fashion_mnist", see `prospr_ops.data.mnist` and `prospr_ops.data.fashion_mnist`.
 
     Args:
-        source: An .npz file, a folder of images, or "mnist".
+        source: An .npz file, a folder of images, "mnist" or "fashion_mnist".
         model: A built model; one with several inputs or outputs needs an .npz file.
         loss: Loss that the samples are for: a Keras loss, its name or a function of (y,
             prediction); None for the loss that the model is compiled with.
@@ -85,17 +85,20 @@ def load_data(
     """
     objective = Objective.of(model, loss)
     path = Path(source)
-    if str(source) == "mnist":
-        digits = mnist()
-        train, test = (digits.x_train, digits.y_train), (digits.x_test, digits.y_test)
-        where = digits.source
+    if str(source) in DATASETS:
+        known = DATASETS[str(source)]()
+        train, test = (known.x_train, known.y_train), (known.x_test, known.y_test)
+        where = known.source
     elif path.is_dir():
         return _read_images(path, objective, batch_size, seed)
     elif path.is_file():
         train, test = _read_arrays(path, model)
         where = str(path)
     else:
-        msg = f"there is no {source}: data is an .npz file, a folder of images, or mnist"
+        msg = (
+            f"there is no {source}: data is an .npz file, a folder of images, or "
+            f"{' or '.join(DATASETS)}"
+        )
         raise FileNotFoundError(msg)
     for part, arrays in (("training", train), ("test", test)):
         if arrays is not None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from prospr_ops.network import keras_private
 
-# Sizes to try for axes of no fixed size, and kinds of values.
-_SIZES = (16, 64, 224)
+# Sizes to try for axes of no fixed size, and kinds of values. A sequence may be no longer than its
+# embedded positions, so small ones come last.
+_SIZES = (16, 64, 224, 4, 1)
 _KINDS = ("usual", "whole", "positive", "zero")
 
 

@@ -16,6 +16,7 @@ from prospr_ops.delivery.copying import described, own_objects
 from prospr_ops.delivery.sparsifying import densified
 from prospr_ops.network import keras_private
 from prospr_ops.pruning.channels.graph import FIXED, ChannelGraph, functional, is_graph
+from prospr_ops.pruning.channels.normalisation import PartLayerNormalization
 from prospr_ops.pruning.channels.rules import Labels
 from prospr_ops.pruning.masks import masks_lifted
 
@@ -29,11 +30,11 @@ def shrink(model: keras.Model) -> keras.Model:
     masked model loses nothing but zeros and computes the same function, up to the order in which
     sums are taken. Both models are called once on sampled inputs, and compared.
 
-    Known are Dense, Conv, Conv…Transpose, DepthwiseConv, SeparableConv, BatchNormalization,
-    activations that are 0 at 0, pooling, padding, cropping, upsampling, dropout, Flatten, Reshape,
-    Concatenate, the elementwise merges (Add and so on) and nested models. What touches any other
-    operation keeps all its channels, and a warning names the operation. A layer of which nothing is
-    left keeps one channel.
+    Known are Dense, Conv, Conv…Transpose, DepthwiseConv, SeparableConv, Batch-, Layer- and
+    GroupNormalization, elementwise activations and operations, products with gates, pooling,
+    padding, cropping, upsampling, dropout, Flatten, Reshape, Concatenate, the elementwise merges
+    (Add and so on) and nested models. What touches any other operation keeps all its channels, and
+    a warning names the operation. A layer of which nothing is left keeps one channel.
 
     Args:
         model: A built functional or Sequential model. It is not changed.
@@ -140,30 +141,33 @@ class _Copy:
         """The copy of an operation, one for all its uses."""
         if id(operation) not in self._copies:
             self._copies[id(operation)] = (
-                self.model(operation)
-                if is_graph(operation)
-                else type(operation).from_config(self._config(operation))
+                self.model(operation) if is_graph(operation) else self._small(operation)
             )
         return self._copies[id(operation)]
 
-    def _config(self, operation: Any) -> dict[str, Any]:
-        """The settings of an operation's copy: only sizes differ, and only where channels go."""
-        config = operation.get_config()
+    def _small(self, operation: Any) -> Any:
+        """The copy of a layer or operation: only sizes differ, and only where channels go."""
+        kind, config = type(operation), operation.get_config()
         (made, *_) = self._graph.ends[id(operation)][1]
         kept = self._keep(made)
         if kept.all():
-            return config
-        for size in ("units", "filters"):
+            return kind.from_config(config)
+        for size in ("units", "filters", "projection_dim"):
             if size in config:
                 config[size] = int(kept.sum())
-        if isinstance(operation, layers.Reshape) and config["target_shape"][-1] != -1:
-            config["target_shape"] = (*config["target_shape"][:-1], int(kept.sum()))
+        if config.get("groups", 1) > 1:  # only whole groups go
+            config["groups"] = int(kept.reshape(config["groups"], -1)[:, 0].sum())
+        if kind is layers.LayerNormalization:
+            kind, config = PartLayerNormalization, {**config, "channels": kept.size}
+        for shape in ("target_shape", "newshape"):
+            if shape in config and config[shape][-1] != -1:
+                config[shape] = (*config[shape][:-1], int(kept.sum()))
         if isinstance(operation, keras_private.Pad):
             before, after = operation.pad_width[-1]
             end = kept.size - after
             width = (int(kept[:before].sum()), int(kept[end:].sum()))
             config["pad_width"] = [*operation.pad_width[:-1], width]
-        return config
+        return kind.from_config(config)
 
     def _copy_variables(self, layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
         for variable, target in zip(layer.variables, copy.variables, strict=True):

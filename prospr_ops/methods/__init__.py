@@ -28,6 +28,8 @@ class Method:
             method that uses no data, which accepts data=None.
         sums: Whether the score of a channel is the sum of its weights' scores (with `Found.signs`);
             otherwise the function is given one element per channel instead of the weights.
+        second_derivatives: Whether the method differentiates gradients, which TensorFlow cannot do
+            behind every operation.
         signed: Whether the scores are signed numbers, of which the largest are kept, instead of
             logarithms of magnitudes.
         rounds: Number of rounds in which the method prunes if a sparsity is given.
@@ -39,6 +41,7 @@ class Method:
     summary: str
     passes: Callable[[int], int]
     sums: bool = True
+    second_derivatives: bool = False
     signed: bool = False
     rounds: int = 1
     settings: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ METHODS: dict[str, Method] = {
             "ProsPr-exact",
             "|∂L_M(w_M)/∂c|, the paper's meta-gradient through M steps",
             lambda steps: 2 * steps + 1,
+            second_derivatives=True,
             settings=("nesterov", *_STEPS),
         ),
         Method(
@@ -73,6 +77,7 @@ METHODS: dict[str, Method] = {
             "ProsPr-diagonal",
             "|∇L_M(w_M)| · Π|1 − α diag(H_m)| · |w₀|, the curvature of M steps",
             lambda steps: steps + 1,
+            second_derivatives=True,
             settings=("curvature", "probes", *_STEPS),
         ),
         Method(
@@ -88,6 +93,7 @@ METHODS: dict[str, Method] = {
             "GraSP",
             "w₀ ⊙ Hg, signed: how much less gradient would flow without the weight",
             lambda _: 2,
+            second_derivatives=True,
             signed=True,
             settings=_ONE_BATCH,
         ),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from prospr_ops import curvature, ops
+from prospr_ops.curvature.in_parts import auto_in_parts
 from prospr_ops.methods.engine.descent import gradient_descent, log_final_gradient
 from prospr_ops.methods.engine.passes import Passes
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
@@ -42,12 +43,14 @@ def diagonal_scores(problem: Problem) -> Found:
     Raises:
         ValueError: Nesterov momentum is asked for.
     """
-    passes, settings = Passes(problem, 1), problem.settings  # estimators look at the steps' graph
+    settings = problem.settings
+    passes = Passes(problem, settings.steps * (1 + settings.probes) + 1)
     if settings.nesterov:
         msg = "method 'diagonal' knows plain momentum only; nesterov is for 'exact', 'first_order'"
         raise ValueError(msg)
-    estimate = curvature.find(settings.curvature)
     weights, others = problem.prunable(), problem.others()
+    eager = passes.eager and settings.curvature in curvature.EAGER
+    estimate = _estimator(problem, [*weights, *others], weights, eager=eager)
     initial = problem.values_now()
     accumulators = [
         _accumulator(weight, settings.learning_rate, settings.momentum) for weight in weights
@@ -55,10 +58,8 @@ def diagonal_scores(problem: Problem) -> Found:
     descend, velocities = gradient_descent(others, settings)
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        found = estimate(
-            problem.objective, batch, [*weights, *others], weights, settings.probes, seed
-        )
-        # Runs once, when the pass is traced: every batch uses the same estimators.
+        found = estimate(batch, seed)
+        # Every batch uses the same estimators.
         passes.estimators.update(zip(problem.weights, found.origin, strict=True))
         gradients = problem.hold([*weights, *others], found.gradients)
         return found.loss, [*gradients, *found.diagonal]
@@ -73,7 +74,7 @@ def diagonal_scores(problem: Problem) -> Found:
         descend(derivatives[len(weights) : len(weights) + len(others)])
         return tf.stack(finite), ()
 
-    step = passes.pass_of(evaluate, apply, graph=True)
+    step = passes.pass_of(evaluate, apply, graph=not eager)
     state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
     for number in passes.resumable(range(settings.steps), state):
         passes.run(step, number, next(problem.batches))
@@ -85,6 +86,17 @@ def diagonal_scores(problem: Problem) -> Found:
         derivative = final.pop(path).times(LogNumbers(log_derivative, sign))
         scores[path] = derivative.times(problem.log_numbers(initial[path]))
     return passes.found(scores)
+
+
+def _estimator(
+    problem: Problem, variables: list[tf.Variable], weights: list[tf.Variable], *, eager: bool
+) -> Callable[[Batch, tf.Tensor], curvature.Estimate]:
+    """The curvature estimator that the settings name, for these variables."""
+    name, probes = problem.settings.curvature, problem.settings.probes
+    if eager and name == "auto":
+        return auto_in_parts(problem.objective, variables, weights, probes)
+    estimate = curvature.find(name)
+    return lambda batch, seed: estimate(problem.objective, batch, variables, weights, probes, seed)
 
 
 def _accumulator(weight: tf.Variable, learning_rate: float, momentum: float) -> _Accumulator:

@@ -10,26 +10,37 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.backend import AutocastScope, compute_output_spec
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.export.export_utils import get_input_signature
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.losses import LossFunctionWrapper
 from keras.src.models import Functional
+from keras.src.ops import core, nn
+from keras.src.ops import numpy as arrays
 from keras.src.ops.nn import Relu
-from keras.src.ops.numpy import Add, Pad
+from keras.src.ops.numpy import Add, Concatenate, GetItem, Multiply, Pad, Reshape
 from keras.src.trainers.compile_utils import CompileLoss
 
 __all__ = [
-    "DTYPE_POLICY",
+    "ALONG_AXES",
     "Add",
+    "DTYPE_POLICY",
+    "ELEMENTWISE",
     "AutocastScope",
     "CompileLoss",
+    "Concatenate",
     "ConvLSTMCell",
     "Functional",
+    "GetItem",
+    "LayerScale",
     "LossFunctionWrapper",
+    "Multiply",
     "Pad",
     "Relu",
+    "Reshape",
+    "StochasticDepth",
     "all_layers",
     "compiled_loss",
     "compute_output_spec",
@@ -46,6 +57,7 @@ __all__ = [
     "nodes",
     "objects_in_scope",
     "operation_of",
+    "optimizer_states",
     "output_structure",
     "own_trainable_variables",
     "run_graph",
@@ -57,6 +69,30 @@ __all__ = [
 
 # Name of the attribute that holds the dtype policy of a layer.
 DTYPE_POLICY = "_dtype_policy"
+
+
+def _operations(module: Any, names: str) -> tuple[type, ...]:
+    """Operations by name, without those that this version of Keras does not have."""
+    return tuple(getattr(module, name) for name in names.split() if hasattr(module, name))
+
+
+# Operations of `keras.ops` that treat each element by itself,
+ELEMENTWISE = (
+    *_operations(
+        arrays,
+        "Add Subtract Multiply Divide DivideNoNan TrueDivide Maximum Minimum Negative Absolute Abs "
+        "Square Sqrt Exp Expm1 Log1p Power Sign Clip Sin Cos Sinh Cosh Tanh Arctan Arcsinh",
+    ),
+    *_operations(
+        nn,
+        "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus "
+        "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh "
+        "HardShrink Threshold",
+    ),
+    *_operations(core, "Cast StopGradient"),
+)
+# and those that act along axes, add or take them away, and are zero where all of their input is.
+ALONG_AXES = _operations(arrays, "Mean Sum Max Min ExpandDims Squeeze")
 
 
 def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
@@ -153,6 +189,24 @@ def moving_average(variable: Any) -> keras.Variable | None:
             if known is variable:
                 return average
     return None
+
+
+def optimizer_states(optimizer: Any, variable: keras.Variable) -> Iterator[keras.Variable]:
+    """What an optimizer keeps per element of a variable: momenta, second moments, averages."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    known = [id(one) for one in optimizer._trainable_variables]
+    if id(variable) not in known:
+        return
+    index = known.index(id(variable))
+    for name, states in vars(optimizer).items():
+        if (
+            name != "_trainable_variables"
+            and isinstance(states, list)
+            and len(states) == len(known)
+        ):
+            state = states[index]
+            if isinstance(state, keras.Variable) and state.shape == variable.shape:
+                yield state
 
 
 def input_signature(model: keras.Model) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -99,6 +100,34 @@ def _matches(path: str, pattern: str) -> bool:
     """Whether a path is what a pattern says; brackets, which Keras allows in names, are literal."""
     expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(expression, path, re.DOTALL) is not None
+
+
+def left_out_weights(
+    model: keras.Model, prunable: Iterable[str], *, share: float = 0.01
+) -> dict[str, str]:
+    """Large trainable matrices that are not pruned, the largest first.
+
+    Args:
+        model: A built Keras model.
+        prunable: Paths of the weights that are pruned.
+        share: Size from which a matrix is large, as a fraction of the number of prunable weights.
+
+    Returns:
+        Shape, number of weights and class of the layer, in words, by variable path.
+    """
+    owned, paths = owned_weights(model), set(prunable)
+    least = share * sum(math.prod(owned[path][1].shape) for path in paths)
+    others = {
+        path: (math.prod(variable.shape), layer, variable)
+        for path, (layer, variable) in owned.items()
+        if path not in paths and len(variable.shape) > 1
+    }
+    ranked = sorted(others.items(), key=lambda item: -item[1][0])
+    return {
+        path: f"{'×'.join(map(str, variable.shape))} ({size:,} weights; {type(layer).__name__})"
+        for path, (size, layer, variable) in ranked
+        if size >= least
+    }
 
 
 def prunable_weights(

@@ -16,7 +16,12 @@ from prospr_ops.ops.curvature import (
     pooled_conv_input_gradient,
 )
 from prospr_ops.ops.gamma import gamma_momentum_step, gamma_step, gamma_update
-from prospr_ops.ops.normalisation import channel_combinations, channel_products
+from prospr_ops.ops.normalisation import (
+    batch_moments,
+    batch_norm,
+    batch_norm_gradient,
+    batch_norm_second_gradient,
+)
 from prospr_ops.ops.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.ops.selection import select
 from prospr_ops.ops.sparse_convolution import (
@@ -29,8 +34,10 @@ from prospr_ops.ops.sparse_convolution import (
 )
 
 __all__ = [
-    "channel_combinations",
-    "channel_products",
+    "batch_moments",
+    "batch_norm",
+    "batch_norm_gradient",
+    "batch_norm_second_gradient",
     "conv_curvature",
     "dense_curvature",
     "embedding_curvature",

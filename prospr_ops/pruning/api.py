@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from prospr_ops.methods.engine.checkpoint import checkpoint_path
 from prospr_ops.network.loss import Loss
-from prospr_ops.network.weights import Prunable
+from prospr_ops.network.weights import Prunable, left_out_weights
 from prospr_ops.pruning.connectivity import depends_on_input, sampled
 from prospr_ops.pruning.flops import weight_uses
 from prospr_ops.pruning.mask_files import PackedMasks
@@ -185,6 +185,7 @@ def prune(
         seconds=time.perf_counter() - start,
         uses=weight_uses(model, scored.inputs),
         input_shape=scored.sample_shape,
+        left_out=left_out_weights(model, masks) if prunable is None else {},
         shrunk={} if scored.channels is None else scored.channels.shrunk_sizes(masks),
     )
     if not allow_empty:

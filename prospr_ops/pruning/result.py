@@ -37,6 +37,8 @@ class PruneResult:
             (see `prospr_ops.pruning.flops`); paths where this is unknown are missing.
         shrunk: Number of weights of each kernel after `shrink` has removed the pruned channels, by
             variable path; empty without structure="channel".
+        left_out: Large trainable matrices that are not prunable by default, by variable path: shape,
+            number of weights and class of the layer; empty if `prunable` was given.
         input_shape: Shape of one sample, for a model with one input; None if it is unknown.
 
     Examples:
@@ -56,6 +58,7 @@ class PruneResult:
     uses: dict[str, int] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
     shrunk: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
@@ -80,7 +83,10 @@ class PruneResult:
             f"{method_label(self.settings['method'])}, {percent(self.sparsity)} sparsity: "
             f"{self.kept:,} of {self.weights:,} weights kept"
         )
-        return layer_rows(title, self.masks, self.uses, self.estimators, self.shrunk)
+        probes = self.settings.get("probes", 1)
+        return layer_rows(
+            title, self.masks, self.uses, self.estimators, self.shrunk, self.left_out, probes
+        )
 
     def _repr_html_(self) -> str:
         """The table of `summary`, as notebooks show it."""
@@ -91,7 +97,8 @@ class PruneResult:
 
         FLOPs are two per multiply-add with a weight, for all weights → for the kept ones; "–" if
         unknown. With structure="channel" the latter are those after `shrink`: the layers behind a
-        pruned channel also have fewer inputs.
+        pruned channel also have fewer inputs. Large matrices that are not prunable by default are
+        named below the table.
 
         Args:
             console: Console to print to; standard output by default.
@@ -160,7 +167,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         TypeError: An entry has another type.
     """
     # Files of earlier versions have none of these.
-    record = {"uses": {}, "shrunk": {}, "input_shape": None, **record}
+    record = {"uses": {}, "shrunk": {}, "left_out": {}, "input_shape": None, **record}
     number = (int, float)
     for name, kind, element in (
         ("sparsity", number, None),
@@ -170,6 +177,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         ("seconds", number, None),
         ("uses", dict, int),
         ("shrunk", dict, int),
+        ("left_out", dict, str),
         ("input_shape", (list, type(None)), int),
     ):
         value = record[name]

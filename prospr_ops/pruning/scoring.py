@@ -21,6 +21,7 @@ from prospr_ops.methods.engine.microbatches import shareable, splittable
 from prospr_ops.methods.engine.problem import Found, Problem
 from prospr_ops.network.loss import Batch, Loss, Objective
 from prospr_ops.network.restore import preserved
+from prospr_ops.network.second_derivatives import NoSecondDerivative
 from prospr_ops.network.tracing import run_as_fit
 from prospr_ops.network.weights import Prunable, prunable_weights
 from prospr_ops.pruning.channels.groups import ChannelGroups
@@ -144,7 +145,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             checkpoint=checkpoint,
             say=say,
         )
-        found = run.method.scores(problem)
+        found = _found(run.method, problem)
         scores = _scores_to_select_from(run, found, settings, dead)
         if replicas is not None:
             replicas.check_same("the scores", *scores.values())
@@ -192,6 +193,11 @@ def _resolve(asked: Scoring) -> _Run:
     choose("method", asked.method, METHODS)
     choose("structure", asked.structure, CHOICES["structure"])
     method = METHODS[asked.method]
+    for option, default in (("curvature", "auto"), ("probes", 1)):
+        given = getattr(settings, option)
+        if option not in method.settings and given != default:
+            msg = f"{option} is for method 'diagonal', and {option}={given!r} is given with {asked.method!r}"
+            raise ValueError(msg)
     channels = ChannelGroups.of(model, asked.prunable) if asked.structure == "channel" else None
     if channels is None:
         weights = prunable_weights(model, asked.prunable)
@@ -285,6 +291,23 @@ def _draw_batches(
         if not first:
             first.append(batch.x)
         yield batch
+
+
+def _found(method: Method, problem: Problem) -> Found:
+    """What the method finds.
+
+    Raises:
+        ValueError: It needs a second derivative that TensorFlow does not have.
+    """
+    try:
+        return method.scores(problem)
+    except NoSecondDerivative as error:
+        others = [f"'{one.name}'" for one in METHODS.values() if not one.second_derivatives]
+        msg = (
+            f"method '{method.name}' takes second derivatives, and {error}; those that take none "
+            f"are {', '.join(others)}"
+        )
+        raise ValueError(msg) from error
 
 
 def _mask_variables(

@@ -16,7 +16,12 @@ from prospr_ops.reference.curvature import (
 from prospr_ops.reference.exact_hessian import hessian, hessian_diagonal
 from prospr_ops.reference.gamma import gamma_momentum_step, gamma_step, gamma_update
 from prospr_ops.reference.meta_gradient import unrolled_meta_gradient
-from prospr_ops.reference.normalisation import channel_combinations, channel_products
+from prospr_ops.reference.normalisation import (
+    batch_moments,
+    batch_norm,
+    batch_norm_gradient,
+    batch_norm_second_gradient,
+)
 from prospr_ops.reference.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
 from prospr_ops.reference.selection import select
@@ -30,8 +35,10 @@ from prospr_ops.reference.sparse_convolution import (
 )
 
 __all__ = [
-    "channel_combinations",
-    "channel_products",
+    "batch_moments",
+    "batch_norm",
+    "batch_norm_gradient",
+    "batch_norm_second_gradient",
     "conv_curvature",
     "dense_curvature",
     "dense_filters",

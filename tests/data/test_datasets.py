@@ -5,6 +5,7 @@ import gzip
 import http.server
 import socket
 import threading
+import warnings
 from pathlib import Path
 
 import keras
@@ -236,3 +237,82 @@ def test_server_is_absent_or_silent(monkeypatch):
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         assert not data._answers(url)
     assert not data._answers(url)
+
+
+def like(mean: float) -> tuple[np.ndarray, ...]:
+    """Arrays whose pixels have a mean."""
+    x_train, y_train, x_test, y_test = arrays()
+    scale = mean / x_train.mean()
+    return (x_train * scale).astype(np.uint8), y_train, (x_test * scale).astype(np.uint8), y_test
+
+
+def write_like(folder: Path, mean: float) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, array in zip(NAMES, like(mean), strict=True):
+        (folder / name).write_bytes(idx(array))
+    return folder
+
+
+def test_fashion_beside_digits(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROSPR_DATA", str(write_like(tmp_path, 33.3)))
+    write_like(tmp_path / "fashion-mnist", 72.9)
+    clothes, digits = data.fashion_mnist(), data.mnist()
+    assert (clothes.name, digits.name) == ("Fashion-MNIST", "MNIST")
+    assert clothes.source.endswith("fashion-mnist")
+    np.testing.assert_allclose(
+        clothes.x_train[..., 0] * 90.02118 + 72.94035, like(72.9)[0], atol=1e-4
+    )
+
+
+def test_fashion_alone_in_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROSPR_DATA", str(write_like(tmp_path, 72.9)))
+    assert data.fashion_mnist().source == f"files in {tmp_path}"
+    with pytest.raises(ValueError, match="holds Fashion-MNIST and not MNIST"):
+        data.mnist()
+
+
+def test_digits_are_not_taken_for_fashion(tmp_path, offline, monkeypatch):
+    del offline
+    monkeypatch.setattr(data, "_DEBIAN_FASHION", tmp_path / "absent")
+    monkeypatch.setenv("PROSPR_DATA", str(write_like(tmp_path, 33.3)))
+    with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist"):
+        data.fashion_mnist()
+    with pytest.raises(ValueError, match="holds MNIST and not Fashion-MNIST"):
+        data.fashion_mnist(tmp_path)
+    with pytest.raises(ValueError, match="holds MNIST and not Fashion-MNIST"):
+        data.fashion_mnist(data._MNIST_SAMPLE)
+
+
+@pytest.mark.usefixtures("offline")
+def test_fashion_of_debian(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_DEBIAN_FASHION", write_like(tmp_path / "debian", 72.9))
+    assert data.fashion_mnist().source == f"files in {tmp_path / 'debian'}"
+
+
+def test_fashion_in_the_cache_of_keras(offline, monkeypatch):
+    x_train, y_train, x_test, y_test = like(72.9)
+    monkeypatch.setattr(
+        keras.datasets.fashion_mnist, "load_data", lambda: ((x_train, y_train), (x_test, y_test))
+    )
+    cache = offline / "datasets" / "fashion-mnist" / NAMES[0]
+    cache.parent.mkdir(parents=True)
+    cache.with_suffix(".gz").touch()
+    assert data.fashion_mnist().source == "Keras's copy of Fashion-MNIST"
+
+
+def test_full_sets_have_the_constants_of_their_names():
+    """Where they are at hand: the mean and deviation that standardise, of all training pixels."""
+    found = 0
+    for load in data.DATASETS.values():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                full = load()
+        except FileNotFoundError:
+            continue
+        if len(full.x_train) == 60_000:
+            assert abs(full.x_train.mean(dtype=np.float64)) < 1e-5
+            assert abs(full.x_train.std(dtype=np.float64) - 1) < 1e-5
+            found += 1
+    if not found:
+        pytest.skip("no full data set is at hand")

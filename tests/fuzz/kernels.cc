@@ -338,35 +338,62 @@ void run_select(Bytes& bytes, const std::vector<std::int64_t>& sizes, std::int64
 }
 
 template <typename T>
-void run_normalisation(Bytes& bytes, std::int64_t rows, std::int64_t channels) {
-  const std::int64_t size = rows * channels;
-  const std::int64_t count = 1 + bytes.choice(kMostTensors);
+void run_normalisation(Bytes& bytes, const BatchShape& shape) {
+  const std::int64_t size = shape.rows * shape.channels;
   std::vector<std::vector<T>> tensors;
-  std::vector<const T*> x;
-  for (std::int64_t i = 0; i < count; ++i) {
+  std::vector<std::vector<T>> vectors;
+  for (int i = 0; i < 3; ++i) {
     tensors.push_back(values<T>(static_cast<double>(size), bytes.byte()));
-    x.push_back(tensors.back().data());
+    vectors.push_back(values<T>(static_cast<double>(shape.channels), bytes.byte()));
   }
-  if (bytes.choice(2) == 0) {
-    run_twice(bytes, std::vector<double>((count + 1) * (count + 1) * channels),
-              [&](double* result, auto instruction_set, const auto& parallel_for) {
-                cpu::run(ChannelProducts<T>{rows, channels, x, result}, instruction_set,
-                         parallel_for);
-              });
-    return;
-  }
-  const std::int64_t results = 1 + bytes.choice(6);
-  const std::vector<T> coefficients =
-      values<T>(static_cast<double>(results * (count + 1) * channels), bytes.byte());
+  const T* const x = tensors[0].data();
+  const T* const scale = vectors[0].data();
+  const std::vector<double> moments =
+      values<double>(2 * static_cast<double>(shape.channels), bytes.byte());
+  const double epsilon = values<double>(1, bytes.byte())[0];
   // Each result ends where the next one begins, but for the last.
-  run_twice(bytes, std::vector<T>(results * size),
-            [&](T* result, auto instruction_set, const auto& parallel_for) {
-              ChannelCombinations<T> combinations{rows, channels, x, coefficients.data(), {}};
-              for (std::int64_t i = 0; i < results; ++i) {
-                combinations.results.push_back(result + i * size);
-              }
-              cpu::run(combinations, instruction_set, parallel_for);
-            });
+  const int op = bytes.choice(4);
+  const auto run = [&](std::int64_t results, const auto& arguments) {
+    run_twice(bytes, std::vector<T>(results),
+              [&](T* result, auto instruction_set, const auto& parallel_for) {
+                cpu::run(shape, arguments(result), instruction_set, parallel_for);
+              });
+  };
+  if (op == 0) {
+    std::vector<double> found(2 * shape.channels);
+    run(2 * shape.channels, [&](T* result) {
+      return BatchMoments<T>{x, result, result + shape.channels, found.data()};
+    });
+  } else if (op == 1) {
+    run(size, [&](T* result) {
+      return BatchNorm<T>{epsilon, x, scale, vectors[1].data(), moments.data(), result};
+    });
+  } else if (op == 2) {
+    run(size + 2 * shape.channels, [&](T* result) {
+      return BatchNormGradient<T>{epsilon,
+                                  tensors[1].data(),
+                                  x,
+                                  scale,
+                                  moments.data(),
+                                  result,
+                                  result + size,
+                                  result + size + shape.channels};
+    });
+  } else {
+    run(2 * size + shape.channels, [&](T* result) {
+      return BatchNormSecondGradient<T>{epsilon,
+                                        tensors[2].data(),
+                                        vectors[1].data(),
+                                        vectors[2].data(),
+                                        tensors[1].data(),
+                                        x,
+                                        scale,
+                                        moments.data(),
+                                        result,
+                                        result + size,
+                                        result + 2 * size};
+    });
+  }
 }
 
 template <typename T>
@@ -553,13 +580,13 @@ TARGET(normalisation) {
   Bytes bytes(data, size);
   const std::int64_t rows = bytes.number();
   const std::int64_t channels = bytes.number();
-  // So many are several of the blocks that products are summed in.
+  // So many are several of the blocks that are summed in one go.
   constexpr double kSeveralBlocks = 1 << 17;
   if (rows < 1 || channels < 1 || elements_of({rows, channels}) > kSeveralBlocks) return 0;
   if (bytes.choice(2) == 0) {
-    run_normalisation<float>(bytes, rows, channels);
+    run_normalisation<float>(bytes, {rows, channels});
   } else {
-    run_normalisation<double>(bytes, rows, channels);
+    run_normalisation<double>(bytes, {rows, channels});
   }
   return 0;
 }

@@ -113,3 +113,21 @@ def test_transformer(method):
 def test_resnet20(method):
     x = np.random.default_rng(0).uniform(-1, 1, (2 * BATCH, 16, 16, 3)).astype("float32")
     _check(po.models.resnet20((16, 16, 3)), x, method)
+
+
+@pytest.mark.parametrize("method", ["exact", "snip"])
+def test_global_scores_empty_queries_and_keys_first(method):
+    x = np.random.default_rng(0).integers(0, 50, (64, 12))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    scores = po.score(
+        transformer(), (x, x[:, 0] % CLASSES), method=method, loss=loss, seed=0, verbose=0
+    )
+
+    def kept(scope: str, *names: str) -> float:
+        masks = po.select(scores, 0.8, scope)
+        return np.concatenate(
+            [mask.ravel() for path, mask in masks.items() if any(name in path for name in names)]
+        ).mean()
+
+    assert kept("global", "query", "key/") < kept("global", "value", "attention_output") / 3
+    assert kept("layer", "query") == pytest.approx(kept("layer", "value"))

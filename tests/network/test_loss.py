@@ -449,3 +449,20 @@ def test_a_loss_in_numpy():
     model.compile("sgd", in_numpy)
     with pytest.raises(ValueError, match=r"'numpy'; if it runs only eagerly"):
         po.score(model, [(WIDE, NUMBERS)], method="snip", verbose=0)
+
+
+def test_class_weights_as_sample_weights_are_those_of_fit():
+    class_weight = {0: 1.0, 1: 2.0, 2: 5.0}
+    sample_weight = np.array([class_weight[label] for label in LABELS])
+    model = _small("softmax")
+    kernels = {v.path: v for v in model.trainable_variables if v.name == "kernel"}
+    before = {path: v.numpy() for path, v in kernels.items()}
+    model.compile(keras.optimizers.SGD(1.0), SPARSE)
+    options = {"method": "snip", "batch_size": SAMPLES, "verbose": 0}
+    scores = po.score(model, (WIDE, LABELS, sample_weight), **options)
+    plain = po.score(model, (WIDE, LABELS), **options)
+    model.fit(WIDE, LABELS, class_weight=class_weight, batch_size=SAMPLES, verbose=0)
+    for path, variable in kernels.items():
+        expected = np.abs((before[path] - variable.numpy()) * before[path])
+        np.testing.assert_allclose(np.exp(scores[path]), expected, rtol=1e-3, atol=1e-6)
+        assert not np.allclose(scores[path], plain[path])

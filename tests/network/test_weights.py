@@ -85,3 +85,26 @@ def test_only_two_characters_are_wildcards(pattern, chosen):
             prunable_weights(model, [pattern])
     else:
         assert [path.split("/")[-2] for path in prunable_weights(model, [pattern])] == chosen
+
+
+class _Own(keras.layers.Layer):
+    """A matrix that no stock layer owns, and a vector."""
+
+    def build(self, shape):
+        self.mix = self.add_weight(shape=(shape[-1], 5), name="mix")
+        self.shift = self.add_weight(shape=(5,), name="shift")
+
+    def call(self, inputs):
+        return inputs @ self.mix + self.shift
+
+
+@pytest.mark.parametrize(("units", "named"), [(4, True), (4000, False)])
+def test_large_matrices_that_the_default_leaves_out_are_known(units, named):
+    model = keras.Sequential([keras.Input((3,)), _Own(name="own"), keras.layers.Dense(units)])
+    result = po.prune(model, None, sparsity=0.5, method="magnitude", verbose=0)
+    expected = ["3×5 (15 weights; _Own)"] if named else []
+    assert list(result.left_out.values()) == expected
+    chosen = po.prune(
+        model, None, sparsity=0.5, method="magnitude", prunable=["*dense*/kernel"], verbose=0
+    )
+    assert chosen.left_out == {}

@@ -27,8 +27,10 @@ def test_build_info():
 # Where there is a GPU, batch normalisation and max-pooling are TensorFlow's own; sparse training is for
 # CPUs.
 CPU_ONLY = {
-    "Prospr_ChannelCombinations",
-    "Prospr_ChannelProducts",
+    "Prospr_BatchMoments",
+    "Prospr_BatchNorm",
+    "Prospr_BatchNormGradient",
+    "Prospr_BatchNormSecondGradient",
     "Prospr_GatherPooled",
     "Prospr_MaxPool",
     "Prospr_MaxUnpool",

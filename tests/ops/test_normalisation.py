@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import weakref
 
 import keras
 import numpy as np
@@ -10,51 +10,151 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-import prospr_ops as po
 from prospr_ops import ops, reference
 from prospr_ops.network import tf_functions
 from prospr_ops.network.loss import Batch, Objective
-from prospr_ops.ops.nn import batch_norm, channel_maps
-from prospr_ops.ops.nn.channel_maps import Combination, channelwise
 from prospr_ops.ops.nn.replacements import fast_calls
+
+EPSILON = 1e-3
+OPS = ["batch_moments", "batch_norm", "batch_norm_gradient", "batch_norm_second_gradient"]
+
+
+def _arguments(name, shape, dtype, seed=0):
+    random = np.random.default_rng(seed)
+
+    def some(*shape):
+        return tf.constant(random.normal(1.0, 2.0, shape), dtype)
+
+    channels = shape[-1]
+    x, scale = some(*shape), some(channels)
+    rest = [x, scale, ops.batch_moments(x)[-1], EPSILON]
+    return {
+        "batch_moments": [x],
+        "batch_norm": [x, scale, some(channels), *rest[2:]],
+        "batch_norm_gradient": [some(*shape), *rest],
+        "batch_norm_second_gradient": [
+            some(*shape),
+            some(channels),
+            some(channels),
+            some(*shape),
+            *rest,
+        ],
+    }[name]
+
+
+def _listed(results):
+    return [results] if tf.is_tensor(results) else [*results]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.float64, 1e-12)])
-@pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("shape", [(1,), (4, 1), (6, 5, 19), (3, 40, 40, 33)])
-def test_ops_match_their_twins(shape, count, dtype, tolerance):
-    tensors = [tf.random.normal(shape, 2.0, dtype=dtype) for _ in range(count)]
-    products = ops.channel_products(tensors)
-    np.testing.assert_allclose(products, reference.channel_products(tensors), rtol=1e-12)
-    coefficients = tf.random.uniform([2, count + 1, shape[-1]], dtype=dtype)
-    found = ops.channel_combinations(tensors, coefficients)
-    twin = reference.channel_combinations(tensors, coefficients)
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("shape", [(1,), (4, 1), (6, 5, 19), (3, 40, 40, 33), (2, 300), (130, 128)])
+def test_ops_match_their_twins(shape, name, dtype, tolerance):
+    arguments = _arguments(name, shape, dtype)
+    wide = [tf.cast(a, tf.float64) if tf.is_tensor(a) else a for a in arguments]
+    found = _listed(getattr(ops, name)(*arguments))
+    twin = _listed(getattr(reference, name)(*wide))
     for values, expected in zip(found, twin, strict=True):
-        np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance, strict=True)
+        large = 1 / EPSILON if len(shape) == 1 else 1.0  # of one row, everything cancels
+        near = tolerance * max(large, np.abs(expected).max())
+        np.testing.assert_allclose(values, expected, rtol=tolerance, atol=near)
 
 
-@pytest.mark.parametrize(
-    "tensors", [[], [tf.ones(3)] * 4, [tf.ones([0, 3])], [tf.ones(3), tf.ones(4)], [tf.ones([])]]
-)
-def test_bad_tensors_are_refused(tensors):
-    coefficients = tf.ones([1, len(tensors) + 1, 3])
-    with pytest.raises(ValueError, match="tensors"):
-        ops.channel_products(tensors)
-    with pytest.raises(ValueError, match="tensors"):
-        ops.channel_combinations(tensors, coefficients)
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("how", ["eager", "traced", "from outside", "in a loop", "vectorised"])
+def test_gradients_are_those_of_the_twin(how, name):
+    """Of each op, which is one order more; x moves its moments."""
+    shape = (5, 3, 4)
+    tensors = [a for a in _arguments(name, shape, tf.float64) if tf.is_tensor(a)]
+    at = 0 if len(tensors) == 1 else -1 - (name != "batch_norm") - 1 - (name == "batch_norm") * 2
+    weights = [
+        tf.constant(np.random.default_rng(1).normal(size=result.shape))
+        for result in _listed(getattr(reference, name)(*_arguments(name, shape, tf.float64)))
+    ]
+    free = tensors if len(tensors) == 1 else tensors[:-1]
+
+    def total(library, free):
+        moments = (
+            [] if len(tensors) == 1 else [library.batch_moments(free[at + 1 if at < 0 else 0])[-1]]
+        )
+        results = _listed(getattr(library, name)(*free, *moments, *[EPSILON] * bool(moments)))
+        return tf.add_n([tf.reduce_sum(w * r) for w, r in zip(weights, results, strict=True)])
+
+    def gradients(library, free):
+        with tf.GradientTape() as tape:
+            tape.watch(free)
+            value = total(library, free)
+        return tape.gradient(value, free)
+
+    expected = gradients(reference, free)
+    if how == "eager":
+        found = gradients(ops, free)
+    elif how == "traced":
+        found = tf.function(lambda free: gradients(ops, free))(free)
+    elif how == "from outside":
+        traced = tf.function(lambda free: total(ops, free))
+        with tf.GradientTape() as tape:
+            tape.watch(free)
+            value = traced(free)
+        found = tape.gradient(value, free)
+    elif how == "in a loop":
+
+        @tf.function
+        def looped(free):
+            def body(i, *_):
+                return i + 1, *gradients(ops, free)
+
+            zeros = [tf.zeros_like(one) for one in free]
+            return tf.while_loop(lambda i, *_: i < 2, body, [0, *zeros])[1:]
+
+        found = looped(free)
+    else:
+        stacked = [tf.stack([one, 2.0 * one]) for one in free]
+        found = [one[0] for one in tf.vectorized_map(lambda free: gradients(ops, free), stacked)]
+    for values, wanted in zip(found, expected, strict=True):
+        near = 1e-9 * max(1.0, np.abs(wanted).max())
+        np.testing.assert_allclose(values, wanted, rtol=1e-9, atol=near)
 
 
-@pytest.mark.parametrize("shape", [[], [2, 3], [0, 2, 3], [1, 3, 3], [1, 2, 4]])
-def test_coefficients_that_do_not_fit_are_refused(shape):
-    with pytest.raises(ValueError, match="coefficients"):
-        ops.channel_combinations([tf.ones([5, 3])], tf.ones(shape))
+def test_an_eager_tape_keeps_no_result():
+    x, scale, offset, moments, epsilon = _arguments("batch_norm", (5, 4), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ops.batch_norm(x, scale, offset, moments, epsilon)
+        negated = -y
+    kept = weakref.ref(y)
+    del y
+    assert kept() is None
+    assert tape.gradient(negated, x) is not None
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_bad_shapes_are_refused(name):
+    good = _arguments(name, (5, 3), tf.float32)
+    for i, argument in enumerate(good):
+        if not tf.is_tensor(argument):
+            continue
+        for bad in (tf.zeros([0, 3], argument.dtype), tf.zeros([], argument.dtype)):
+            with pytest.raises(ValueError, match=r"shape|axis|rank|dimension"):
+                getattr(ops, name)(*good[:i], bad, *good[i + 1 :])
 
 
 def test_nan_stays_in_its_channel():
-    x = tf.tensor_scatter_nd_update(tf.ones([9, 20]), [[4, 17]], [np.nan])
-    assert [*np.flatnonzero(np.isnan(ops.channel_products([x])).any((0, 1)))] == [17]
-    (found,) = ops.channel_combinations([x], tf.ones([1, 2, 20]))
-    assert [*np.argwhere(np.isnan(found))[0]] == [4, 17]
+    x = tf.tensor_scatter_nd_update(tf.random.normal([9, 20], seed=0), [[4, 17]], [np.nan])
+    moments = ops.batch_moments(x)[-1]
+    assert [*np.flatnonzero(np.isnan(moments).any(0))] == [17]
+    y = ops.batch_norm(x, tf.ones(20), tf.zeros(20), moments, EPSILON)
+    assert [*np.flatnonzero(np.isnan(y).any(0))] == [17]
+
+
+def test_a_large_mean_costs_no_digits():
+    x = tf.constant(1e9 + np.random.default_rng(0).normal(size=(50, 3)))
+    found = ops.batch_norm(
+        x, tf.ones(3, x.dtype), tf.zeros(3, x.dtype), ops.batch_moments(x)[-1], 0.0
+    )
+    centred = x - 1e9  # exact
+    twin = reference.batch_norm(centred, tf.ones(3, x.dtype), tf.zeros(3, x.dtype), None, 0.0)
+    np.testing.assert_allclose(found, twin, rtol=0, atol=1e-6)
 
 
 def _normalised(x, scale, offset, calls):
@@ -166,77 +266,6 @@ def test_moments_can_be_differentiated_by_themselves():
     np.testing.assert_allclose(hessian(fast_calls()["moments"]), hessian(by_hand), rtol=1e-9)
 
 
-def test_layers_share_the_graph_of_a_rule():
-    def traces(channels):
-        x = tf.ones([5, 2, channels])
-        tf.function(_normalised)(x, tf.ones(channels), None, fast_calls())
-        return channel_maps._traced.cache_info().misses
-
-    known = traces(3)
-    assert [traces(channels) for channels in (4, 5, 70)] == [known] * 3
-
-
-def _scores():
-    keras.utils.set_random_seed(0)
-    normalisation, last = layers.BatchNormalization(), layers.Dense(3)
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(4), normalisation, last])
-    random = np.random.default_rng(0)
-    data = random.normal(size=(16, 6)).astype("float32"), np.arange(16) % 3
-    options = {"method": "exact", "steps": 1, "batch_size": 8, "seed": 1, "verbose": 0}
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return [*po.score(model, data, loss=loss, **options).values()]
-
-
-def _interrupted_at(point, patch):
-    """Ctrl-C while rules are traced: so manieth of where one begins and where it has its coefficients."""
-    points = itertools.count(1)
-
-    def interrupted(function):
-        def called(*arguments):
-            if next(points) == point:
-                raise KeyboardInterrupt
-            return function(*arguments)
-
-        return called
-
-    for module, name in (
-        (batch_norm, "_mean_and_variance"),
-        (batch_norm, "Combination"),
-        (channel_maps, "Combination"),
-    ):
-        patch.setattr(module, name, interrupted(getattr(module, name)))
-
-
-def test_rules_outlive_ctrl_c_while_they_are_traced_and_clear_session():
-    channel_maps._traced.cache_clear()
-    expected = _scores()
-    channel_maps._traced.cache_clear()
-    # A rule that is traced stays so: each time one more of its points is passed, or of the next one's.
-    for point in itertools.count(1):
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                _interrupted_at(point, patch)
-                found = _scores()
-            break
-        except KeyboardInterrupt:
-            continue
-    assert point > 4  # two rules and the derivatives of one, of two orders: each was interrupted
-    keras.backend.clear_session()
-    for values, again, wanted in zip(found, _scores(), expected, strict=True):
-        np.testing.assert_array_equal(values, wanted)
-        np.testing.assert_array_equal(again, wanted)
-
-
-def test_a_map_of_more_tensors_than_the_ops_take_is_that_of_the_twins():
-    x = [tf.constant([[1.0 + i], [2.0]], tf.float64) for i in range(4)]
-
-    def mean_of_products(products, _):
-        return Combination(tf.ones([1, 5, 1], tf.float64) * products[0, 3] / products[4, 4], [])
-
-    (found,) = channelwise(mean_of_products, x, [])
-    np.testing.assert_allclose(found, [[(1 * 4 + 4) / 2 * 11], [(1 * 4 + 4) / 2 * 9]])
-
-
 @pytest.mark.parametrize(
     "options", [{}, {"center": False, "scale": False}, {"axis": 1}, {"renorm": True}]
 )
@@ -271,3 +300,29 @@ def test_functions_of_tensorflow_are_put_back():
     with pytest.raises(ValueError, match="shape"):
         objective(Batch(tf.ones([1, 3]), tf.ones([1, 2])), fast_calls())
     assert before == (tf.nn.moments, tf.nn.batch_normalization, tf.nn.max_pool)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, tf.function])
+def test_a_layer_that_names_its_last_axis_gets_the_op(run, monkeypatch):
+    """Keras then reshapes the moments."""
+    calls = []
+    own = ops.batch_norm
+    monkeypatch.setattr(ops, "batch_norm", lambda *given: calls.append(given) or own(*given))
+    layer, x = layers.BatchNormalization(axis=3), tf.random.normal([2, 3, 3, 5], seed=0)
+    expected = layer(x, training=True)
+
+    def called():
+        with tf_functions.replaced(fast_calls()):
+            return layer(x, training=True)
+
+    np.testing.assert_allclose(run(called)(), expected, rtol=1e-5, atol=1e-5)
+    assert calls
+
+
+def test_moments_of_the_same_numbers_are_not_those_of_the_tensor():
+    """Nor are those that were changed after they were reshaped."""
+    x, calls = tf.random.normal([6, 3], seed=0), fast_calls()
+    mean, variance = calls["moments"](x, [0])
+    y = calls["batch_normalization"](x, tf.reshape(mean, [1, 3]) + 1.0, variance, None, None, 0.0)
+    expected = tf.nn.batch_normalization(x, mean + 1.0, variance, None, None, 0.0)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)

@@ -38,6 +38,7 @@ def small_model() -> keras.Model:
     return model
 
 
+@pytest.mark.filterwarnings("ignore:model.save will not write the masks")  # of attention
 @pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if blocks])
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -100,11 +100,14 @@ def test_private_parts_of_keras_are_used_in_one_file(file):
 
 # Private by name, but Python's or TensorFlow's.
 NOT_OF_KERAS = {
+    "_LOCATION_TAG",
+    "_TYPE_TAG",
     "_asdict",
     "_exit",
     "_native",
     "_omit_frequent_tracing_warning",
     "_policy",
+    "_registry",
     "_replace",
 }
 

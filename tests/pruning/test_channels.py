@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -349,3 +351,42 @@ def test_a_call_in_python_is_refused_and_kept_whole_within_another():
         po.prune(_branches(OwnCall, keras.Model), None, **options)
     with pytest.raises(ValueError, match="no channel that can be pruned"):
         po.prune(_branches(keras.Model, OwnCall), None, **options)
+
+
+def _gated() -> keras.Model:
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, activation="relu", name="trunk")(inputs)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = layers.Conv2D(2, 1, activation="relu", name="squeeze")(gate)
+    gate = layers.Conv2D(8, 1, activation="sigmoid", name="gate")(gate)
+    x = layers.GlobalAveragePooling2D()(layers.Multiply()([x, gate]))
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+def test_a_gate_that_loses_all_of_its_squeezed_channels_is_named():
+    model = _gated()
+    squeeze = model.get_layer("squeeze").kernel
+    squeeze.assign(squeeze * 1e-6)
+    options = {"method": "magnitude", "structure": "channel", "verbose": 0}
+    with pytest.warns(UserWarning, match="^no weight is left in squeeze/kernel$"):
+        result = po.prune(model, None, sparsity=0.4, **options)
+    gate = result.masks["gate/kernel"].any(axis=(0, 1, 2))
+    np.testing.assert_array_equal(gate, result.masks["trunk/kernel"].any(axis=(0, 1, 2)))
+    assert gate.sum() == 6
+    small = po.shrink(model)
+    assert [small.get_layer(n).filters for n in ("trunk", "squeeze", "gate")] == [6, 1, 6]
+    sizes = {
+        path: math.prod(small.get_layer(path.split("/")[0]).kernel.shape) for path in result.shrunk
+    }
+    assert result.shrunk == sizes
+
+
+def test_what_is_not_trained_and_not_zero_is_named():
+    """As in InceptionV3 after some steps: without gamma, the mean alone decides what a zero becomes."""
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, name="conv")(inputs)
+    x = layers.BatchNormalization(scale=False, name="norm")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    model.get_layer("norm").moving_mean.assign([0.1, 0.2, 0.3, 0.4])
+    with pytest.raises(ValueError, match=r"left whole: .*norm/moving_mean \(not zero, and not tr"):
+        po.score(model, None, method="magnitude", structure="channel", verbose=0)

@@ -307,6 +307,12 @@ def _nan_x():
             "'diagonal' knows plain momentum only",
         ),
         ({"probes": 0}, ValueError, "probes must be at least 1"),
+        ({"probes": 2, "method": "exact"}, ValueError, "probes=2 is given with 'exact'"),
+        (
+            {"curvature": "ggn", "method": "snip"},
+            ValueError,
+            "curvature='ggn' is given with 'snip'",
+        ),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"method": "obd"}, ValueError, "method must be one of 'exact', .*'random', not 'obd'"),

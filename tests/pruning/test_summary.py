@@ -72,6 +72,8 @@ def test_names_are_whole_and_reasons_are_notes_within_80_columns():
 def test_layers_in_html():
     rows = masked().rows()
     expected = [list(rows.headers), *map(list, rows.body), list(rows.footer)]
+    assert rows.notes == ["7.692 % of the weights rest on 1 random probe per step"]
+    expected[-1][-1] += rows.notes[0]  # behind the table
     assert Cells(tables.html_table(rows)).lines == expected
 
 
@@ -152,3 +154,14 @@ def test_magnitude():
         "5.3 G",
         "2e+03 T",
     ]
+
+
+def test_large_matrices_that_are_left_out_are_named_within_80_columns():
+    left = {
+        f"backbone/position_embedding_{i}/embeddings": f"512×{i} (8 weights; My)" for i in "12345"
+    }
+    shown = text(tables.rich_table(masked(left_out=left).rows()))
+    assert "position_embedding_1/embeddings 512×1" in " ".join(shown.split())
+    assert "position_embedding_4" not in shown
+    assert "left out: 2 more" in shown
+    assert max(map(len, shown.splitlines())) <= 80

@@ -199,11 +199,15 @@ def call_of(name: str, rng: random.Random) -> dict[str, Any]:
     if name == "select":
         scores = [tensor(rng, [rng.randrange(1, 9)], dtype) for _ in range(rng.randrange(1, 4))]
         return {"scores": scores, "keep": 1, "min_keep": 0, "packed": rng.random() < 0.5}
-    if name.startswith("channel"):
-        tensors = [tensor(rng, dims, dtype) for _ in range(rng.randrange(1, 4))]
-        coefficients = tensor(rng, [rng.randrange(1, 3), len(tensors) + 1, dims[-1]], dtype)
-        sums = name == "channel_products"
-        return {"tensors": tensors} | ({} if sums else {"coefficients": coefficients})
+    if name.startswith("batch"):
+        vectors = {"scale", "offset", "u_scale", "u_offset"}
+        fitting = {
+            argument: tensor(rng, dims[-1:] if argument in vectors else dims, dtype)
+            for argument in inspect.signature(getattr(ops, name)).parameters
+        }
+        if name != "batch_moments":
+            fitting |= {"moments": tensor(rng, [2, dims[-1]], "float64"), "epsilon": 1e-3}
+        return fitting
     if "pool" in name and "conv" not in name:
         window, size = ([rng.randrange(1, 4) for _ in "hw"] for _ in range(2))
         size = [a + b for a, b in zip(window, size, strict=True)]

@@ -102,6 +102,7 @@ class Cell:
         training: How it is trained.
         validation: Whether the error is that on the last 10,000 training samples, which are then
             not trained on, instead of that on the test set.
+        dataset: Name of a data set in `prospr_ops.data`.
     """
 
     model: str
@@ -111,6 +112,7 @@ class Cell:
     pruning: Pruning
     training: Training
     validation: bool = False
+    dataset: str = "mnist"
 
     def identity(self) -> dict[str, Any]:
         """What tells the cell from others in a journal, flat, as JSON can hold it."""
@@ -118,7 +120,7 @@ class Cell:
         control = self.contender.control
         return {
             "model": self.model,
-            "dataset": "mnist",
+            "dataset": self.dataset,
             "method": f"{control}:{self.contender.method}" if control else self.contender.method,
             "steps": self.contender.steps,
             "learning_rate": self.pruning.learning_rate if self.contender.steps else None,
@@ -138,13 +140,14 @@ def grid(
     pruning: Pruning,
     training: Training,
     validation: bool,
+    dataset: str = "mnist",
 ) -> list[Cell]:
     """All cells, seed after seed; those which share their scores follow each other."""
     by_scores: dict[tuple[str, int | None], list[Contender]] = {}
     for contender in dict.fromkeys(contenders):
         by_scores.setdefault((contender.method, contender.steps), []).append(contender)
     return [
-        Cell(model, contender, sparsity, seed, pruning, training, validation)
+        Cell(model, contender, sparsity, seed, pruning, training, validation, dataset)
         for seed in seeds
         for group in by_scores.values()
         for contender in group

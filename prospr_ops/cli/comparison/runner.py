@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from prospr_ops.cli.comparison import journal, worker
 from prospr_ops.cli.comparison.cells import DENSE, IDENTITY, Cell, Contender, Pruning, grid
 from prospr_ops.cli.comparison.training import Training
+from prospr_ops.data.datasets import DATASETS
 from prospr_ops.utils.checks import check_integer, check_real, choose
 from prospr_ops.utils.stderr import quiet_stderr
 
@@ -37,10 +38,11 @@ def compare(
     pruning: Pruning | None = None,
     training: Training | None = None,
     validation: bool = False,
+    dataset: str = "mnist",
     workers: int | None = None,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
-    """Prunes and trains a network for each contender, sparsity and seed, on MNIST.
+    """Prunes and trains a network for each contender, sparsity and seed.
 
     All networks of a seed start from the same weights (but for "reinit") and are trained on the same
     batches in the same way. Each finished network is a line of the journal at once: a run that was
@@ -60,6 +62,7 @@ def compare(
         training: How the networks are trained.
         validation: Measure the error on the last 10,000 training samples, and train on the others;
             for the choice of settings, which must not look at the test set.
+        dataset: Data set to train on: "mnist" or "fashion_mnist".
         workers: Processes, of one thread each; by default as many as there are processors.
         console: Where progress is shown; by default standard output.
 
@@ -75,6 +78,7 @@ def compare(
     """
     path = Path(path)
     choose("model", model, MODELS)
+    choose("dataset", dataset, DATASETS)
     check_integer("seeds", seeds, at_least=1)
     if not contenders or not sparsities:
         msg = f"contenders and sparsities must not be empty, got {contenders!r} and {sparsities!r}"
@@ -95,10 +99,11 @@ def compare(
         pruning or Pruning(),
         training or Training(),
         validation,
+        dataset,
     )
     journal.read(path)  # refuses a file that is something else before it is written to
     journal.mend(path)
-    samples = len(worker.dataset(validation).x_train)
+    samples = len(worker.load(dataset, validation).x_train)
     finished = _finished(path, cells, samples)
     todo = [cell for cell in cells if cell not in finished]
     if todo:

@@ -19,7 +19,7 @@ from prospr_ops import models
 from prospr_ops.cli.comparison import journal
 from prospr_ops.cli.comparison.cells import DENSE, Cell
 from prospr_ops.cli.comparison.training import error_percent, train
-from prospr_ops.data.datasets import Dataset, mnist
+from prospr_ops.data.datasets import DATASETS, Dataset
 from prospr_ops.delivery.sparsifying import sparsify
 from prospr_ops.pruning.api import prune, score
 from prospr_ops.pruning.masks import apply_masks
@@ -55,7 +55,7 @@ def run(cells: list[Cell], path: Path) -> None:
 def run_cell(cell: Cell) -> dict[str, Any]:
     """Prunes and trains the network of a cell; returns its record."""
     keras.backend.clear_session()
-    data = dataset(cell.validation)
+    data = load(cell.dataset, cell.validation)
     before = time.perf_counter()
     masks = _masks(cell)
     pruned = time.perf_counter()
@@ -80,14 +80,14 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def dataset(validation: bool) -> Dataset:
-    """MNIST; for validation with held-out training samples in the place of the test set.
+def load(dataset: str, validation: bool) -> Dataset:
+    """A data set by its name; for validation with held-out training samples in the place of the test set.
 
     Raises:
         OSError: The data cannot be read.
         ValueError: There are too few samples to hold so many out.
     """
-    data = mnist()
+    data = DATASETS[dataset]()
     if not validation:
         return data
     held_out = slice(len(data.x_train) - _VALIDATION_SAMPLES, None)
@@ -142,7 +142,7 @@ def _scores(cell: Cell) -> Scores:
 
 def _options(cell: Cell) -> tuple[keras.Model, tuple[np.ndarray, np.ndarray], dict[str, Any]]:
     """What `score` and `prune` are called with."""
-    data = dataset(cell.validation)
+    data = load(cell.dataset, cell.validation)
     options = {
         "method": cell.contender.method,
         "learning_rate": cell.pruning.learning_rate,

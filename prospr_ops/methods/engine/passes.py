@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import gradient, sum_dtype
+from prospr_ops.curvature.estimate import gradient, second_derivative, sum_dtype
 from prospr_ops.methods.engine.checkpoint import Progress
 from prospr_ops.methods.engine.distribution import Replicas, replicas
 from prospr_ops.methods.engine.microbatches import split
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
+from prospr_ops.network.second_derivatives import differentiating_gradients
 from prospr_ops.network.tracing import traced
 from prospr_ops.ops.nn.replacements import fast_calls
 from prospr_ops.utils.settings import Settings
@@ -189,7 +190,8 @@ class Taped(NamedTuple):
 
 def taped(gradients: Evaluate, batch: Batch, seed: tf.Tensor) -> Taped:
     """Evaluates `gradients` under a tape."""
-    with tf.GradientTape() as tape:
+    # A traced function is differentiated when it is called.
+    with differentiating_gradients(), tf.GradientTape() as tape:
         loss, by_variable = gradients(batch, seed)
     return Taped(tape, loss, by_variable)
 
@@ -228,7 +230,7 @@ def hessian_products_by(
             # Half precision wants u of about 1 too, and room for products larger than the gradient.
             largest = tf.reduce_max([tf.reduce_max(tf.abs(tf.cast(v, tf.float32))) for v in u])
             scale /= 64.0 * tf.where(largest > 0, largest, 1.0)
-        return loss, gradient(tape, by_variable, variables, u, scale)
+        return loss, second_derivative(tape, by_variable, variables, u, scale)
 
     return evaluate
 

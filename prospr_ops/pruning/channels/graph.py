@@ -8,17 +8,20 @@ with the same final label form one *group*: they can only be removed together, a
 shapes in the model still fit.
 
 Label 0 marks channels that must stay: the model's inputs and outputs, and everything that enters or
-leaves an operation without a rule here, such as a group convolution, or LayerNormalization, whose
-mean would be over fewer channels.
+leaves an operation without a rule here, such as attention.
 
 The same labels name the slices of the layers' variables. A variable is sliced along its input
 channels (the rows of a Dense kernel) and along its output channels. The slices along output
 channels are the group's *own*: kernel columns, biases, and the gamma and beta of every
-BatchNormalization that the channel passes. **A group whose own slices are all zero is exactly zero
-wherever it goes.** Everything else rests on this: a layer has a rule only if it keeps zero channels
-zero (so ReLU has a rule and the sigmoid has none), zero-padding and pooling keep them zero too, and
-nothing has to be folded into later biases. For BatchNormalization without gamma the moving mean
-must be zero as well.
+normalisation that the channel passes. **A group is pruned when its own slices are all zero**; for
+BatchNormalization without gamma the moving mean too.
+
+Then each of its channels is a constant, wherever it goes, and mostly zero: convolutions, pooling,
+zero-padding and ReLU keep zeros. Each channel of a tensor carries, beside its label, whether it is
+zero once its group is pruned (`Channels.origins`). The sigmoid of a squeeze-and-excite gate makes
+0.5 of a zero, but its product with a channel that is zero is zero, and a gamma of zero makes zero of
+anything. Nothing has to be folded into later biases: a kernel that reads channels which are not zero
+makes them stay.
 
 Two modules use this analysis: `prospr_ops.pruning.channels.groups` chooses the groups to prune, and
 `prospr_ops.delivery.shrinking` removes the zero ones.
@@ -26,7 +29,6 @@ Two modules use this analysis: `prospr_ops.pruning.channels.groups` chooses the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -34,7 +36,8 @@ import numpy as np
 
 from prospr_ops.network import keras_private
 from prospr_ops.network.keras_private import Functional
-from prospr_ops.pruning.channels.rules import RULES, Labels, NoRuleError
+from prospr_ops.pruning.channels.probing import is_elementwise, keeps_zero
+from prospr_ops.pruning.channels.rules import RULES, Channels, Labels, NoRuleError
 
 FIXED = 0
 
@@ -50,17 +53,6 @@ def is_graph(operation: Any) -> bool:
     return any(
         isinstance(operation, kind) and type(operation).call is kind.call for kind in _GRAPHS
     )
-
-
-# Elementwise functions that are zero at zero.
-_KEEP_ZERO = {
-    keras.activations.get(name)
-    for name in (
-        *("linear", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish"),
-        *("tanh", "softsign", "hard_silu", "hard_tanh", "hard_shrink", "soft_shrink"),
-        "tanh_shrink",
-    )
-}
 
 
 class Sliced:
@@ -99,11 +91,12 @@ class ChannelGraph:
         self.ends: dict[int, tuple[list[Labels], list[Labels]]] = {}
         self.left_whole: list[str] = []
         self._parents = [FIXED]
+        self._origins = [""]
         graph = functional(model)
         self._outputs = {id(tensor) for tensor in graph.outputs}
         fixed = [self._fixed_like(tensor) for tensor in graph.inputs]
-        for labels in self._run(graph, fixed):
-            self.fix(labels)
+        for channels in self._run(graph, fixed):
+            self.fix(channels.labels)
 
     def groups(self, labels: Labels) -> Labels:
         """The group of each label: the smallest label to which it is tied."""
@@ -137,10 +130,28 @@ class ChannelGraph:
         """Ties the labels to the channels that must stay."""
         self.tie(labels, np.full_like(labels, FIXED))
 
+    def origin(self, node: Any, why: str) -> int:
+        """Number of an operation whose output is not zero where its inputs are."""
+        self._origins.append(f"{node.operation.name} ({type(node.operation).__name__}: {why})")
+        return len(self._origins) - 1
+
+    def read(self, channels: Channels) -> Labels:
+        """Labels of channels that an operation can do without where they are zero; fixes others."""
+        for origin in np.unique(channels.origins[channels.origins > 0]):
+            labels = channels.labels[channels.origins == origin]
+            if self.groups(labels).any():
+                self._leave_whole(self._origins[origin])
+                self.fix(labels)
+        return channels.labels
+
+    def _leave_whole(self, what: str) -> None:
+        if what not in self.left_whole:
+            self.left_whole.append(what)
+
     @staticmethod
-    def _fixed_like(tensor: keras.KerasTensor) -> Labels:
+    def _fixed_like(tensor: keras.KerasTensor) -> Channels:
         channels = tensor.shape[-1] if tensor.shape else None
-        return np.full(channels or 1, FIXED, np.intp)
+        return Channels.zero(np.full(channels or 1, FIXED, np.intp))
 
     def slice(
         self, variable: keras.Variable | None, axes: dict[int, Labels], own: int | None = None
@@ -153,31 +164,31 @@ class ChannelGraph:
         for axis, labels in entry.axes.items():
             self.tie(before.axes[axis], labels)
 
-    def _run(self, model: Functional, inputs: list[Labels]) -> list[Labels]:
-        """Labels of a functional model's outputs, operation by operation."""
-        labels = {id(t): given for t, given in zip(model.inputs, inputs, strict=True)}
+    def _run(self, model: Functional, inputs: list[Channels]) -> list[Channels]:
+        """Channels of a functional model's outputs, operation by operation."""
+        channels = {id(t): given for t, given in zip(model.inputs, inputs, strict=True)}
         for node in keras_private.nodes(model):
             if node.is_input:
                 continue
-            taken = [labels[id(tensor)] for tensor in node.input_tensors]
+            taken = [channels[id(tensor)] for tensor in node.input_tensors]
             made = self._through(node, taken)
             # All calls of an operation share its variables, so their channels are tied.
-            ends = self.ends.setdefault(id(node.operation), (taken, made))
-            for before, now in zip([*ends[0], *ends[1]], [*taken, *made], strict=False):
-                if before.size == now.size:
-                    self.tie(before, now)
+            now = [each.labels for each in taken], [each.labels for each in made]
+            ends = self.ends.setdefault(id(node.operation), now)
+            for before, after in zip([*ends[0], *ends[1]], [*now[0], *now[1]], strict=False):
+                if before.size == after.size:
+                    self.tie(before, after)
                 else:
                     self.fix(before)
-                    self.fix(now)
-            labels |= {id(t): out for t, out in zip(node.outputs, made, strict=True)}
-        return [labels[id(tensor)] for tensor in model.outputs]
+                    self.fix(after)
+            channels |= {id(t): out for t, out in zip(node.outputs, made, strict=True)}
+        return [channels[id(tensor)] for tensor in model.outputs]
 
-    def _through(self, node: Any, inputs: list[Labels]) -> list[Labels]:
+    def _through(self, node: Any, inputs: list[Channels]) -> list[Channels]:
         operation = node.operation
-        is_output = all(id(tensor) in self._outputs for tensor in node.outputs)
         if is_graph(operation):
             inner = functional(operation)
-            if is_output:
+            if self._is_output(node):
                 self._outputs |= {id(tensor) for tensor in inner.outputs}
             return self._run(inner, inputs)
         try:
@@ -187,24 +198,30 @@ class ChannelGraph:
                 raise NoRuleError(msg)
             made = rule(self, node, inputs)
         except NoRuleError as reason:
-            touches = any(self.groups(labels).any() for labels in inputs)
-            if not is_output and (touches or getattr(operation, "trainable_weights", None)):
-                self.left_whole.append(f"{operation.name} ({type(operation).__name__}: {reason})")
-            for labels in inputs:
-                self.fix(labels)
+            touches = any(self.groups(channels.labels).any() for channels in inputs)
+            weights = getattr(operation, "trainable_weights", None)
+            if not self._is_output(node) and (touches or weights):
+                self._leave_whole(f"{operation.name} ({type(operation).__name__}: {reason})")
+            for channels in inputs:
+                self.fix(channels.labels)
             return [self._fixed_like(tensor) for tensor in node.outputs]
         return [made]
 
-    def activate(self, node: Any, made: Labels, activation: Callable[..., Any]) -> None:
-        """Fixes an activation's channels unless the activation maps zero to zero."""
-        if activation in _KEEP_ZERO:
-            return
-        self.fix(made)
-        if not all(id(tensor) in self._outputs for tensor in node.outputs):
-            name = getattr(activation, "__name__", str(activation))
-            self.left_whole.append(
-                f"{node.operation.name} (activation {name}: not known as 0 at 0)"
-            )
+    def _is_output(self, node: Any) -> bool:
+        return all(id(tensor) in self._outputs for tensor in node.outputs)
+
+    def activate(self, node: Any, made: Channels) -> Channels:
+        """What the activation of a layer makes of its channels."""
+        activation = node.operation.activation
+        name = f"activation {getattr(activation, '__name__', activation)}"
+        if not is_elementwise(activation):
+            if not self._is_output(node):
+                self._leave_whole(f"{node.operation.name} ({name}: not known as elementwise)")
+            self.fix(made.labels)
+        elif not keeps_zero(activation):
+            origin = self.origin(node, f"{name} is not 0 at 0")
+            return made._replace(origins=np.where(made.origins == 0, origin, made.origins))
+        return made
 
 
 def functional(model: keras.Model) -> Functional:

@@ -97,6 +97,7 @@ class ChannelGroups:
         fixed = np.zeros(graph.labels, bool)
         fixed[FIXED] = True
         members: dict[str, Member] = {}
+        whole = list(graph.left_whole)
         for sliced in graph.sliced.values():
             if sliced.own is None:
                 continue
@@ -105,7 +106,10 @@ class ChannelGroups:
             path = paths.get(id(sliced.variable))
             if path is None:  # not trainable, so it has no mask: nonzero slices must stay
                 values = sliced.variable.numpy()
-                fixed[labels[values.any(axis=member.others)]] = True
+                nonzero = labels[values.any(axis=member.others)]
+                if not fixed[nonzero].all():
+                    whole.append(f"{sliced.variable.path} (not zero, and not trained)")
+                fixed[nonzero] = True
                 continue
             if len(sliced.variable.shape) > 1 and path not in kernels:
                 fixed[labels] = True
@@ -125,7 +129,8 @@ class ChannelGroups:
                 if new.size:
                     groups[path] = new
         if not groups:
-            why = f"; left whole: {', '.join(graph.left_whole)}" if graph.left_whole else ""
+            more = f" and {len(whole) - 3} more" if len(whole) > 3 else ""
+            why = f"; left whole: {', '.join(whole[:3])}{more}" if whole else ""
             msg = (
                 f"model {model.name!r} has no channel that can be pruned: all belong to its inputs "
                 f"and outputs, or to what is not prunable{why}"
@@ -212,11 +217,14 @@ class ChannelGroups:
             for path, mask in masks.items()
             for label in self.members[path].labels[~mask.any(axis=self.members[path].others)]
         }
+        for _, axes in self.kernels.values():  # a layer of which nothing is left keeps a group
+            for labels in axes.values():
+                if gone.issuperset(labels.tolist()):
+                    gone.remove(int(labels[0]))
         sizes = {}
         for path, (shape, axes) in self.kernels.items():
-            # A layer of which nothing is left keeps one channel.
             kept = {
-                axis: max(1, sum(int(label) not in gone for label in labels))
+                axis: sum(int(label) not in gone for label in labels)
                 for axis, labels in axes.items()
             }
             sizes[path] = math.prod(kept.get(axis, size) for axis, size in enumerate(shape))
