@@ -25,9 +25,9 @@ from keras.src.trainers.compile_utils import CompileLoss
 
 __all__ = [
     "ALONG_AXES",
-    "Add",
     "DTYPE_POLICY",
     "ELEMENTWISE",
+    "Add",
     "AutocastScope",
     "CompileLoss",
     "Concatenate",

@@ -144,10 +144,10 @@ def normalise(
     Returns:
         The normalised blocks, and mean and variance of each channel. Only the former has a gradient.
     """
-    module: Any = reference if needs_tensorflow() else ops
+    if needs_tensorflow():
+        return normalise_in_full(blocks, gamma, beta, epsilon, samples)
     channels = blocks.shape[-2]
     dtype = blocks.dtype
-    rows = [-1, channels * BLOCK]
 
     def occupied(values: tf.Tensor) -> tf.Tensor:
         """Zero where there is no sample."""
@@ -158,37 +158,52 @@ def normalise(
     def masked(values: tf.Tensor) -> tf.Tensor:
         return tf.cond(tf.equal(samples % BLOCK, 0), lambda: values, lambda: occupied(values))
 
-    def per_channel(sums: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(tf.reshape(sums, [channels, BLOCK]), axis=1)
+    def per_channel(lanes: tf.Tensor) -> tf.Tensor:
+        """Sums over the lanes of each channel."""
+        return tf.reduce_sum(tf.reshape(lanes, [-1, channels, BLOCK]), axis=-1)
 
-    def combined(tensors: list[tf.Tensor], coefficients: list[tf.Tensor]) -> tf.Tensor:
-        spread = tf.repeat(tf.cast(tf.stack(coefficients), dtype), BLOCK, axis=1)
-        return module.channel_combinations(tensors, spread[tf.newaxis])[0]
+    def per_lane(values: tf.Tensor) -> tf.Tensor:
+        return tf.repeat(values, BLOCK, axis=-1)
 
     @tf.custom_gradient
     def normalised(blocks: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        # To our ops each lane of each channel is a channel; here its moments become its channel's.
         shape = tf.shape(blocks)
-        x = tf.reshape(masked(blocks), rows)
-        count = tf.cast(tf.size(blocks) // (shape[0] * channels * BLOCK) * samples, tf.float64)
-        sums = module.channel_products([x])
-        mean = per_channel(sums[0, 1]) / count
-        variance = tf.maximum(per_channel(sums[0, 0]) / count - mean * mean, 0)
-        inverse = tf.math.rsqrt(variance + epsilon)
-        wide = tf.cast(gamma, tf.float64) * inverse
-        y = combined([x], [wide, tf.cast(beta, tf.float64) - mean * wide])
+        x = tf.reshape(masked(blocks), [-1, channels * BLOCK])
+        rows = tf.cast(tf.shape(x)[0], tf.float64)
+        count = tf.cast(tf.shape(x)[0] // shape[0] * samples, tf.float64)
+        lane_mean, lane_variance = tf.unstack(ops.batch_moments(x)[-1])
+        powers = per_channel(tf.stack([lane_mean, lane_variance + lane_mean**2])) * rows / count
+        mean, variance = powers[0], tf.maximum(powers[1] - powers[0] ** 2, 0)
+        moments = per_lane(tf.stack([mean, variance]))
+        scale, offset = per_lane(gamma), per_lane(beta)
+        y = tf.reshape(ops.batch_norm(x, scale, offset, moments, epsilon), shape)
+        y.set_shape(blocks.shape)
 
         def gradients(by_y: tf.Tensor, *_: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            g = tf.reshape(by_y, rows)
-            sums = module.channel_products([x, g])
-            by_beta = per_channel(sums[1, 2])
-            by_gamma = (per_channel(sums[0, 1]) - mean * by_beta) * inverse
-            slope = -wide * inverse * by_gamma / count
-            by_x = combined([x, g], [slope, wide, -mean * slope - wide * by_beta / count])
-            by_blocks = masked(tf.reshape(by_x, shape))
-            return by_blocks, tf.cast(by_gamma, dtype), tf.cast(by_beta, dtype)
+            g = tf.reshape(by_y, [-1, channels * BLOCK])
+            by_x, *by_lanes = ops.batch_norm_gradient(g, x, scale, moments, epsilon)
+            sums = tf.cast(tf.stack(by_lanes), tf.float64)
+            by_channels = per_channel(sums)
+            # The op took each lane's own means from the gradient; they should be the channel's.
+            slope = tf.cast(scale, tf.float64) * tf.math.rsqrt(moments[1] + epsilon)
+            excess = tf.cast((sums / rows - per_lane(by_channels) / count) * slope, dtype)
+            by_x += ops.batch_norm(x, excess[0], excess[1], moments, epsilon)
+            by_gamma, by_beta = tf.unstack(tf.cast(by_channels, dtype))
+            return masked(tf.reshape(by_x, shape)), by_gamma, by_beta
 
-        y = tf.reshape(y, shape)
-        y.set_shape(blocks.shape)
         return (y, tf.cast(mean, dtype), tf.cast(variance, dtype)), gradients
 
     return normalised(blocks, gamma, beta)
+
+
+def normalise_in_full(
+    blocks: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, samples: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The same by TensorFlow's operations."""
+    values = reference.from_blocks(blocks, samples)
+    mean, variance = tf.nn.moments(values, list(range(values.shape.rank - 1)))
+    outputs = reference.to_blocks(
+        tf.nn.batch_normalization(values, mean, variance, beta, gamma, epsilon)
+    )
+    return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)

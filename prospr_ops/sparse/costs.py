@@ -1,7 +1,7 @@
 """How long a masked layer takes dense and sparse: what was measured on one kind of machine.
 
 The rates were measured on two cores of an AMD EPYC (Zen 5, AVX-512), forward and both gradients at
-batch 128. They are of one machine, but as ratios they decide alike where both sides scale with the
+batch 128; `python -m benchmarks sparse` measures such layers. They are of one machine, but as ratios they decide alike where both sides scale with the
 cores. A layer whose gain is near 1 stays dense.
 """
 

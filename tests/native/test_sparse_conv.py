@@ -24,6 +24,9 @@ def test_the_same_bits_for_every_number_of_threads(dtype):
     splits = np.arange(0, 89, 11, dtype=np.int32)
     weights, bias = random.normal(size=88).astype(dtype), random.normal(size=8).astype(dtype)
     moves = ((3, 3), (1, 1), (1, 1), True)
+    order = np.argsort(taps % 5, kind="stable").astype(np.int32)
+    by_channel = np.cumsum([0, *np.bincount(taps % 5, minlength=5)]).astype(np.int32)
+    transposed = ((taps // 5 * 8 + np.arange(88) // 11)[order].astype(np.int32), by_channel, order)
     first = None
     for instruction_set in INSTRUCTION_SETS:
         outputs = []
@@ -34,7 +37,10 @@ def test_the_same_bits_for_every_number_of_threads(dtype):
             gradients = _native.sparse_conv_filter_gradient(
                 image, output, taps, splits, *moves, threads, instruction_set
             )
-            outputs.append([output, *gradients])
+            by_image = _native.sparse_conv_input_gradient(
+                output, weights, *transposed, (7, 6), *moves, threads, instruction_set
+            )
+            outputs.append([output, by_image, *gradients])
         for one, three in zip(*outputs, strict=True):
             np.testing.assert_array_equal(one, three)
         first = first or outputs[0]
