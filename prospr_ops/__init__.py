@@ -33,7 +33,12 @@ if TYPE_CHECKING:
     from prospr_ops.reporting.html_report import report
 
 check_installed_tensorflow()
-register_with_keras("prospr_ops.pruning.masks", "prospr_ops.pruning.channels.normalisation")
+register_with_keras(
+    "prospr_ops.pruning.masks",
+    "prospr_ops.pruning.channels.normalisation",
+    "prospr_ops.sparse.layers",
+    "prospr_ops.sparse.rewriting",
+)
 
 __version__ = build_info()["version"]
 
