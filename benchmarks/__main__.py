@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "names", nargs="*", metavar="name", help=f"of {', '.join((*NAMES, *STUDIES))}"
     )
     parser.add_argument("--full", action="store_true", help="all in full, not shortened")
+    parser.add_argument("--quick", action="store_true", help="all shortened, those named too")
     parser.add_argument(
         "--out",
         type=Path,
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = harness.use_device(arguments.device)
     except (OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
-    full = arguments.full or bool(arguments.names)
+    full = not arguments.quick and (arguments.full or bool(arguments.names))
 
     rows, minutes = [], {}
     with device:

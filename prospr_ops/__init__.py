@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prospr_ops.delivery.exporting import export
     from prospr_ops.delivery.saving import load_model, save_model
     from prospr_ops.delivery.shrinking import shrink
+    from prospr_ops.delivery.sparsifying import densify, sparsify
     from prospr_ops.delivery.stripping import strip
     from prospr_ops.pruning.api import prune, score
     from prospr_ops.pruning.channels.groups import channel_masks
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
     from prospr_ops.reporting.html_report import report
 
 check_installed_tensorflow()
-register_with_keras("prospr_ops.pruning.masks", "prospr_ops.pruning.channels.normalisation")
+register_with_keras(
+    "prospr_ops.pruning.masks",
+    "prospr_ops.pruning.channels.normalisation",
+    "prospr_ops.sparse.layers",
+    "prospr_ops.sparse.rewriting",
+)
 
 __version__ = build_info()["version"]
 
@@ -48,6 +54,7 @@ __all__ = [
     "channel_masks",
     "curvature",
     "data",
+    "densify",
     "export",
     "load_data",
     "load_model",
@@ -60,6 +67,7 @@ __all__ = [
     "score",
     "select",
     "shrink",
+    "sparsify",
     "strip",
 ]
 
@@ -69,6 +77,7 @@ _HOMES = {
     "PruneResult": "pruning.result",
     "apply_masks": "pruning.masks",
     "channel_masks": "pruning.channels.groups",
+    "densify": "delivery.sparsifying",
     "export": "delivery.exporting",
     "load_data": "data.loading",
     "load_model": "delivery.saving",
@@ -78,6 +87,7 @@ _HOMES = {
     "score": "pruning.api",
     "select": "pruning.selection",
     "shrink": "delivery.shrinking",
+    "sparsify": "delivery.sparsifying",
     "strip": "delivery.stripping",
 }
 

@@ -158,6 +158,9 @@ def sparse_conv(
     taps: npt.NDArray[np.int32],
     splits: npt.NDArray[np.int32],
     kernel_size: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    same: bool,
     threads: int = 1,
     instruction_set: str = "",
 ) -> npt.NDArray[_Float]: ...
@@ -166,8 +169,12 @@ def sparse_conv_input_gradient(
     weights: npt.NDArray[_Float],
     taps: npt.NDArray[np.int32],
     splits: npt.NDArray[np.int32],
+    order: npt.NDArray[np.int32],
+    image_size: tuple[int, int],
     kernel_size: tuple[int, int],
-    channels: int,
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    same: bool,
     threads: int = 1,
     instruction_set: str = "",
 ) -> npt.NDArray[_Float]: ...
@@ -177,9 +184,23 @@ def sparse_conv_filter_gradient(
     taps: npt.NDArray[np.int32],
     splits: npt.NDArray[np.int32],
     kernel_size: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    same: bool,
     threads: int = 1,
     instruction_set: str = "",
 ) -> tuple[npt.NDArray[_Float], npt.NDArray[_Float]]: ...
+def to_blocks(
+    samples: npt.NDArray[_Float],
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
+def from_blocks(
+    blocks: npt.NDArray[_Float],
+    samples: int,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
 def triad(
     result: npt.NDArray[np.float32],
     a: npt.NDArray[np.float32],

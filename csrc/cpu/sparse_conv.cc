@@ -8,65 +8,238 @@
 namespace prospr::cpu {
 namespace {
 
-// Products that a thread adds up per nanosecond.
-constexpr double kSpeed = 20;
+// Products that a thread adds up per nanosecond, and bytes that it moves.
+constexpr double kSpeed = 16;
+constexpr double kBytes = 4;
+// Positions whose sums a kernel keeps side by side; groups of blocks have at least so many.
+constexpr std::int64_t kPositions = 8;
+// Items that a product is cut into at least, if its rows are enough.
+constexpr std::int64_t kItems = 16;
 
-// Items that different threads can take. None where there is nothing to write: the other sizes of a
-// tensor without elements may be anything.
-std::int64_t sample_blocks(const SparseConvShape& shape, std::int64_t written_channels) {
-  return written_channels == 0 ? 0 : (shape.samples + kSampleBlock - 1) / kSampleBlock;
-}
-template <typename T>
-std::int64_t items_of(const SparseConvShape& shape, const SparseConv<T>&) {
-  return sample_blocks(shape, shape.filters);
-}
-template <typename T>
-std::int64_t items_of(const SparseConvShape& shape, const SparseConvInputGradient<T>&) {
-  return sample_blocks(shape, shape.channels);
-}
-template <typename T>
-std::int64_t items_of(const SparseConvShape& shape, const SparseConvFilterGradient<T>&) {
-  return shape.filters;
-}
-
-std::vector<std::int64_t> offsets_of(const SparseConvShape& shape, const SparsePattern& pattern) {
-  std::vector<std::int64_t> offsets(shape.weights);
-  const std::int64_t row = shape.kernel_width * shape.channels;
-  for (std::int64_t k = 0; k < shape.weights; ++k) {
-    // The samples first: where there are none, width and channels may be of any size.
-    const std::int64_t down = pattern.taps[k] / row * shape.samples;
-    offsets[k] = down * shape.width * shape.channels + pattern.taps[k] % row * shape.samples;
+// What lies where a filter reads an image of [blocks, rows, columns, channels, kBlockLanes].
+void arrange(Reading* reading, std::int64_t rows, std::int64_t columns, std::int64_t stride_height,
+             std::int64_t stride_width) {
+  const std::int64_t channels = reading->source[3];
+  if (reading->framed) {
+    const std::int64_t channel = reading->frame_columns * kBlockLanes;
+    reading->strides = {channels * channel, kBlockLanes, channel,
+                        reading->frame_rows * channels * channel};
+  } else {
+    const std::int64_t column = channels * kBlockLanes;
+    const std::int64_t row = reading->source[2] * column;
+    reading->strides = {row, column, kBlockLanes, reading->source[1] * row};
   }
-  return offsets;
+  reading->block_positions = rows * columns;
+  reading->group = std::max<std::int64_t>(
+      1, std::min(reading->source[0],
+                  (kPositions + reading->block_positions - 1) / reading->block_positions));
+  const Strides& strides = reading->strides;
+  reading->positions.reserve(reading->group * reading->block_positions);
+  for (std::int64_t block = 0; block < reading->group; ++block) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t column = 0; column < columns; ++column) {
+        reading->positions.push_back(block * strides.block + row * stride_height * strides.row +
+                                     column * stride_width * strides.column);
+      }
+    }
+  }
+}
+
+// The offset of tap (i, j, channel).
+template <typename Place>
+void set_offsets(Reading* reading, const std::int32_t* taps, std::int64_t weights,
+                 std::int64_t kernel_size, std::int64_t channels, Place place) {
+  std::vector<std::int64_t> corners(kernel_size);
+  for (std::int64_t i = 0; i < kernel_size; ++i) corners[i] = place(i);
+  reading->offsets.resize(weights);
+  const auto stride = static_cast<std::int32_t>(reading->strides.channel);
+  if (kernel_size == 1) {
+    for (std::int64_t k = 0; k < weights; ++k) reading->offsets[k] = taps[k] * stride;
+    return;
+  }
+  const auto count = static_cast<std::uint32_t>(channels);
+  for (std::int64_t k = 0; k < weights; ++k) {
+    const auto tap = static_cast<std::uint32_t>(taps[k]);
+    const std::uint32_t corner = tap / count;
+    reading->offsets[k] = static_cast<std::int32_t>(corners[corner]) +
+                          static_cast<std::int32_t>(tap - corner * count) * stride;
+  }
+}
+
+// How filters read images.
+Reading of_image(const SparseConvShape& shape, const std::int32_t* taps) {
+  const Window& window = shape.window;
+  Reading reading;
+  reading.source = shape.image();
+  reading.frame_rows = (shape.rows() - 1) * window.stride_height + window.span_height();
+  reading.frame_columns = (shape.columns() - 1) * window.stride_width + window.span_width();
+  reading.above = shape.above();
+  reading.left = shape.left();
+  reading.row_distance = reading.column_distance = 1;
+  reading.framed = window.kernel_height * window.kernel_width > 1;
+  arrange(&reading, shape.rows(), shape.columns(), window.stride_height, window.stride_width);
+  set_offsets(&reading, taps, shape.weights, window.kernel_height * window.kernel_width,
+              shape.channels, [&](std::int64_t corner) {
+                return corner / window.kernel_width * window.dilation_height * reading.strides.row +
+                       corner % window.kernel_width * window.dilation_width *
+                           reading.strides.column;
+              });
+  return reading;
+}
+
+// How the transposed filters read gradients by outputs, laid into a frame with zeros between them
+// where the filters moved by more than one.
+Reading of_output(const SparseConvShape& shape, const std::int32_t* taps) {
+  const Window& window = shape.window;
+  Reading reading;
+  reading.source = shape.output();
+  reading.frame_rows = shape.height + window.span_height() - 1;
+  reading.frame_columns = shape.width + window.span_width() - 1;
+  reading.above = window.span_height() - 1 - shape.above();
+  reading.left = window.span_width() - 1 - shape.left();
+  reading.row_distance = window.stride_height;
+  reading.column_distance = window.stride_width;
+  reading.framed = window.kernel_height * window.kernel_width > 1 || window.stride_height > 1 ||
+                   window.stride_width > 1;
+  arrange(&reading, shape.height, shape.width, 1, 1);
+  set_offsets(&reading, taps, shape.weights, window.kernel_height * window.kernel_width,
+              shape.filters, [&](std::int64_t corner) {
+                const std::int64_t i = window.kernel_height - 1 - corner / window.kernel_width;
+                const std::int64_t j = window.kernel_width - 1 - corner % window.kernel_width;
+                return i * window.dilation_height * reading.strides.row +
+                       j * window.dilation_width * reading.strides.column;
+              });
+  return reading;
+}
+
+double products_of(const Reading& reading) {
+  return static_cast<double>(reading.offsets.size() + 1) *
+         static_cast<double>(reading.block_positions * reading.source[0] * kBlockLanes);
+}
+
+template <typename T>
+void multiply(const Reading& reading, SparseProduct<T> product, InstructionSet instruction_set,
+              const ParallelFor& parallel_for) {
+  const std::int64_t groups = reading.groups();
+  product.chunks =
+      std::max<std::int64_t>(1, std::min(product.rows, (kItems + groups - 1) / groups));
+  const std::int64_t items = groups * product.chunks;
+  const auto kernel = dispatch<SparseProductKernel<T>>(instruction_set);
+  parallel_for(items, std::max(1.0, products_of(reading) / kSpeed / static_cast<double>(items)),
+               [&](std::int64_t begin, std::int64_t end) { kernel(reading, product, begin, end); });
+}
+
+template <typename T>
+void run_map(const SparseConvShape& shape, const SparseConv<T>& map, InstructionSet instruction_set,
+             const ParallelFor& parallel_for) {
+  if (shape.blocks == 0 || shape.filters == 0) return;  // other sizes may be anything
+  multiply<T>(of_image(shape, map.pattern.taps),
+              {map.pattern.splits, shape.filters, 1, map.image, map.weights, map.bias, map.output},
+              instruction_set, parallel_for);
+}
+
+template <typename T>
+void run_map(const SparseConvShape& shape, const SparseConvInputGradient<T>& map,
+             InstructionSet instruction_set, const ParallelFor& parallel_for) {
+  if (shape.blocks == 0 || shape.channels == 0) return;
+  std::vector<T> weights(shape.weights);
+  for (std::int64_t e = 0; e < shape.weights; ++e) weights[e] = map.weights[map.pattern.order[e]];
+  multiply<T>(of_output(shape, map.pattern.taps),
+              {map.pattern.splits, shape.channels, 1, map.output_gradient, weights.data(), nullptr,
+               map.image_gradient},
+              instruction_set, parallel_for);
+}
+
+// Parts of [0, groups) that are summed on their own. They are part of the definition of the result,
+// so they do not depend on the number of threads. One, where adding up the parts' sums would cost
+// more than reading all images for each part of the filters.
+std::int64_t parts_of(const SparseConvShape& shape, const Reading& reading) {
+  const double image = static_cast<double>(shape.height) * static_cast<double>(shape.width) *
+                       static_cast<double>(shape.channels) * kBlockLanes;
+  const double sums = static_cast<double>(shape.weights + shape.filters);
+  const double most = image * static_cast<double>(shape.blocks) / std::max(1.0, 2 * sums);
+  return std::max<std::int64_t>(
+      1, std::min({reading.groups(), kItems / 2, static_cast<std::int64_t>(most)}));
+}
+
+template <typename T>
+void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& map,
+             InstructionSet instruction_set, const ParallelFor& parallel_for) {
+  if (shape.filters == 0) return;
+  if (shape.blocks == 0) {
+    std::fill_n(map.weights_gradient, shape.weights, T{0});
+    std::fill_n(map.bias_gradient, shape.filters, T{0});
+    return;
+  }
+  const Reading reading = of_image(shape, map.pattern.taps);
+  const std::int64_t groups = reading.groups();
+  const std::int64_t parts = parts_of(shape, reading);
+  const std::int64_t chunks = std::min(shape.filters, kItems / parts);
+  const std::int64_t size = shape.weights + shape.filters;
+  // The first part's sums lie in the result.
+  std::vector<T> sums((parts - 1) * size);
+  const auto kernel = dispatch<SparseFilterGradientKernel<T>>(instruction_set);
+  const std::int64_t items = parts * chunks;
+  parallel_for(items, std::max(1.0, products_of(reading) / kSpeed / static_cast<double>(items)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t item = begin; item < end; ++item) {
+                   const std::int64_t part = item / chunks;
+                   const std::int64_t chunk = item % chunks;
+                   const std::int64_t first = shape.filters * chunk / chunks;
+                   const std::int64_t last = shape.filters * (chunk + 1) / chunks;
+                   T* by_weights = map.weights_gradient;
+                   T* by_biases = map.bias_gradient;
+                   if (part > 0) {
+                     by_weights = sums.data() + (part - 1) * size;
+                     by_biases = by_weights + shape.weights;
+                   }
+                   kernel(reading, shape.filters, map, groups * part / parts,
+                          groups * (part + 1) / parts, first, last,
+                          by_weights + map.pattern.splits[first], by_biases + first);
+                 }
+               });
+  for (std::int64_t part = 1; part < parts; ++part) {
+    const T* const from = sums.data() + (part - 1) * size;
+    for (std::int64_t k = 0; k < shape.weights; ++k) map.weights_gradient[k] += from[k];
+    for (std::int64_t f = 0; f < shape.filters; ++f) {
+      map.bias_gradient[f] += from[shape.weights + f];
+    }
+  }
 }
 
 }  // namespace
 
 template <typename Map>
-void run(const SparseConvShape& shape, const SparsePattern& pattern, const Map& map,
-         InstructionSet instruction_set, const ParallelFor& parallel_for) {
-  const auto kernel = dispatch<SparseConvKernel<Map>>(instruction_set);
-  const std::int64_t items = items_of(shape, map);
-  if (items == 0) return;
-  const std::vector<std::int64_t> offsets = offsets_of(shape, pattern);
-  const double products = static_cast<double>(shape.weights + shape.filters) *
-                          static_cast<double>(shape.rows()) * static_cast<double>(shape.columns()) *
-                          static_cast<double>(shape.samples);
-  parallel_for(items, std::max(1.0, products / static_cast<double>(items) / kSpeed),
-               [&](std::int64_t begin, std::int64_t end) {
-                 kernel(shape, offsets.data(), pattern.splits, map, begin, end);
-               });
+void run(const SparseConvShape& shape, const Map& map, InstructionSet instruction_set,
+         const ParallelFor& parallel_for) {
+  run_map(shape, map, instruction_set, parallel_for);
 }
 
-#define INSTANTIATE(Map)                                                                      \
-  template void run(const SparseConvShape&, const SparsePattern&, const Map&, InstructionSet, \
-                    const ParallelFor&)
+template <typename Map>
+void run(const Map& map, InstructionSet instruction_set, const ParallelFor& parallel_for) {
+  if (map.size == 0 || map.samples == 0) return;
+  const auto kernel = dispatch<BlocksKernel<Map>>(instruction_set);
+  // A block is cut along its elements too, for small batches.
+  const std::int64_t columns = (map.size + kBlockLanes - 1) / kBlockLanes;
+  parallel_for(blocks_of(map.samples) * columns,
+               static_cast<double>(kBlockLanes * kBlockLanes * sizeof(*map.from)) / kBytes,
+               [&](std::int64_t begin, std::int64_t end) { kernel(map, begin, end); });
+}
+
+#define INSTANTIATE(Map) \
+  template void run(const SparseConvShape&, const Map&, InstructionSet, const ParallelFor&)
 INSTANTIATE(SparseConv<float>);
 INSTANTIATE(SparseConv<double>);
 INSTANTIATE(SparseConvInputGradient<float>);
 INSTANTIATE(SparseConvInputGradient<double>);
 INSTANTIATE(SparseConvFilterGradient<float>);
 INSTANTIATE(SparseConvFilterGradient<double>);
+#undef INSTANTIATE
+#define INSTANTIATE(Map) template void run(const Map&, InstructionSet, const ParallelFor&)
+INSTANTIATE(ToBlocks<float>);
+INSTANTIATE(ToBlocks<double>);
+INSTANTIATE(FromBlocks<float>);
+INSTANTIATE(FromBlocks<double>);
 #undef INSTANTIATE
 
 }  // namespace prospr::cpu

@@ -11,7 +11,11 @@ namespace prospr::cpu {
 // the same bits for every number of threads, not for every instruction set. Throws std::bad_alloc.
 // Instantiated for the three above.
 template <typename Map>
-void run(const SparseConvShape& shape, const SparsePattern& pattern, const Map& map,
-         InstructionSet instruction_set, const ParallelFor& parallel_for);
+void run(const SparseConvShape& shape, const Map& map, InstructionSet instruction_set,
+         const ParallelFor& parallel_for);
+
+// Instantiated for ToBlocks and FromBlocks.
+template <typename Map>
+void run(const Map& map, InstructionSet instruction_set, const ParallelFor& parallel_for);
 
 }  // namespace prospr::cpu

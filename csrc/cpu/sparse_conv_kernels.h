@@ -3,21 +3,75 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cpu/dispatch.h"
 #include "cpu/sparse_conv.h"
 
 namespace prospr::cpu {
 
-// Samples that a thread takes at once: whole vectors, so that how they are cut into these does not
-// depend on the number of threads.
-constexpr std::int64_t kSampleBlock = 64;
+// Where the elements of a block lie.
+struct Strides {
+  std::int64_t row;
+  std::int64_t column;
+  std::int64_t channel;
+  std::int64_t block;
+};
 
-// Blocks [begin, end) of samples; of a SparseConvFilterGradient filters. `offsets`: how far the
-// element that a weight reads is from the first one below the filter.
+// How weights read images: of a convolution the image, of its input gradient the gradient by the
+// output. An image is read where it is, or from a frame of zeros that it is laid into, channels
+// before columns, so that neighbours in a row lie together and no stride is a power of two.
+struct Reading {
+  Shape source;  // [blocks, height, width, channels, kBlockLanes]
+  bool framed;
+  // In the frame: rows, columns, place of the first pixel, and the distance of its neighbours.
+  std::int64_t frame_rows;
+  std::int64_t frame_columns;
+  std::int64_t above;
+  std::int64_t left;
+  std::int64_t row_distance;
+  std::int64_t column_distance;
+  Strides strides;  // of what is read
+  // What weights read at: positions of a group of blocks, and their number in one block.
+  std::int64_t group;
+  std::int64_t block_positions;
+  std::vector<std::int64_t> positions;
+  std::vector<std::int32_t> offsets;  // of each weight
+
+  std::int64_t groups() const { return (source[0] + group - 1) / group; }
+  std::int64_t group_blocks(std::int64_t number) const {
+    return number + 1 < groups() ? group : source[0] - number * group;
+  }
+  std::int64_t frame_size() const { return framed ? group * strides.block : 0; }
+};
+
+// For each group in [0, groups) x [chunk of rows], in that order, items [begin, end) of
+// groups * chunks: result[position, row] = bias[row] + the sum of its weights times what they read.
+template <typename T>
+struct SparseProduct {
+  const std::int32_t* splits;
+  std::int64_t rows;
+  std::int64_t chunks;
+  const T* source;
+  const T* weights;
+  const T* bias;  // or null
+  T* result;      // [blocks, positions, rows, kBlockLanes]
+};
+template <typename T>
+using SparseProductKernel = void (*)(const Reading& reading, const SparseProduct<T>& product,
+                                     std::int64_t begin, std::int64_t end);
+
+// The sums over groups [first, last) of the gradients of filters [begin, end): by the weights from
+// that of filter `begin` on, and by the biases.
+template <typename T>
+using SparseFilterGradientKernel = void (*)(const Reading& reading, std::int64_t filters,
+                                            const SparseConvFilterGradient<T>& map,
+                                            std::int64_t first, std::int64_t last,
+                                            std::int64_t begin, std::int64_t end, T* by_weights,
+                                            T* by_biases);
+
+// Blocks [begin, end).
 template <typename Map>
-using SparseConvKernel = void (*)(const SparseConvShape& shape, const std::int64_t* offsets,
-                                  const std::int32_t* splits, const Map& map, std::int64_t begin,
-                                  std::int64_t end);
+using BlocksKernel = void (*)(const Map& map, std::int64_t begin, std::int64_t end);
 
 }  // namespace prospr::cpu

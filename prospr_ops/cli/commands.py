@@ -26,6 +26,7 @@ from prospr_ops.cli.demonstration import run_demo as demo
 from prospr_ops.data.loading import Samples, load_data
 from prospr_ops.delivery import exporting, saving, shrinking
 from prospr_ops.delivery.exporting import export_table
+from prospr_ops.delivery.sparsifying import densified, sparsify
 from prospr_ops.methods.engine.checkpoint import held
 from prospr_ops.network import keras_private
 from prospr_ops.pruning import api
@@ -109,15 +110,18 @@ def train(
     learning_rate: float | None = None,
     masks: Path | None = None,
     seed: int = 0,
+    sparse: bool = False,
     imports: Sequence[str] = (),
 ) -> None:
-    """Trains a model, tests it, and writes it."""
+    """Trains a model, tests it, and writes it; `sparse`, by the weights that its masks keep alone."""
     found = None if masks is None else PruneResult.load(masks).masks
     _import(imports)
     keras.utils.set_random_seed(seed)
     network = _open(model, loss=loss, optimizer=optimizer)
     if found is not None:
         apply_masks(network, found)
+    if sparse:
+        network = _sparse(network, batch_size)
     samples = _read(data, network, seed, {"batch_size": batch_size})
     if learning_rate is not None:
         network.optimizer.learning_rate = learning_rate
@@ -139,7 +143,7 @@ def train(
                 **_batches(samples.test, batch_size), verbose=0, return_dict=True
             )
             _say("Test: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    _save(network, out)
+    _save(densified(network), out)
 
 
 def shrink(*, model: str, out: Path, imports: Sequence[str] = ()) -> None:
@@ -232,6 +236,15 @@ def _open(name: str, *, loss: str | None = None, optimizer: str | None = None) -
     model.compile(**settings)
     model.optimizer.build(model.trainable_variables)  # or Keras would miss its state in the file
     return model
+
+
+def _sparse(model: keras.Model, batch_size: int) -> keras.Model:
+    """The model that computes with the kept weights alone, with an optimizer of its own."""
+    if model.compiled and model.optimizer.iterations.numpy() > 0:
+        _say("The optimizer starts anew: its state is that of other variables.")
+    fast = sparsify(model, batch_size=batch_size)
+    fast.optimizer.build(fast.trainable_variables)
+    return fast
 
 
 def _load(file: Path, *, compile: bool = True) -> keras.Model:

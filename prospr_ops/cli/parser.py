@@ -84,6 +84,7 @@ examples:
   prospr train pruned.keras --data photos --epochs 5 --optimizer sgd --learning-rate 0.01 \\
       --out trained.keras
   prospr train lenet5 --data mnist --epochs 6 --out dense.keras
+  prospr train pruned.keras --data data.npz --epochs 10 --sparse --out trained.keras
 
 {_MODEL}
 {_DATA}"""
@@ -414,6 +415,11 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, metavar="X", help="(the optimizer's)")
     parser.add_argument(
         "--masks", type=Path, metavar="FILE", help="a .npz file of prospr prune, to apply first"
+    )
+    parser.add_argument(
+        "--sparse",
+        action="store_true",
+        help="compute with the kept weights alone where that is faster; FILE has the masked model",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="samples a step (128)")
     parser.add_argument(

@@ -16,6 +16,7 @@ from rich.table import Table
 from prospr_ops.delivery.comparing import forward_pass
 from prospr_ops.delivery.copying import check_built
 from prospr_ops.delivery.running import check_file
+from prospr_ops.delivery.sparsifying import densified
 from prospr_ops.delivery.writing import write
 from prospr_ops.utils.checks import choose
 from prospr_ops.utils.files import replacing
@@ -100,6 +101,7 @@ def export(model: keras.Model, path: str | os.PathLike[str], format: str | None 
         msg = f"{path} is a folder that holds no SavedModel; it is left as it is"
         raise FileExistsError(msg)
     check_built(model)
+    model = densified(model)
     sample = forward_pass(model, "export")
     with replacing(path) as unfinished:
         write(model, unfinished, format)

@@ -13,6 +13,7 @@ from keras import layers
 
 from prospr_ops.delivery.comparing import SMALLER, check_copy
 from prospr_ops.delivery.copying import described, own_objects
+from prospr_ops.delivery.sparsifying import densified
 from prospr_ops.network import keras_private
 from prospr_ops.pruning.channels.graph import FIXED, ChannelGraph, functional, is_graph
 from prospr_ops.pruning.channels.normalisation import PartLayerNormalization
@@ -62,6 +63,7 @@ def shrink(model: keras.Model) -> keras.Model:
         >>> [layer.units for layer in model.layers[1:]], [layer.units for layer in small.layers[1:]]
         ([300, 100, 3], [150, 50, 3])
     """
+    model = densified(model)
     graph = ChannelGraph(model)
     if graph.left_whole:
         warnings.warn(f"shrink: channels stay whole at {', '.join(graph.left_whole)}", stacklevel=2)

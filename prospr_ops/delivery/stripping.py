@@ -6,6 +6,7 @@ import keras
 
 from prospr_ops.delivery.comparing import check_copy
 from prospr_ops.delivery.copying import check_built, copied
+from prospr_ops.delivery.sparsifying import densified
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -21,7 +22,7 @@ def strip(model: keras.Model) -> keras.Model:
         plain.save("plain.keras")
 
     Args:
-        model: A built Keras model, pruned or not. A subclassed one must have `get_config`.
+        model: A built Keras model, pruned or not, or one of `sparsify`. A subclassed one must have `get_config`.
 
     Returns:
         A new model, which is not compiled.
@@ -39,6 +40,7 @@ def strip(model: keras.Model) -> keras.Model:
         [None, None, None]
     """
     check_built(model)
+    model = densified(model)
     plain = copied(model)
     check_copy(model, plain, "strip")
     return plain

@@ -20,13 +20,15 @@ from keras.src.losses import LossFunctionWrapper
 from keras.src.models import Functional
 from keras.src.ops import core, nn
 from keras.src.ops import numpy as arrays
-from keras.src.ops.numpy import Concatenate, GetItem, Multiply, Pad, Reshape
+from keras.src.ops.nn import Relu
+from keras.src.ops.numpy import Add, Concatenate, GetItem, Multiply, Pad, Reshape
 from keras.src.trainers.compile_utils import CompileLoss
 
 __all__ = [
     "ALONG_AXES",
     "DTYPE_POLICY",
     "ELEMENTWISE",
+    "Add",
     "AutocastScope",
     "CompileLoss",
     "Concatenate",
@@ -37,6 +39,7 @@ __all__ = [
     "LossFunctionWrapper",
     "Multiply",
     "Pad",
+    "Relu",
     "Reshape",
     "StochasticDepth",
     "all_layers",

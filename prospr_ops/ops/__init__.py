@@ -25,9 +25,12 @@ from prospr_ops.ops.normalisation import (
 from prospr_ops.ops.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.ops.selection import select
 from prospr_ops.ops.sparse_convolution import (
+    from_blocks,
     sparse_conv,
     sparse_conv_filter_gradient,
     sparse_conv_input_gradient,
+    to_blocks,
+    transposed_pattern,
 )
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "conv_curvature",
     "dense_curvature",
     "embedding_curvature",
+    "from_blocks",
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
@@ -50,4 +54,6 @@ __all__ = [
     "sparse_conv",
     "sparse_conv_filter_gradient",
     "sparse_conv_input_gradient",
+    "to_blocks",
+    "transposed_pattern",
 ]

@@ -1,27 +1,78 @@
 """Convolution by the weights that are left of its filters, and its gradients.
 
 What a pruned network needs to be trained at the price of what was kept. The samples of a batch lie
-along the last axis, so that a weight meets a vector of them. A pattern of F filters on images of C
-channels is a sparse matrix in compressed rows: filter f has the weights ``splits[f]`` to
-``splits[f + 1]``, and the *tap* of a weight is the element of the image below the filter that it
-reads, ``(i * kernel_width + j) * C + c``. The filters move by one and stay within the image; one of
-``1 x 1`` on an image of ``1 x 1`` is a dense layer.
+along the last axis in blocks of `BLOCK`, so that a weight meets a vector of them; `to_blocks` and
+`from_blocks` lead there and back. A pattern of F filters on images of C channels is a sparse matrix
+in compressed rows: filter f has the weights ``splits[f]`` to ``splits[f + 1]``, and the *tap* of a
+weight is the element of the image below the filter that it reads, ``(i * kernel_width + j) * C +
+c``. Filters of ``1 x 1`` on an image of ``1 x 1`` are a dense layer.
 
-`sparse_conv` can be differentiated once, where the number of channels is known. All three are for CPUs: there are no kernels for a GPU.
+`sparse_conv`, `to_blocks` and `from_blocks` can be differentiated once. All are for CPUs: there are no
+kernels for a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from prospr_ops.ops._arguments import per_axis
 from prospr_ops.ops._library import library, raises_value_error
+from prospr_ops.utils.checks import choose
+
+BLOCK = 16
+
+_PADDINGS = {"valid": "VALID", "same": "SAME"}
 
 
-@raises_value_error
+class TransposedPattern(NamedTuple):
+    """A pattern's weights by the channel that they read, for the gradient by the image.
+
+    Attributes:
+        taps: ``(i * kernel_width + j) * F + f`` of each entry, ``[K]``, int32.
+        splits: Range of entries of each channel, ``[C + 1]``, int32.
+        order: The weight that is each entry, ``[K]``, int32.
+    """
+
+    taps: Any
+    splits: Any
+    order: Any
+
+
+def transposed_pattern(taps: Any, splits: Any, channels: Any) -> TransposedPattern:
+    """Sorts a pattern's weights by the channel that they read.
+
+    Args:
+        taps: Element of the image that each weight reads, ``[K]``, int32.
+        splits: Range of weights of each filter, ``[F + 1]``, int32.
+        channels: Number of channels C of the image.
+
+    Returns:
+        The pattern of the gradient by the image.
+
+    Examples:
+        >>> import prospr_ops as po
+        >>> pattern = po.ops.transposed_pattern([1, 0, 1], [0, 1, 3], channels=2)
+        >>> pattern.splits.numpy().tolist(), pattern.order.numpy().tolist()
+        ([0, 1, 3], [1, 0, 2])
+        >>> pattern.taps.numpy().tolist()  # the filters that read channel 0, then channel 1
+        [1, 0, 1]
+    """
+    taps, splits = tf.cast(taps, tf.int32), tf.cast(splits, tf.int32)
+    filters = tf.size(splits) - 1
+    filter_of = tf.repeat(tf.range(filters), splits[1:] - splits[:-1])
+    channel = taps % channels
+    order = tf.argsort(channel, stable=True)
+    counts = tf.math.bincount(channel, minlength=channels, maxlength=channels)
+    return TransposedPattern(
+        tf.gather(taps // channels * filters + filter_of, order),
+        tf.concat([[0], tf.cumsum(counts)], axis=0),
+        order,
+    )
+
+
 def sparse_conv(
     image: Any,
     weights: Any,
@@ -29,122 +80,159 @@ def sparse_conv(
     taps: Any,
     splits: Any,
     kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] = 1,
+    dilations: int | Sequence[int] = 1,
+    padding: str = "valid",
+    transposed: TransposedPattern | None = None,
 ) -> tf.Tensor:
     """The output of the filters at every position (Park et al., arXiv 1608.01409).
 
     The same bits for every number of threads.
 
     Args:
-        image: Images with the samples along the last axis, ``[H, W, C, N]``, float32 or float64.
+        image: Images with the samples of a block along the last axis, ``[B, H, W, C, 16]``, float32
+            or float64.
         weights: Weights of all filters, one after the other, ``[K]``, of image's dtype.
         bias: Bias of each filter, ``[F]``, of image's dtype.
         taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
             kernel_height * kernel_width * C)``.
         splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
-        kernel_size: Height and width of the filters, or one number for both; no larger than those
-            of the image.
+        kernel_size: Height and width of the filters, or one number for both.
+        strides: By how much the filters move, down and to the right, or one number for both.
+        dilations: Distance of neighbouring elements of a filter, or one number for both axes.
+        padding: "valid" or "same", as of `tf.nn.conv2d`.
+        transposed: `transposed_pattern` of taps and splits, which the gradient by the image would
+            work out at each step.
 
     Returns:
-        The output, ``[H - kernel_height + 1, W - kernel_width + 1, F, N]``.
+        The output, ``[B, R, S, F, 16]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of
-            range.
+        ValueError: The shapes do not fit together, or a tap, a split or a size is out of range.
 
     Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
-        >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
+        >>> image = po.ops.to_blocks(tf.reshape([1.0, 10.0], [1, 1, 1, 2]))  # 1 sample, 2 channels
         >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
         >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
         >>> output = po.ops.sparse_conv(image, weights, bias, taps, splits, 1)
-        >>> output.numpy().ravel().tolist()
+        >>> po.ops.from_blocks(output, 1).numpy().ravel().tolist()
         [30.5, 0.0]
     """
-    size = per_axis("kernel_size", kernel_size, 2)
-    return library.prospr_sparse_conv(image, weights, bias, taps, splits, kernel_size=size)
+    window = _window(kernel_size, strides, dilations, padding)
+
+    @tf.custom_gradient
+    def convolution(image: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
+        def gradients(by_output: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            by_weights, by_bias = library.prospr_sparse_conv_filter_gradient(
+                image, by_output, taps, splits, **window
+            )
+            size = tf.shape(image)
+            entries = transposed or transposed_pattern(taps, splits, size[3])
+            by_image = library.prospr_sparse_conv_input_gradient(
+                by_output, weights, *entries, size[1:3], **window
+            )
+            by_image.set_shape(image.shape)
+            return by_image, by_weights, by_bias
+
+        return library.prospr_sparse_conv(image, weights, bias, taps, splits, **window), gradients
+
+    return _raising(convolution)(image, weights, bias)
+
+
+def _raising(function: Any) -> Any:
+    function.__name__ = "sparse_conv"
+    return raises_value_error(function)
 
 
 @raises_value_error
 def sparse_conv_input_gradient(
     output_gradient: Any,
     weights: Any,
-    taps: Any,
-    splits: Any,
+    transposed: TransposedPattern,
+    image_size: Any,
     kernel_size: int | Sequence[int],
-    channels: int,
+    strides: int | Sequence[int] = 1,
+    dilations: int | Sequence[int] = 1,
+    padding: str = "valid",
 ) -> tf.Tensor:
     """The gradient of `sparse_conv` by its image.
 
     The same bits for every number of threads.
 
     Args:
-        output_gradient: Gradient by the output, ``[R, S, F, N]``, float32 or float64.
+        output_gradient: Gradient by the output, ``[B, R, S, F, 16]``, float32 or float64.
         weights: Weights of all filters, one after the other, ``[K]``, of output_gradient's dtype.
-        taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
-            kernel_height * kernel_width * channels)``.
-        splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
+        transposed: `transposed_pattern` of the filters' pattern.
+        image_size: Height and width of the image.
         kernel_size: Height and width of the filters, or one number for both.
-        channels: Number of channels C of the image.
+        strides: By how much the filters move, down and to the right, or one number for both.
+        dilations: Distance of neighbouring elements of a filter, or one number for both axes.
+        padding: "valid" or "same", as of `tf.nn.conv2d`.
 
     Returns:
-        The gradient by the image, ``[R + kernel_height - 1, S + kernel_width - 1, C, N]``.
+        The gradient by the image, ``[B, H, W, C, 16]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split, the kernel size or the number
-            of channels is out of range.
+        ValueError: The shapes do not fit together, or an entry of the pattern or a size is out of
+            range.
 
     Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
-        >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
-        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
+        >>> gradient = po.ops.to_blocks(tf.reshape([2.0, 5.0], [1, 1, 1, 2]))  # of 2 filters
+        >>> pattern = po.ops.transposed_pattern([1], [0, 1, 1], channels=2)
         >>> by_image = po.ops.sparse_conv_input_gradient(
-        ...     gradient, tf.constant([3.0]), taps, splits, 1, channels=2
+        ...     gradient, tf.constant([3.0]), pattern, (1, 1), 1
         ... )
-        >>> by_image.numpy().ravel().tolist()
+        >>> po.ops.from_blocks(by_image, 1).numpy().ravel().tolist()
         [0.0, 6.0]
     """
+    window = _window(kernel_size, strides, dilations, padding)
     return library.prospr_sparse_conv_input_gradient(
-        output_gradient,
-        weights,
-        taps,
-        splits,
-        kernel_size=per_axis("kernel_size", kernel_size, 2),
-        channels=per_axis("channels", channels, 1)[0],
+        output_gradient, weights, *transposed, image_size, **window
     )
 
 
 @raises_value_error
 def sparse_conv_filter_gradient(
-    image: Any, output_gradient: Any, taps: Any, splits: Any, kernel_size: int | Sequence[int]
+    image: Any,
+    output_gradient: Any,
+    taps: Any,
+    splits: Any,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] = 1,
+    dilations: int | Sequence[int] = 1,
+    padding: str = "valid",
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The gradients of `sparse_conv` by its weights and its bias.
 
     The same bits for every number of threads.
 
     Args:
-        image: Images with the samples along the last axis, ``[H, W, C, N]``, float32 or float64.
-        output_gradient: Gradient by the output, ``[H - kernel_height + 1, W - kernel_width + 1, F,
-            N]``, of image's dtype.
+        image: Images with the samples of a block along the last axis, ``[B, H, W, C, 16]``, float32
+            or float64.
+        output_gradient: Gradient by the output, ``[B, R, S, F, 16]``, of image's dtype.
         taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
             kernel_height * kernel_width * C)``.
         splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
-        kernel_size: Height and width of the filters, or one number for both; no larger than those
-            of the image.
+        kernel_size: Height and width of the filters, or one number for both.
+        strides: By how much the filters move, down and to the right, or one number for both.
+        dilations: Distance of neighbouring elements of a filter, or one number for both axes.
+        padding: "valid" or "same", as of `tf.nn.conv2d`.
 
     Returns:
         The gradients by the weights, ``[K]``, and by the bias, ``[F]``.
 
     Raises:
-        ValueError: The shapes do not fit together, or a tap, a split or the kernel size is out of
-            range.
+        ValueError: The shapes do not fit together, or a tap, a split or a size is out of range.
 
     Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
-        >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
-        >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
+        >>> image = po.ops.to_blocks(tf.reshape([1.0, 10.0], [1, 1, 1, 2]))  # 1 sample, 2 channels
+        >>> gradient = po.ops.to_blocks(tf.reshape([2.0, 5.0], [1, 1, 1, 2]))  # of 2 filters
         >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
         >>> by_weights, by_bias = po.ops.sparse_conv_filter_gradient(
         ...     image, gradient, taps, splits, 1
@@ -152,23 +240,83 @@ def sparse_conv_filter_gradient(
         >>> by_weights.numpy().tolist(), by_bias.numpy().tolist()
         ([20.0], [2.0, 5.0])
     """
-    size = per_axis("kernel_size", kernel_size, 2)
+    window = _window(kernel_size, strides, dilations, padding)
     return tuple(
-        library.prospr_sparse_conv_filter_gradient(
-            image, output_gradient, taps, splits, kernel_size=size
-        )
+        library.prospr_sparse_conv_filter_gradient(image, output_gradient, taps, splits, **window)
     )
 
 
-@tf.RegisterGradient("Prospr>SparseConv")
-def _gradients(op: tf.Operation, by_output: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-    image, weights, _, taps, splits = op.inputs
-    size = op.get_attr("kernel_size")
-    by_weights, by_bias = sparse_conv_filter_gradient(image, by_output, taps, splits, size)
-    if image.shape[2] is None:
-        msg = "the gradient of sparse_conv takes an image with a known number of channels"
-        raise ValueError(msg)
-    by_image = library.prospr_sparse_conv_input_gradient(
-        by_output, weights, taps, splits, kernel_size=size, channels=image.shape[2]
-    )
-    return by_image, by_weights, by_bias, None, None
+@raises_value_error
+def to_blocks(samples: Any) -> tf.Tensor:
+    """Lays the samples of a batch side by side, in blocks of 16.
+
+    Args:
+        samples: Samples along the first axis, ``[N, ...]``, float32 or float64.
+
+    Returns:
+        The blocks, ``[ceil(N / 16), ..., 16]``, zero behind the last sample.
+
+    Raises:
+        ValueError: There is no axis of samples.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> blocks = po.ops.to_blocks(tf.reshape(tf.range(34.0), [17, 2]))
+        >>> blocks.shape.as_list(), blocks[1, :, 0].numpy().tolist()
+        ([2, 2, 16], [32.0, 33.0])
+    """
+    return library.prospr_to_blocks(samples)
+
+
+@raises_value_error
+def from_blocks(blocks: Any, samples: Any) -> tf.Tensor:
+    """The samples of `to_blocks`.
+
+    Args:
+        blocks: Blocks of samples, ``[ceil(N / 16), ..., 16]``, float32 or float64.
+        samples: Number of samples N.
+
+    Returns:
+        The samples along the first axis, ``[N, ...]``.
+
+    Raises:
+        ValueError: There are not as many blocks as N samples have.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> blocks = po.ops.to_blocks(tf.constant([[1.0], [2.0]]))
+        >>> po.ops.from_blocks(blocks, 2).numpy().tolist()
+        [[1.0], [2.0]]
+    """
+    return library.prospr_from_blocks(blocks, samples)
+
+
+@tf.RegisterGradient("Prospr>ToBlocks")
+def _gradient_of_to_blocks(op: tf.Operation, by_blocks: tf.Tensor) -> tf.Tensor:
+    return library.prospr_from_blocks(by_blocks, tf.shape(op.inputs[0])[0])
+
+
+@tf.RegisterGradient("Prospr>FromBlocks")
+def _gradient_of_from_blocks(
+    op: tf.Operation,  # noqa: ARG001 - the signature is TensorFlow's
+    by_samples: tf.Tensor,
+) -> tuple[tf.Tensor, None]:
+    return library.prospr_to_blocks(by_samples), None
+
+
+def _window(
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int],
+    dilations: int | Sequence[int],
+    padding: str,
+) -> dict[str, Any]:
+    """The attributes of the ops."""
+    choose("padding", padding, _PADDINGS)
+    return {
+        "kernel_size": per_axis("kernel_size", kernel_size, 2),
+        "strides": per_axis("strides", strides, 2),
+        "dilations": per_axis("dilations", dilations, 2),
+        "padding": _PADDINGS[padding],
+    }

@@ -33,9 +33,12 @@ from prospr_ops.reference.selection import (
     select_within,
 )
 from prospr_ops.reference.sparse_convolution import (
+    dense_filters,
+    from_blocks,
     sparse_conv,
     sparse_conv_filter_gradient,
     sparse_conv_input_gradient,
+    to_blocks,
 )
 
 __all__ = [
@@ -47,9 +50,11 @@ __all__ = [
     "block_sums",
     "conv_curvature",
     "dense_curvature",
+    "dense_filters",
     "diagonal_scores",
     "embedding_curvature",
     "erk_shares",
+    "from_blocks",
     "gamma_momentum_step",
     "gamma_step",
     "gamma_update",
@@ -69,5 +74,6 @@ __all__ = [
     "sparse_conv_filter_gradient",
     "sparse_conv_input_gradient",
     "synflow_scores",
+    "to_blocks",
     "unrolled_meta_gradient",
 ]

@@ -3,8 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
+
+_BLOCK = 16
+
+
+def to_blocks(samples: tf.Tensor) -> tf.Tensor:
+    """Twin of `prospr_ops.ops.to_blocks`.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> blocks = po.reference.to_blocks(tf.reshape(tf.range(34.0), [17, 2]))
+        >>> blocks.shape.as_list(), blocks[1, :, 0].numpy().tolist()
+        ([2, 2, 16], [32.0, 33.0])
+    """
+    shape = tf.shape(samples)
+    missing = -shape[0] % _BLOCK
+    whole = tf.concat([samples, tf.zeros(tf.concat([[missing], shape[1:]], 0), samples.dtype)], 0)
+    blocks = tf.reshape(whole, tf.concat([[-1, _BLOCK], shape[1:]], 0))
+    axes = tf.range(2, tf.rank(blocks))
+    return tf.transpose(blocks, tf.concat([[0], axes, [1]], 0))
+
+
+def from_blocks(blocks: tf.Tensor, samples: int) -> tf.Tensor:
+    """Twin of `prospr_ops.ops.from_blocks`.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> blocks = po.reference.to_blocks(tf.constant([[1.0], [2.0]]))
+        >>> po.reference.from_blocks(blocks, 2).numpy().tolist()
+        [[1.0], [2.0]]
+    """
+    last = tf.rank(blocks) - 1
+    whole = tf.transpose(blocks, tf.concat([[0, last], tf.range(1, last)], 0))
+    return tf.reshape(whole, tf.concat([[-1], tf.shape(whole)[2:]], 0))[:samples]
 
 
 def sparse_conv(
@@ -14,54 +50,63 @@ def sparse_conv(
     taps: tf.Tensor,
     splits: tf.Tensor,
     kernel_size: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    padding: str = "valid",
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.sparse_conv`.
 
     Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
-        >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
+        >>> image = po.reference.to_blocks(tf.reshape([1.0, 10.0], [1, 1, 1, 2]))
         >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
         >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
         >>> output = po.reference.sparse_conv(image, weights, bias, taps, splits, (1, 1))
-        >>> output.numpy().ravel().tolist()
+        >>> po.reference.from_blocks(output, 1).numpy().ravel().tolist()
         [30.5, 0.0]
     """
-    samples_first = tf.transpose(image, [3, 0, 1, 2])
-    filters = _dense(weights, taps, splits, kernel_size, image.shape[2])
-    output = tf.nn.conv2d(samples_first, filters, strides=1, padding="VALID") + bias
-    return tf.transpose(output, [1, 2, 3, 0])
+    samples = from_blocks(image, tf.shape(image)[0] * _BLOCK)
+    filters = dense_filters(weights, taps, splits, kernel_size, tf.shape(image)[3])
+    output = tf.nn.convolution(samples, filters, strides, padding.upper(), dilations=dilations)
+    return to_blocks(output + bias)
 
 
 def sparse_conv_input_gradient(
     output_gradient: tf.Tensor,
     weights: tf.Tensor,
-    taps: tf.Tensor,
-    splits: tf.Tensor,
+    transposed: Any,
+    image_size: Sequence[int],
     kernel_size: Sequence[int],
-    channels: int,
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    padding: str = "valid",
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.sparse_conv_input_gradient`.
 
     Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
-        >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
-        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
+        >>> gradient = po.reference.to_blocks(tf.reshape([2.0, 5.0], [1, 1, 1, 2]))
+        >>> pattern = po.ops.transposed_pattern([1], [0, 1, 1], channels=2)
         >>> by_image = po.reference.sparse_conv_input_gradient(
-        ...     gradient, tf.constant([3.0]), taps, splits, (1, 1), channels=2
+        ...     gradient, tf.constant([3.0]), pattern, (1, 1), (1, 1)
         ... )
-        >>> by_image.numpy().ravel().tolist()
+        >>> po.reference.from_blocks(by_image, 1).numpy().ravel().tolist()
         [0.0, 6.0]
     """
-    rows, columns, filters, samples = output_gradient.shape
-    height, width = kernel_size
-    image = tf.zeros([rows + height - 1, columns + width - 1, channels, samples], weights.dtype)
-    bias = tf.zeros([filters], weights.dtype)
+    taps, splits, order = transposed
+    blocks, _, _, filters, _ = output_gradient.shape
+    channels = int(tf.size(splits)) - 1
+    # Filters of the transpose, [i, j, filter, channel], and these turned round.
+    kernel = dense_filters(tf.gather(weights, order), taps, splits, kernel_size, filters)
+    kernel = tf.transpose(kernel, [0, 1, 3, 2])
+    image = tf.zeros([blocks * _BLOCK, *image_size, channels], weights.dtype)
     with tf.GradientTape() as tape:
         tape.watch(image)
-        output = sparse_conv(image, weights, bias, taps, splits, kernel_size)
-    return tape.gradient(output, image, output_gradient)
+        output = tf.nn.convolution(image, kernel, strides, padding.upper(), dilations=dilations)
+    by_output = from_blocks(output_gradient, blocks * _BLOCK)
+    return to_blocks(tape.gradient(output, image, by_output))
 
 
 def sparse_conv_filter_gradient(
@@ -70,14 +115,17 @@ def sparse_conv_filter_gradient(
     taps: tf.Tensor,
     splits: tf.Tensor,
     kernel_size: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    padding: str = "valid",
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Twin of `prospr_ops.ops.sparse_conv_filter_gradient`.
 
     Examples:
         >>> import tensorflow as tf
         >>> import prospr_ops as po
-        >>> image = tf.reshape(tf.constant([1.0, 10.0]), [1, 1, 2, 1])  # 2 channels, 1 sample
-        >>> gradient = tf.reshape(tf.constant([2.0, 5.0]), [1, 1, 2, 1])  # of 2 filters
+        >>> image = po.reference.to_blocks(tf.reshape([1.0, 10.0], [1, 1, 1, 2]))
+        >>> gradient = po.reference.to_blocks(tf.reshape([2.0, 5.0], [1, 1, 1, 2]))
         >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
         >>> by_weights, by_bias = po.reference.sparse_conv_filter_gradient(
         ...     image, gradient, taps, splits, (1, 1)
@@ -86,21 +134,41 @@ def sparse_conv_filter_gradient(
         ([20.0], [2.0, 5.0])
     """
     weights = tf.zeros(tf.shape(taps), image.dtype)
-    bias = tf.zeros([output_gradient.shape[2]], image.dtype)
+    bias = tf.zeros([output_gradient.shape[3]], image.dtype)
     with tf.GradientTape() as tape:
         tape.watch([weights, bias])
-        output = sparse_conv(image, weights, bias, taps, splits, kernel_size)
+        output = sparse_conv(
+            image, weights, bias, taps, splits, kernel_size, strides, dilations, padding
+        )
     return tuple(tape.gradient(output, [weights, bias], output_gradient))
 
 
-def _dense(
+def dense_filters(
     weights: tf.Tensor,
     taps: tf.Tensor,
     splits: tf.Tensor,
     kernel_size: Sequence[int],
     channels: int,
 ) -> tf.Tensor:
-    """The filters [kernel_height, kernel_width, C, F], zero where there is no weight."""
+    """Writes out the filters of a pattern, zero where there is no weight.
+
+    Args:
+        weights: Weights of all filters, one after the other, ``[K]``.
+        taps: Element of the image that each weight reads, ``[K]``, int32.
+        splits: Range of weights of each filter, ``[F + 1]``, int32.
+        kernel_size: Height and width of the filters.
+        channels: Number of channels C of the image.
+
+    Returns:
+        The filters, ``[kernel_height, kernel_width, C, F]``.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
+        >>> po.reference.dense_filters(tf.constant([3.0]), taps, splits, (1, 1), 2).numpy().tolist()
+        [[[[0.0, 0.0], [3.0, 0.0]]]]
+    """
     filters = tf.size(splits) - 1
     filter_of = tf.repeat(tf.range(filters), splits[1:] - splits[:-1])
     height, width = kernel_size

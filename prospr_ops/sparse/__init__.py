@@ -1,1 +1,1 @@
-"""Networks that compute with the kept weights alone."""
+"""Layers and models that compute with the kept weights alone."""

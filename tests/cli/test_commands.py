@@ -20,6 +20,7 @@ import prospr_ops as po
 from prospr_ops import cli, models
 from prospr_ops.cli import commands, parser
 from prospr_ops.data import datasets as data
+from prospr_ops.sparse import rewriting
 
 PRUNE = ["prune", "lenet_300_100", "--data", "mnist", "--sparsity", "0.9", "--steps", "1"]
 
@@ -621,6 +622,33 @@ def test_masks_are_applied_before_training():
     for variable in trained.trainable_variables:
         if variable.path in masks:
             assert not variable.numpy()[~masks[variable.path]].any()
+
+
+@pytest.mark.usefixtures("files")
+def test_training_by_the_kept_weights_alone_gives_the_masked_model(monkeypatch, capfd):
+    monkeypatch.setattr(rewriting, "LEAST_GAIN", 0)  # or none of so few weights would go sparse
+    run("prune model.keras --data data.npz --sparsity 0.75 --seed 1 --out pruned.keras")
+    run("train pruned.keras --data data.npz --epochs 2 --out masked.keras")
+    assert "sparsify" not in capfd.readouterr().out
+    run("train pruned.keras --data data.npz --epochs 2 --sparse --out trained.keras")
+    assert "× expected" in capfd.readouterr().out
+    masked, trained = (keras.saving.load_model(f"{name}.keras") for name in ("masked", "trained"))
+    for one, other in zip(masked.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+    assert "has no masks" in failure(
+        capfd,
+        *[
+            "train",
+            "model.keras",
+            "--data",
+            "data.npz",
+            "--epochs",
+            "1",
+            "--sparse",
+            "--out",
+            "out.keras",
+        ],
+    )
 
 
 def test_advice_is_in_the_options_of_the_shell():

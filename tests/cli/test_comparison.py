@@ -20,7 +20,6 @@ from prospr_ops.cli.comparison import Cell, Contender, Pruning, Training, journa
 from prospr_ops.cli.comparison.runner import MODELS
 from prospr_ops.cli.comparison.training import error_percent, train
 from prospr_ops.data import datasets as data
-from prospr_ops.sparse.network import SparseNetwork
 
 TINY = Training(epochs=1, batch_size=200)
 CELL = Cell("lenet_300_100", Contender("snip"), 0.98, 0, Pruning(), TINY)
@@ -91,11 +90,11 @@ def test_a_sparse_network_is_trained_as_the_masked_one(name, digits):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     scores = po.score(masked, (x, y), method="snip", loss=loss, batch_size=100, verbose=0)
     masks = po.select(scores, 0.98)
-    sparse = SparseNetwork(masked, masks)
     biases = [w for w in masked.trainable_variables if len(w.shape) == 1]
     kept = sum(mask.sum() for mask in masks.values())
-    assert weights_of(sparse).size == kept + sum(w.shape[0] for w in biases)
     po.apply_masks(masked, masks)
+    sparse = po.sparsify(masked, layers="all", verbose=0)
+    assert weights_of(sparse).size == kept + sum(w.shape[0] for w in biases)
     np.testing.assert_allclose(logits(sparse, x), logits(masked, x), atol=1e-5)
     training = Training(epochs=2, learning_rate=0.02)
     before = logits(masked, x)
@@ -105,71 +104,17 @@ def test_a_sparse_network_is_trained_as_the_masked_one(name, digits):
     np.testing.assert_allclose(logits(sparse, x), logits(masked, x), atol=1e-4)
 
 
-def test_a_sparse_network_without_a_bias_and_with_a_blind_layer(digits):
-    x, _ = digits
-    model = keras.Sequential(
-        [
-            keras.Input(x.shape[1:]),
-            keras.layers.Conv2D(4, (4, 3), padding="same", use_bias=False, activation="tanh"),
-            keras.layers.Conv2D(3, 3),
-            keras.layers.MaxPooling2D(3),
-            keras.layers.Flatten(),
-            keras.layers.Dense(10),
-        ]
-    )
-    kernels = [w for w in model.trainable_variables if len(w.shape) > 1]
-    masks = {w.path: np.zeros(w.shape, bool) for w in kernels}
-    masks[kernels[0].path][:, :, :, 1:] = masks[kernels[2].path][::2] = True
-    for blind in (True, False):
-        masks[kernels[1].path][1] = not blind
-        sparse = SparseNetwork(model, masks)
-        assert len(sparse.trainable_variables) == 5
-        whole = keras.models.clone_model(model)
-        whole.set_weights(model.get_weights())
-        paths = [w.path for w in whole.weights if len(w.shape) > 1]
-        po.apply_masks(whole, dict(zip(paths, masks.values(), strict=True)))
-        assert (np.ptp(logits(whole, x), axis=0) == 0).all() == blind
-        np.testing.assert_allclose(logits(sparse, x), logits(whole, x), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        keras.layers.Conv2D(2, 3, strides=2),
-        keras.layers.Conv2D(2, 3, dilation_rate=2),
-        keras.layers.MaxPooling2D(2, padding="same"),
-        keras.layers.MaxPooling2D(2, strides=1),
-        keras.layers.MaxPooling2D(2, data_format="channels_first"),
-        keras.layers.Flatten(data_format="channels_first"),
-        keras.layers.Dense(3, activation="softmax"),
-        keras.layers.Conv2D(3, 3, activation="log_softmax"),
-        keras.layers.Dense(3, dtype="float64"),
-        keras.layers.Dense(3, dtype="mixed_bfloat16"),
-        keras.layers.BatchNormalization(),
-    ],
-)
-def test_layers_without_a_sparse_form_are_named(layer):
-    model = keras.Sequential([keras.Input([9, 9, 2]), layer])
-    masks = {w.path: np.ones(w.shape, bool) for w in model.trainable_variables}
-    with pytest.raises(ValueError, match=f"{layer.name}.* has no sparse form"):
-        SparseNetwork(model, masks)
-
-
-def test_a_sparse_network_takes_images():
-    model = keras.Sequential([keras.Input([7]), keras.layers.Dense(5)])
-    masks = {model.weights[0].path: np.ones([7, 5], bool)}
-    with pytest.raises(ValueError, match=r"takes images, not inputs of shape \(7,\)"):
-        SparseNetwork(model, masks)
-
-
 def test_blind_network(digits):
-    """A method may leave the first layer without any weight."""
+    """A method may leave layers without any weight: they stay dense, and masked."""
     x, y = digits
     model = po.models.lenet_300_100()
     masks = {w.path: np.zeros(w.shape, bool) for w in model.trainable_variables if w.ndim == 2}
-    blind = SparseNetwork(model, masks)
+    masks[list(masks)[1]][0, 0] = True
+    po.apply_masks(model, masks)
+    blind = po.sparsify(model, layers="all", verbose=0)
     train(blind, x, y, replace(TINY, clip_norm=0.1), seed=0)
     assert np.abs(weights_of(blind)).max() > 0
+    assert np.ptp(logits(blind, x), axis=0).max() == 0
     assert error_percent(blind, x, y) > 70
 
 

@@ -437,35 +437,68 @@ void run_pooling(Bytes& bytes, const Windows& windows) {
 
 template <typename T>
 void run_sparse_conv(Bytes& bytes, const SparseConvShape& shape, const SparsePattern& pattern) {
-  const double size = elements_of({shape.height, shape.width, shape.channels, shape.samples});
-  const double outputs = elements_of({shape.rows(), shape.columns(), shape.filters, shape.samples});
+  const double size = elements_of(shape.image());
+  const double outputs = elements_of(shape.output());
   const std::vector<T> image = values<T>(size, bytes.byte());
   const std::vector<T> output = values<T>(outputs, bytes.byte());
   const std::vector<T> weights = values<T>(static_cast<double>(shape.weights), bytes.byte());
   const std::vector<T> bias = values<T>(static_cast<double>(shape.filters), bytes.byte());
-  const int kind = bytes.choice(3);
-  const auto results = static_cast<std::size_t>(kind == 0   ? outputs
-                                                : kind == 1 ? size
-                                                            : shape.weights + shape.filters);
+  const bool forward = bytes.choice(2) == 0;
+  const auto results = static_cast<std::size_t>(forward ? outputs : shape.weights + shape.filters);
   int runs = 0;
   run_twice(bytes, std::vector<T>(results),
             [&](T* result, auto instruction_set, const auto& parallel_for) {
               std::fill_n(result, results, static_cast<T>(++runs));  // all is to be written
-              if (kind == 0) {
-                cpu::run(shape, pattern,
-                         SparseConv<T>{image.data(), weights.data(), bias.data(), result},
-                         instruction_set, parallel_for);
-              } else if (kind == 1) {
-                cpu::run(shape, pattern,
-                         SparseConvInputGradient<T>{output.data(), weights.data(), result},
+              if (forward) {
+                cpu::run(shape,
+                         SparseConv<T>{pattern, image.data(), weights.data(), bias.data(), result},
                          instruction_set, parallel_for);
               } else {
-                cpu::run(shape, pattern,
-                         SparseConvFilterGradient<T>{image.data(), output.data(), result,
+                cpu::run(shape,
+                         SparseConvFilterGradient<T>{pattern, image.data(), output.data(), result,
                                                      result + shape.weights},
                          instruction_set, parallel_for);
               }
             });
+}
+
+template <typename T>
+void run_sparse_conv_input_gradient(Bytes& bytes, const SparseConvShape& shape,
+                                    const TransposedPattern& pattern) {
+  const std::vector<T> output = values<T>(elements_of(shape.output()), bytes.byte());
+  const std::vector<T> weights = values<T>(static_cast<double>(shape.weights), bytes.byte());
+  const auto size = static_cast<std::size_t>(elements_of(shape.image()));
+  int runs = 0;
+  run_twice(bytes, std::vector<T>(size),
+            [&](T* result, auto instruction_set, const auto& parallel_for) {
+              std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
+              cpu::run(
+                  shape,
+                  SparseConvInputGradient<T>{pattern, output.data(), weights.data(), result},
+                  instruction_set, parallel_for);
+            });
+}
+
+template <typename T>
+void run_blocks(Bytes& bytes, std::int64_t samples, std::int64_t elements) {
+  const std::int64_t blocks = (samples + kBlockLanes - 1) / kBlockLanes * kBlockLanes * elements;
+  const bool forward = bytes.choice(2) == 0;
+  const std::int64_t plain = samples * elements;
+  const std::vector<T> from =
+      values<T>(static_cast<double>(forward ? plain : blocks), bytes.byte());
+  const auto size = static_cast<std::size_t>(forward ? blocks : plain);
+  int runs = 0;
+  run_twice(
+      bytes, std::vector<T>(size), [&](T* result, auto instruction_set, const auto& parallel_for) {
+        std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
+        if (forward) {
+          cpu::run(ToBlocks<T>{samples, elements, from.data(), result}, instruction_set,
+                   parallel_for);
+        } else {
+          cpu::run(FromBlocks<T>{samples, elements, from.data(), result}, instruction_set,
+                   parallel_for);
+        }
+      });
 }
 
 }  // namespace
@@ -613,28 +646,100 @@ TARGET(pooling) {
 
 TARGET(sparse_conv) {
   Bytes bytes(data, size);
-  const Shape image = bytes.numbers(4);
-  SparseConvShape shape{image[0],       image[1],       image[2],        image[3],
-                        bytes.number(), bytes.number(), bytes.choice(8), 0};
+  Shape image = bytes.numbers(4);
+  image.push_back(kBlockLanes);
+  Window window;
+  const Shape kernel_size = bytes.numbers(2);
+  const Shape strides = bytes.numbers(2);
+  const Shape dilations = bytes.numbers(2);
+  if (!check_window(kernel_size, strides, dilations, bytes.choice(2) == 0, &window).empty()) {
+    return 0;
+  }
+  const int filters = bytes.choice(8);
   std::vector<std::int32_t> splits{static_cast<std::int32_t>(bytes.choice(16) == 0)};
-  for (std::int64_t f = 0; f < shape.filters; ++f) {
+  for (int f = 0; f < filters; ++f) {
     splits.push_back(splits.back() + bytes.choice(16) - (bytes.choice(64) == 0));
   }
-  shape.weights = std::max(0, splits.back());
   std::vector<std::int32_t> taps;
-  for (std::int64_t k = 0; k < shape.weights; ++k) {
+  for (std::int64_t k = 0; k < std::max(0, splits.back()); ++k) {
     taps.push_back(static_cast<std::int32_t>(bytes.choice(8) == 0 ? bytes.number() : k));
   }
   taps.shrink_to_fit();
   splits.shrink_to_fit();
   const SparsePattern pattern{taps.data(), splits.data()};
-  if (!check(shape, pattern).empty()) return 0;
-  if (image[2] < 0 || image[3] < 0) return 0;  // no tensor's
-  if (!small({image, {shape.rows(), shape.columns(), shape.filters, shape.samples}})) return 0;
+  SparseConvShape shape;
+  if (!check_filters(image, {static_cast<std::int64_t>(taps.size())},
+                     {static_cast<std::int64_t>(splits.size())}, pattern, window, &shape)
+           .empty()) {
+    return 0;
+  }
+  if (image[0] < 0) return 0;  // no tensor's
+  // What a kernel lays out is larger than the image by what a filter spans.
+  const Shape frame{image[0], shape.rows() * window.stride_height + window.span_height(),
+                    shape.columns() * window.stride_width + window.span_width(), image[3],
+                    kBlockLanes};
+  if (!small({image, shape.output(), frame})) return 0;
   if (bytes.choice(2) == 0) {
     run_sparse_conv<float>(bytes, shape, pattern);
   } else {
     run_sparse_conv<double>(bytes, shape, pattern);
+  }
+  return 0;
+}
+
+TARGET(sparse_conv_input_gradient) {
+  Bytes bytes(data, size);
+  Shape image = bytes.numbers(4);
+  image.push_back(kBlockLanes);
+  Window window;
+  const Shape kernel_size = bytes.numbers(2);
+  const Shape strides = bytes.numbers(2);
+  const Shape dilations = bytes.numbers(2);
+  if (!check_window(kernel_size, strides, dilations, bytes.choice(2) == 0, &window).empty()) {
+    return 0;
+  }
+  if (image[0] < 0 || image[3] < 0 || image[3] > 8) return 0;
+  const std::int64_t filters = bytes.choice(8);
+  std::vector<std::int32_t> splits{static_cast<std::int32_t>(bytes.choice(16) == 0)};
+  for (std::int64_t c = 0; c < image[3]; ++c) {
+    splits.push_back(splits.back() + bytes.choice(16) - (bytes.choice(64) == 0));
+  }
+  std::vector<std::int32_t> taps;
+  std::vector<std::int32_t> order;
+  for (std::int32_t k = 0; k < std::max(0, splits.back()); ++k) {
+    taps.push_back(static_cast<std::int32_t>(bytes.choice(8) == 0 ? bytes.number() : k));
+    order.push_back(static_cast<std::int32_t>(bytes.choice(8) == 0 ? bytes.number() : k));
+  }
+  taps.shrink_to_fit();
+  order.shrink_to_fit();
+  splits.shrink_to_fit();
+  const auto count = static_cast<std::int64_t>(taps.size());
+  const TransposedPattern pattern{taps.data(), splits.data(), order.data()};
+  SparseConvShape shape;
+  if (!check_transposed(image, filters, {count}, {static_cast<std::int64_t>(splits.size())},
+                        {count}, pattern, window, &shape)
+           .empty()) {
+    return 0;
+  }
+  const Shape frame{image[0], image[1] + 2 * window.span_height(),
+                    image[2] + 2 * window.span_width(), filters, kBlockLanes};
+  if (!small({image, shape.output(), frame})) return 0;
+  if (bytes.choice(2) == 0) {
+    run_sparse_conv_input_gradient<float>(bytes, shape, pattern);
+  } else {
+    run_sparse_conv_input_gradient<double>(bytes, shape, pattern);
+  }
+  return 0;
+}
+
+TARGET(blocks) {
+  Bytes bytes(data, size);
+  const std::int64_t samples = bytes.byte();
+  const std::int64_t elements = bytes.byte();
+  if (bytes.choice(2) == 0) {
+    run_blocks<float>(bytes, samples, elements);
+  } else {
+    run_blocks<double>(bytes, samples, elements);
   }
   return 0;
 }

@@ -164,19 +164,28 @@ def convolution(rng: random.Random) -> tuple[dict[str, Any], dict[str, list[int]
 def sparse_filters(name: str, rng: random.Random, dtype: str) -> dict[str, Any]:
     """Arguments of an op of sparse convolution that fit."""
     kernel, output = ([rng.randrange(1, 4) for _ in "hw"] for _ in range(2))
-    channels, filters, samples = rng.randrange(1, 4), rng.randrange(1, 4), rng.randrange(1, 40)
+    channels, filters, blocks = rng.randrange(1, 4), rng.randrange(1, 4), rng.randrange(1, 4)
     splits = np.cumsum([0, *(rng.randrange(4) for _ in range(filters))])
     taps = [rng.randrange(kernel[0] * kernel[1] * channels) for _ in range(splits[-1])]
-    image = [*(a + b - 1 for a, b in zip(kernel, output, strict=True)), channels, samples]
+    size = [a + b - 1 for a, b in zip(kernel, output, strict=True)]
+    taps, splits = tf.constant(taps, tf.int32), tf.constant(splits, tf.int32)
+    samples = rng.randrange(16 * blocks - 15, 16 * blocks + 1)
     fitting = {
-        "image": tensor(rng, image, dtype),
-        "output_gradient": tensor(rng, [*output, filters, samples], dtype),
+        "image": tensor(rng, [blocks, *size, channels, 16], dtype),
+        "output_gradient": tensor(rng, [blocks, *output, filters, 16], dtype),
         "weights": tensor(rng, [len(taps)], dtype),
         "bias": tensor(rng, [filters], dtype),
-        "taps": tf.constant(taps, tf.int32),
-        "splits": tf.constant(splits, tf.int32),
+        "taps": taps,
+        "splits": splits,
+        "transposed": ops.transposed_pattern(taps, splits, channels),
+        "image_size": size,
         "kernel_size": kernel,
+        "strides": 1,
+        "dilations": 1,
+        "padding": "valid",
         "channels": channels,
+        "blocks": tensor(rng, [blocks, 3, 16], dtype),
+        "samples": samples if name == "from_blocks" else tensor(rng, [samples, 3], dtype),
     }
     return {
         argument: fitting[argument] for argument in inspect.signature(getattr(ops, name)).parameters
@@ -217,7 +226,7 @@ def call_of(name: str, rng: random.Random) -> dict[str, Any]:
                 "size": size,
             },
         }[name]
-    if name.startswith("sparse"):
+    if name.startswith("sparse") or "blocks" in name or name == "transposed_pattern":
         return sparse_filters(name, rng, dtype)
     if name.startswith("gamma"):
         states = {

@@ -20,11 +20,12 @@ from prospr_ops.cli.comparison import journal
 from prospr_ops.cli.comparison.cells import DENSE, Cell
 from prospr_ops.cli.comparison.training import error_percent, train
 from prospr_ops.data.datasets import DATASETS, Dataset
+from prospr_ops.delivery.sparsifying import sparsify
 from prospr_ops.methods import METHODS
 from prospr_ops.pruning.api import prune, score
 from prospr_ops.pruning.arrays import Masks, Scores
+from prospr_ops.pruning.masks import apply_masks
 from prospr_ops.pruning.selection import select
-from prospr_ops.sparse.network import SparseNetwork
 from prospr_ops.utils.build import build_info
 
 _VALIDATION_SAMPLES = 10_000
@@ -63,7 +64,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     redrawn = _REDRAWN if cell.contender.control == "reinit" else 0
     model = _network(cell.model, cell.seed + redrawn, data)
     if masks:
-        model = SparseNetwork(model, masks)
+        apply_masks(model, masks)
+        model = sparsify(model, layers="all", batch_size=cell.training.batch_size, verbose=0)
     train(model, data.x_train, data.y_train, cell.training, seed=cell.seed)
     trained = time.perf_counter()
     error = error_percent(model, data.x_test, data.y_test)

@@ -1,0 +1,283 @@
+"""Keras layers on blocks of samples, for models that `prospr_ops.sparsify` makes.
+
+What lies between a `ToBlocks` and a `FromBlocks` is `[blocks, ..., channels, 16]`. Elementwise layers
+and operations of Keras work on that as they are; the rest is here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from prospr_ops.ops.sparse_convolution import BLOCK
+from prospr_ops.pruning.masks import MaskConstraint
+from prospr_ops.sparse import blocks
+from prospr_ops.sparse.blocks import Filters
+
+_register = keras.saving.register_keras_serializable(package="prospr_ops")
+
+
+class BlockLayer(layers.Layer):
+    """A layer that calls our ops, which XLA cannot compile."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_jit = False
+
+
+@_register
+class ToBlocks(BlockLayer):
+    """Lays the samples of a batch side by side."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The blocks of a batch."""
+        return blocks.to_blocks(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The shape of the blocks."""
+        return (None, *input_shape[1:], BLOCK)
+
+
+@_register
+class FromBlocks(BlockLayer):
+    """The batch of blocks, as many samples as a second tensor has."""
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """The samples of blocks; the second tensor only tells their number."""
+        values, like = inputs
+        result = blocks.from_blocks(values, tf.shape(like)[0])
+        return tf.ensure_shape(result, (None, *values.shape[1:-1]))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The shape of the batch."""
+        return (None, *input_shape[0][1:-1])
+
+
+@_register
+class PerChannel(layers.Wrapper):
+    """A stock layer that treats all channels alike, such as pooling, on the samples of blocks."""
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the layer for as many channels as there are samples in a block."""
+        self.layer.build(_merged(input_shape))
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The layer's outputs on blocks."""
+        shape = tf.shape(inputs)
+        *_, channels, lanes = inputs.shape
+        merged = tf.reshape(inputs, tf.concat([shape[:-2], [channels * lanes]], 0))
+        merged.set_shape(_merged(inputs.shape))
+        outputs = self.layer(merged)
+        size = outputs.shape[-1] // BLOCK
+        split = tf.reshape(outputs, tf.concat([tf.shape(outputs)[:-1], [size, BLOCK]], 0))
+        split.set_shape((*outputs.shape[:-1], size, BLOCK))
+        return split
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The shape of the layer's outputs on blocks."""
+        *outer, channels = self.layer.compute_output_shape(_merged(input_shape))
+        return (*outer, channels // BLOCK, BLOCK)
+
+
+def _merged(shape: Any) -> tuple[int | None, ...]:
+    """The shape of blocks with every sample of a block as a channel of its own."""
+    return (*shape[:-2], shape[-2] * BLOCK)
+
+
+@_register
+class BlockedBatchNormalization(layers.BatchNormalization):
+    """Batch normalisation of blocks, whose samples are as many as those of a second tensor."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_jit = False
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the weights of the stock layer."""
+        super().build(input_shape[0][:-1])
+        self.input_spec = None
+
+    def call(self, inputs: list[tf.Tensor], training: bool | None = None) -> tf.Tensor:
+        """Normalises by the batch in training, by the moving averages otherwise."""
+        values, like = inputs
+        size = (self.moving_mean.shape[0],)
+        gamma = self.gamma.value if self.scale else tf.ones(size, values.dtype)
+        beta = self.beta.value if self.center else tf.zeros(size, values.dtype)
+        if not (training and self.trainable):
+            scale = gamma * tf.math.rsqrt(self.moving_variance.value + self.epsilon)
+            offset = beta - self.moving_mean.value * scale
+            return values * scale[:, tf.newaxis] + offset[:, tf.newaxis]
+        outputs, mean, variance = blocks.normalise(
+            values, gamma, beta, self.epsilon, tf.shape(like)[0]
+        )
+        for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            average.assign(average * self.momentum + value * (1 - self.momentum))
+        return outputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the blocks."""
+        return tuple(input_shape[0])
+
+
+@_register
+class SparseLayer(BlockLayer):
+    """What a masked Dense, Conv1D or Conv2D layer computes, by its kept weights alone, on blocks.
+
+    Its variables are the weights that are kept, filter by filter, and the bias.
+
+    Args:
+        replaced: The layer with a mask as its kernel's constraint, or its configuration.
+        **kwargs: As of every Keras layer.
+    """
+
+    def __init__(self, replaced: Any, **kwargs: Any) -> None:
+        if isinstance(replaced, layers.Layer):
+            replaced = keras.saving.serialize_keras_object(replaced)
+        layer = keras.saving.deserialize_keras_object(replaced)
+        super().__init__(**{"name": layer.name, "trainable": layer.trainable, **kwargs})
+        mask = layer.kernel_constraint
+        if not isinstance(mask, MaskConstraint):
+            msg = f"layer {layer.name!r} has no mask to compute sparsely by"
+            raise TypeError(msg)
+        self.replaced = replaced
+        self.filters = filters_of(layer, mask.mask.numpy())
+        self.use_bias = layer.use_bias
+        self.activation = layer.activation
+        self._axes = mask.mask.ndim - 2
+        # Attributes that hold functions or small objects, and no layer.
+        self._initializers = (layer.kernel_initializer, layer.bias_initializer)
+        self._regularizers = (layer.kernel_regularizer, layer.bias_regularizer)
+        self._bias_constraint = layer.bias_constraint
+        self._constants: Any = None
+        self._places: Any = None
+
+    @property
+    def kept(self) -> keras.Variable:
+        """The weights that are kept."""
+        return self.kernel
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables.
+
+        Raises:
+            ValueError: The images have another number of channels than the mask.
+        """
+        *_, channels, filters = self.filters.mask.shape
+        if input_shape[-2] != channels:
+            msg = f"{self.name!r} takes {channels} channels; the input has {input_shape[-2]}"
+            raise ValueError(msg)
+        initial, places = self._initializers[0], np.nonzero(self.filters.mask.ravel())[0]
+
+        def of_kept(shape: Any, dtype: Any = None) -> Any:
+            kernel = keras.ops.convert_to_numpy(initial(self.filters.mask.shape, dtype))
+            return keras.ops.convert_to_tensor(self.filters.kept(kernel).reshape(shape))
+
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(len(places),),
+            initializer=of_kept,
+            regularizer=self._regularizers[0],
+        )
+        self.bias: Any = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(filters,),
+                initializer=self._initializers[1],
+                regularizer=self._regularizers[1],
+                constraint=self._bias_constraint,
+            )
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The layer's outputs on blocks."""
+        *_, filters = self.filters.mask.shape
+        bias = self.bias.value if self.use_bias else tf.zeros([filters], inputs.dtype)
+        outer, images = self._images(inputs)
+        if blocks.needs_tensorflow():
+            if self._places is None:
+                self._places = self.filters.places()
+            outputs = blocks.convolve_in_full(
+                images, self.kernel.value, bias, self.filters, self._places
+            )
+        else:
+            if self._constants is None:
+                self._constants = self.filters.constants()
+            outputs = blocks.convolve(
+                images, self.kernel.value, bias, self.filters, self._constants
+            )
+        shape = self.compute_output_shape(inputs.shape)
+        if self._axes == 1:
+            outputs = tf.reshape(outputs, tf.concat([outer, tf.shape(outputs)[-3:]], 0))
+        elif self._axes == 0:
+            outputs = tf.reshape(outputs, tf.concat([outer, [filters, BLOCK]], 0))
+        outputs.set_shape(shape)
+        return self.activation(outputs)
+
+    def _images(self, inputs: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        """The outer axes of the input, and the input as images."""
+        shape = tf.shape(inputs)
+        if self._axes == 2:
+            return None, inputs
+        *known, channels, lanes = inputs.shape
+        if self._axes == 1:
+            images = tf.reshape(inputs, tf.concat([shape[:1], [1], shape[1:]], 0))
+            images.set_shape((known[0], 1, *known[1:], channels, lanes))
+            return shape[:1], images
+        pixels = None if None in known[1:] else math.prod(known[1:])
+        images = tf.reshape(
+            inputs, tf.concat([shape[:1], [tf.reduce_prod(shape[1:-2]), 1], shape[-2:]], 0)
+        )
+        images.set_shape((known[0], pixels, 1, channels, lanes))
+        return shape[:-2], images
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The shape of the layer's outputs on blocks."""
+        blocks_, *sizes = input_shape[:-2]
+        filters = self.filters
+        if self._axes:
+            moves = (filters.mask.shape[:2], filters.strides, filters.dilations)
+            axes = list(zip(*moves, strict=True))[-self._axes :]
+            sizes = [
+                None if size is None else _positions(size, *axis, filters.padding)
+                for size, axis in zip(sizes, axes, strict=True)
+            ]
+        return (blocks_, *sizes, filters.mask.shape[-1], BLOCK)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the configuration, which holds that of the layer that was replaced."""
+        return {**super().get_config(), "replaced": self.replaced}
+
+    def dense(self) -> layers.Layer:
+        """Makes the masked layer again, which takes its weights when it is built."""
+        return keras.saving.deserialize_keras_object(self.replaced)
+
+    def set_kept(self, kernel: np.ndarray) -> None:
+        """Takes the kept weights of a kernel."""
+        self.kernel.assign(self.filters.kept(kernel.reshape(self.filters.mask.shape)))
+
+    def dense_kernel(self, shape: Any) -> np.ndarray:
+        """The kernel of the masked layer."""
+        return self.filters.kernel(self.kernel.numpy()).reshape(shape)
+
+
+def _positions(size: int, kernel: int, stride: int, dilation: int, padding: str) -> int:
+    if padding == "same":
+        return -(-size // stride)
+    return max(0, (size - (kernel - 1) * dilation - 1) // stride + 1)
+
+
+def filters_of(layer: layers.Layer, mask: np.ndarray) -> Filters:
+    """The filters of a Dense, Conv1D or Conv2D layer with a mask of its kernel."""
+    missing = 4 - mask.ndim
+    if missing == 2:
+        return Filters(mask[np.newaxis, np.newaxis])
+    strides = (*[1] * missing, *layer.strides)
+    dilations = (*[1] * missing, *layer.dilation_rate)
+    return Filters(mask.reshape((*[1] * missing, *mask.shape)), strides, dilations, layer.padding)

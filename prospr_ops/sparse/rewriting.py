@@ -1,0 +1,312 @@
+"""A functional model with its masked layers made sparse, and back."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from prospr_ops.network import keras_private
+from prospr_ops.pruning.channels.graph import functional, is_graph
+from prospr_ops.sparse import rules
+from prospr_ops.sparse.costs import LEAST_GAIN, Work, gain
+from prospr_ops.sparse.layers import (
+    BlockedBatchNormalization,
+    BlockLayer,
+    FromBlocks,
+    PerChannel,
+    SparseLayer,
+    ToBlocks,
+    filters_of,
+)
+
+
+@keras.saving.register_keras_serializable(package="prospr_ops")
+class SparseModel(keras.Model):
+    """A functional model some of whose layers compute with their kept weights alone."""
+
+    was_sequential = False
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the configuration of a functional model."""
+        return {**super().get_config(), "was_sequential": self.was_sequential}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SparseModel:
+        """Makes the model that `get_config` described."""
+        config = dict(config)
+        was_sequential = config.pop("was_sequential", False)
+        model = super().from_config(config, custom_objects)
+        model.was_sequential = was_sequential
+        return model
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes of a masked layer.
+
+    Attributes:
+        layer: Name of the layer.
+        kept: Number of weights that are kept.
+        weights: Number of weights.
+        sparse: Whether it goes sparse.
+        reason: Why it stays dense, or the gain that is expected.
+    """
+
+    layer: str
+    kept: int
+    weights: int
+    sparse: bool
+    reason: str
+
+
+def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict[int, Choice]:
+    """What becomes of each masked layer that the graph of a model calls, by the layer's id."""
+    found: dict[int, Choice] = {}
+    for node in keras_private.nodes(functional(model)):
+        layer = node.operation
+        if is_graph(layer):
+            found |= choices(layer, wanted, batch_size)
+        elif rules.mask_of(layer) is not None and id(layer) not in found:
+            found[id(layer)] = _choice(layer, keras_private.inputs_of(node)[0], wanted, batch_size)
+    return found
+
+
+def _choice(layer: Any, source: Any, wanted: str | set[str], batch_size: int) -> Choice:
+    constraint = rules.mask_of(layer)
+    assert constraint is not None
+    mask = constraint.mask.numpy()
+    kept = int(np.count_nonzero(mask))
+    reason, sparse = rules.reason_against(layer), False
+    if not reason:
+        expected = _gain(layer, mask, source, batch_size)
+        sparse = wanted == "all" or layer.name in wanted
+        if wanted == "auto":
+            sparse = expected >= LEAST_GAIN
+        reason = f"{expected:.1f} × expected"
+    return Choice(layer.name, kept, mask.size, sparse, reason)
+
+
+def _gain(layer: Any, mask: np.ndarray, source: Any, batch_size: int) -> float:
+    shape = tuple(size or 1 for size in source.shape[1:])
+    output = tuple(size or 1 for size in layer.compute_output_shape((1, *shape))[1:])
+    positions = math.prod(output[:-1])
+    uses = batch_size * positions
+    elements = batch_size * (math.prod(shape) + math.prod(output))
+    work = Work(
+        uses * float(np.count_nonzero(mask)),
+        uses * float(mask.size),
+        float(elements),
+        positions,
+        math.prod(filters_of(layer, mask).mask.shape[:2]) > 1,
+    )
+    return gain(work)
+
+
+class _Copy:
+    """A copy of a functional model, operation by operation."""
+
+    def __init__(self) -> None:
+        self._copies: dict[Any, Any] = {}
+        self._weights: list[Callable[[], None]] = []
+
+    def finish(self) -> None:
+        """Gives all layers of the copies their weights."""
+        for assign in self._weights:
+            assign()
+
+    def inputs(self, model: keras.Model) -> Any:
+        return keras.tree.map_structure(
+            lambda tensor: keras.Input(
+                batch_shape=tensor.shape,
+                dtype=tensor.dtype,
+                name=keras_private.operation_of(tensor).name,
+            ),
+            keras_private.input_structure(functional(model)),
+        )
+
+    def same(self, operation: Any) -> Any:
+        """The copy of an operation that stays what it is, one for all its uses."""
+        return self.made(
+            operation, "same", lambda: type(operation).from_config(operation.get_config())
+        )
+
+    def made(self, operation: Any, kind: str, make: Callable[[], Any]) -> Any:
+        key = (id(operation), kind)
+        if key not in self._copies:
+            self._copies[key] = copy = make()
+            if isinstance(operation, layers.Layer) and isinstance(copy, layers.Layer):
+                copy.trainable = operation.trainable
+                self._weights.append(lambda: _copy_weights(operation, copy))
+        return self._copies[key]
+
+
+def _copy_weights(layer: Any, copy: Any) -> None:
+    if isinstance(copy, SparseLayer):
+        copy.set_kept(layer.kernel.numpy())
+        if layer.use_bias:
+            copy.bias.assign(layer.bias)
+    elif isinstance(layer, SparseLayer):
+        copy.kernel.assign(layer.dense_kernel(copy.kernel.shape))
+        if layer.use_bias:
+            copy.bias.assign(layer.bias)
+    else:
+        for variable, target in zip(layer.variables, copy.variables, strict=True):
+            target.assign(variable)
+        if isinstance(layer, layers.Normalization):
+            copy.finalize_state()
+
+
+class SparseCopy(_Copy):
+    """A copy in which some layers are sparse, and what lies between them works on their blocks."""
+
+    def __init__(self, chosen: set[int]) -> None:
+        super().__init__()
+        self._chosen = chosen
+        self._uses: Counter[int] = Counter()
+        self._blocked: dict[int, Any] = {}  # tensors of blocks, and with them one of their batch
+        self._plain: dict[int, Any] = {}
+        self._lanes: dict[int, Any] = {}
+        self._batch: Any = None
+
+    def model(self, model: keras.Model) -> SparseModel:
+        """The copy of a model."""
+        graph = functional(model)
+        self._uses.update(id(node.operation) for node in keras_private.nodes(graph))
+        outer, inputs = self._batch, self.inputs(model)
+        self._batch = keras.tree.flatten(inputs)[0]
+        outputs = keras_private.run_graph(
+            graph, inputs, lambda operation: lambda *a, **k: self._call(operation, a, k)
+        )
+        copy = SparseModel(
+            inputs, keras.tree.map_structure(self._to_plain, outputs), name=model.name
+        )
+        copy.was_sequential = isinstance(model, keras.Sequential)
+        self._batch = outer
+        return copy
+
+    def _call(self, operation: Any, arguments: Any, named: Any) -> Any:
+        tensors = [
+            value
+            for value in keras.tree.flatten((arguments, named))
+            if isinstance(value, keras.KerasTensor)
+        ]
+        if id(operation) in self._chosen:
+            layer = self.made(operation, "sparse", lambda: SparseLayer(operation))
+            return self._note(layer(self._to_blocks(arguments[0])))
+        call = None
+        named = {name: value for name, value in named.items() if value is not None}
+        if any(id(tensor) in self._blocked for tensor in tensors):
+            call = self._on_blocks(operation, tensors)
+        if call is not None:
+            return self._note(call(*keras.tree.map_structure(self._to_blocks, arguments), **named))
+        copy = self._made_model(operation) if is_graph(operation) else self.same(operation)
+        arguments, named = keras.tree.map_structure(self._to_plain, (arguments, named))
+        return copy(*arguments, **named)
+
+    def _made_model(self, model: Any) -> Any:
+        key = (id(model), "model")
+        if key not in self._copies:
+            self._copies[key] = self.model(model)
+        return self._copies[key]
+
+    def _on_blocks(self, operation: Any, tensors: list[Any]) -> Callable[..., Any] | None:
+        """How an operation is called on blocks; None if it cannot be."""
+        shapes = {
+            tuple(tensor.shape[1 : -1 if id(tensor) in self._blocked else None])
+            for tensor in tensors
+        }
+        rank = len(next(iter(shapes))) + 1
+        if rules.is_elementwise(operation) and len(shapes) == 1:
+            # One that is also called on plain tensors is another there; none of them has weights.
+            return self.made(operation, "blocks", lambda: _remade(operation))
+        if rules.is_concatenation(operation, rank):
+            axis = operation.axis % rank
+            return self.made(operation, "blocks", lambda: _remade(operation, axis=axis))
+        if rules.is_padding(operation) and len(operation.pad_width) == rank:
+            width = [*operation.pad_width, (0, 0)]
+            return self.made(operation, "blocks", lambda: _remade(operation, pad_width=width))
+        if rules.is_per_channel(operation):
+            return self.made(
+                operation, "blocks", lambda: PerChannel(_remade(operation), name=operation.name)
+            )
+        if rules.is_normalisation(operation, rank) and self._uses[id(operation)] == 1:
+            config = {**operation.get_config(), "axis": rank - 1}
+            layer = self.made(
+                operation, "blocks", lambda: BlockedBatchNormalization.from_config(config)
+            )
+            return lambda values, **named: layer([values, self._batch], **named)
+        return None
+
+    def _note(self, outputs: Any) -> Any:
+        for tensor in keras.tree.flatten(outputs):
+            self._blocked[id(tensor)] = tensor
+        return outputs
+
+    def _to_blocks(self, tensor: Any) -> Any:
+        if not isinstance(tensor, keras.KerasTensor) or id(tensor) in self._blocked:
+            return tensor
+        if id(tensor) not in self._lanes:
+            self._lanes[id(tensor)] = (tensor, self._note(ToBlocks()(tensor)))
+        return self._lanes[id(tensor)][1]
+
+    def _to_plain(self, tensor: Any) -> Any:
+        if id(tensor) not in self._blocked:
+            return tensor
+        if id(tensor) not in self._plain:
+            self._plain[id(tensor)] = FromBlocks()([tensor, self._batch])
+        return self._plain[id(tensor)]
+
+
+class DenseCopy(_Copy):
+    """A copy of a sparse model in which all layers are masked again."""
+
+    def model(self, model: Any) -> keras.Model:
+        """The copy of a model."""
+        inputs = self.inputs(model)
+        parts: list[Any] = []
+
+        def call(operation: Any) -> Callable[..., Any]:
+            layer = self._operation(operation)
+            parts.extend([layer] if isinstance(layer, layers.Layer) else [])
+            takes_batch = isinstance(operation, (FromBlocks, BlockedBatchNormalization))
+            return lambda first, *a, **k: layer(first[0] if takes_batch else first, *a, **k)
+
+        outputs = keras_private.run_graph(functional(model), inputs, call)
+        if getattr(model, "was_sequential", False):
+            return keras.Sequential([inputs, *parts], name=model.name)
+        return keras.Model(inputs, outputs, name=model.name)
+
+    def _operation(self, operation: Any) -> Any:
+        if isinstance(operation, (ToBlocks, FromBlocks)):
+            return lambda tensor: tensor
+        if isinstance(operation, SparseLayer):
+            return self.made(operation, "dense", operation.dense)
+        if isinstance(operation, BlockedBatchNormalization):
+            config = operation.get_config()
+            return self.made(
+                operation, "dense", lambda: layers.BatchNormalization.from_config(config)
+            )
+        if isinstance(operation, PerChannel):
+            return self.made(operation, "dense", lambda: _remade(operation.layer))
+        if is_graph(operation):
+            key = (id(operation), "model")
+            if key not in self._copies:
+                self._copies[key] = self.model(operation)
+            return self._copies[key]
+        if isinstance(operation, keras_private.Pad):
+            return lambda tensor: _remade(
+                operation, pad_width=list(operation.pad_width)[: len(tensor.shape)]
+            )(tensor)
+        assert not isinstance(operation, BlockLayer)
+        return self.same(operation)
+
+
+def _remade(operation: Any, **changed: Any) -> Any:
+    return type(operation).from_config({**operation.get_config(), **changed})

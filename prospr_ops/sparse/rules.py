@@ -1,0 +1,112 @@
+"""What of a model can go sparse, and what can work on blocks of samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from prospr_ops.network import keras_private
+from prospr_ops.pruning.masks import MaskConstraint
+
+# Of one element each: along which axis the samples lie is nothing to them.
+_ELEMENTWISE = {
+    keras.activations.get(name)
+    for name in (
+        *("linear", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish"),
+        *("tanh", "sigmoid", "softplus", "softsign", "hard_sigmoid", "hard_silu", "hard_tanh"),
+    )
+}
+_ELEMENTWISE_LAYERS = (
+    *(layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Dropout, layers.GaussianNoise),
+    *(layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum),
+    layers.Identity,
+)
+# Layers that treat all channels alike.
+_PER_CHANNEL = (
+    *(layers.MaxPooling1D, layers.MaxPooling2D, layers.AveragePooling1D, layers.AveragePooling2D),
+    *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling1D),
+    *(layers.GlobalMaxPooling2D, layers.ZeroPadding1D, layers.ZeroPadding2D, layers.Cropping1D),
+    *(layers.Cropping2D, layers.UpSampling2D, layers.Flatten),
+)
+_REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+
+
+def is_elementwise(operation: Any) -> bool:
+    """Whether an operation treats all elements of its inputs, of one shape, alike."""
+    if isinstance(operation, layers.Activation):
+        return operation.activation in _ELEMENTWISE
+    if isinstance(operation, layers.Dropout) and operation.noise_shape is not None:
+        return False
+    return type(operation) in _ELEMENTWISE_LAYERS or type(operation) in (
+        keras_private.Add,
+        keras_private.Relu,
+    )
+
+
+def is_per_channel(operation: Any) -> bool:
+    """Whether a layer treats all channels, along the last axis, alike."""
+    return type(operation) in _PER_CHANNEL and _channels_last(operation)
+
+
+def is_padding(operation: Any) -> bool:
+    """Whether an operation puts zeros around a tensor, along any axes."""
+    return (
+        type(operation) is keras_private.Pad
+        and operation.mode == "constant"
+        and np.ndim(operation.pad_width) == 2
+    )
+
+
+def is_concatenation(operation: Any, rank: int) -> bool:
+    """Whether a layer concatenates along an axis that is not the samples'."""
+    return type(operation) is layers.Concatenate and operation.axis % rank != 0
+
+
+def is_normalisation(operation: Any, rank: int) -> bool:
+    """Whether a layer normalises each channel, along the last axis, over the batch."""
+    return (
+        type(operation) is layers.BatchNormalization
+        and operation.axis % rank == rank - 1
+        and not operation.synchronized
+        and not getattr(operation, "renorm", False)
+        and operation.dtype_policy.name == "float32"
+    )
+
+
+def _channels_last(layer: layers.Layer) -> bool:
+    return getattr(layer, "data_format", "channels_last") == "channels_last"
+
+
+def mask_of(layer: Any) -> MaskConstraint | None:
+    """The mask of a layer's kernel, or None."""
+    constraint = getattr(getattr(layer, "kernel", None), "constraint", None)
+    return constraint if isinstance(constraint, MaskConstraint) else None
+
+
+def reason_against(layer: Any) -> str:
+    """Why a masked layer must stay dense; empty if it can go sparse."""
+    if type(layer) not in (layers.Dense, layers.Conv1D, layers.Conv2D):
+        return f"{type(layer).__name__} has no sparse form"
+    mask = mask_of(layer)
+    assert mask is not None
+    rules = {
+        f"computes in {layer.dtype_policy.name}": layer.dtype_policy.name != "float32",
+        "its channels come first": not _channels_last(layer),
+        "its convolution is grouped": getattr(layer, "groups", 1) != 1,
+        f"its padding is {getattr(layer, 'padding', '')}": (
+            getattr(layer, "padding", "valid") not in ("valid", "same")
+        ),
+        "its activation is not elementwise": layer.activation not in _ELEMENTWISE,
+        "another constraint holds its kernel": mask.inner is not None,
+        "its regularizer is not a sum over weights": not (
+            layer.kernel_regularizer is None or type(layer.kernel_regularizer) in _REGULARIZERS
+        ),
+        "it has low-rank adapters": bool(getattr(layer, "lora_enabled", False)),
+        "it has an activity regularizer": layer.activity_regularizer is not None,
+        "nothing of it is kept": not mask.mask.numpy().any(),
+        "its mask is not in its configuration": layer.kernel_constraint is not mask,
+    }
+    return next((reason for reason, holds in rules.items() if holds), "")
