@@ -176,13 +176,13 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
         ValueError: A file is damaged or is not what its name says, or `folder` holds MNIST.
 
     Examples:
+        >>> import numpy as np
         >>> import prospr_ops as po
-        >>> try:
-        ...     data = po.data.fashion_mnist()
-        ... except FileNotFoundError:  # no copy and no network
-        ...     data = po.data.mnist()
-        >>> data.classes
-        10
+        >>> images, labels = np.full((10, 28, 28), 73, np.uint8), np.arange(10)
+        >>> np.savez("fashion_mnist.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+        >>> data = po.data.fashion_mnist(".")
+        >>> data.name, data.x_train.shape
+        ('Fashion-MNIST', (10, 28, 28, 1))
     """
     if folder:
         return _dataset(_FASHION, _read_folder(Path(folder), _FASHION), f"files in {folder}")

@@ -204,7 +204,9 @@ def prune(
         seconds=time.perf_counter() - start,
         uses=weight_uses(model, scored.inputs),
         input_shape=scored.sample_shape,
-        left_out=left_out_weights(model, masks) if prunable is None else {},
+        left_out=(
+            left_out_weights(model, masks) if prunable is None and structure == "weight" else {}
+        ),
         shrunk={} if channels is None else channels.shrunk_sizes(masks),
         pruned_groups=(
             {}

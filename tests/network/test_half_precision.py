@@ -45,7 +45,7 @@ def _agreement(loss, y, method: str) -> float:
             method=method,
             steps=1,
             learning_rate=0.01,
-            curvature="hutchinson",
+            **({"curvature": "hutchinson"} if method == "diagonal" else {}),
             seed=0,
             batch_size=32,
             verbose=0,

@@ -209,7 +209,7 @@ def test_needs_no_tensorflow():
         (({"w": np.ones(3)}, 1.0), ValueError, "sparsity must be at least 0 and less than 1"),
         (({"w": np.ones(3)}, float("nan")), ValueError, "not nan"),
         (({"w": np.ones(3)}, "0.5"), TypeError, "sparsity must be a number, not str"),
-        (({"w": np.ones(3)}, 0.5, "local"), ValueError, "'global', 'layer', not 'local'"),
+        (({"w": np.ones(3)}, 0.5, "local"), ValueError, "'global', 'layer', 'erk', not 'local'"),
         (({"w": np.array([1, np.nan])}, 0.5), ValueError, "scores of w hold NaN"),
         (({"w": np.ones(3, int)}, 0.5), TypeError, "scores of w must be floats, not int64"),
         (

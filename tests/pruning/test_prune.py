@@ -151,7 +151,13 @@ def test_data_may_be_a_dataset_or_a_list_of_batches_and_starts_over(kind):
     model, (x, y) = problem.model(), problem.data()
     batches = [(x[i : i + 16], y[i : i + 16]) for i in (0, 16)]
     data = tf.data.Dataset.from_tensor_slices((x[:32], y[:32])).batch(16)
-    options = {"loss": problem.loss, "curvature": "row_sum", "steps": 3, "verbose": 0}
+    options = {
+        "loss": problem.loss,
+        "method": "diagonal",
+        "curvature": "row_sum",
+        "steps": 3,
+        "verbose": 0,
+    }
     found = po.score(model, data if kind == "dataset" else batches, **options)
     repeated = po.score(model, [*batches, *batches], **options)
     for path in found:

@@ -98,7 +98,7 @@ CASES |= {
     "synflow": ("dense", {"method": "synflow", "sparsity": 0.5}),
     "magnitude": ("dense", {"method": "magnitude"}),
     "random": ("dense", {"method": "random"}),
-    "hutchinson": ("dense", {"curvature": "hutchinson", "probes": 2}),
+    "hutchinson": ("dense", {"method": "diagonal", "curvature": "hutchinson", "probes": 2}),
     "regularised diagonal": ("regularised", {}),
     "regularised exact": ("regularised", {"method": "exact"}),
     "compiled": ("regularised", {"loss": None}),

@@ -26,7 +26,8 @@ import tensorflow as tf
 from prospr_ops import ops
 from prospr_ops.ops._library import library, raises_value_error
 
-CLEAN = (tf.errors.OpError, TypeError, ValueError)
+# MemoryError is what an allocation ends in that is larger than the limit below.
+CLEAN = (MemoryError, tf.errors.OpError, TypeError, ValueError)
 # Megabytes beyond what the process has at its start: absurd sizes are to be refused, not granted.
 MEMORY = 4000
 

@@ -37,8 +37,12 @@ NETWORKS = {
 }
 # Every method as it comes, and what they have besides.
 RUNS = {method: {"method": method} for method in METHODS} | {
-    "diagonal, hutchinson, momentum": {"curvature": "hutchinson", "momentum": 0.9},
-    "diagonal, row_sum": {"curvature": "row_sum"},
+    "diagonal, hutchinson, momentum": {
+        "method": "diagonal",
+        "curvature": "hutchinson",
+        "momentum": 0.9,
+    },
+    "diagonal, row_sum": {"method": "diagonal", "curvature": "row_sum"},
     "exact, Nesterov": {"method": "exact", "momentum": 0.9, "nesterov": True},
 }
 
