@@ -170,7 +170,7 @@ def _method(
         units.append(_call_seconds(plain_gradient))
         began = time.perf_counter()
 
-    METHODS[method].scores(Problem(**{**vars(problem), "advance": advance}))
+    METHODS[method].scorer(Problem(**{**vars(problem), "advance": advance}))(0)
     total = sum(passes) + time.perf_counter() - began
     steps = problem.settings.steps
     # On the way there and on the way back; the last gradient, between them, is a plain one.
@@ -201,7 +201,7 @@ def _unrolled_meta_gradient(problem: Problem, batches: list[Batch]) -> list[tf.T
 def _difference(network: str, steps: int = 3) -> float:
     """How far exact is from the unrolled tape."""
     first, problem = (_problem(network, steps, samples=_SAMPLES, dtype="float64") for _ in range(2))
-    exact = METHODS[OURS].scores(first).scores
+    exact = METHODS[OURS].scorer(first)(0).scores
     unrolled = _unrolled_meta_gradient(problem, [next(problem.batches) for _ in range(steps + 1)])
     return _apart([*map(np.exp, exact.values())], [*map(np.abs, unrolled)])
 
