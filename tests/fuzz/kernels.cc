@@ -469,14 +469,12 @@ void run_sparse_conv_input_gradient(Bytes& bytes, const SparseConvShape& shape,
   const std::vector<T> weights = values<T>(static_cast<double>(shape.weights), bytes.byte());
   const auto size = static_cast<std::size_t>(elements_of(shape.image()));
   int runs = 0;
-  run_twice(bytes, std::vector<T>(size),
-            [&](T* result, auto instruction_set, const auto& parallel_for) {
-              std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
-              cpu::run(
-                  shape,
-                  SparseConvInputGradient<T>{pattern, output.data(), weights.data(), result},
-                  instruction_set, parallel_for);
-            });
+  run_twice(
+      bytes, std::vector<T>(size), [&](T* result, auto instruction_set, const auto& parallel_for) {
+        std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
+        cpu::run(shape, SparseConvInputGradient<T>{pattern, output.data(), weights.data(), result},
+                 instruction_set, parallel_for);
+      });
 }
 
 template <typename T>
@@ -488,17 +486,17 @@ void run_blocks(Bytes& bytes, std::int64_t samples, std::int64_t elements) {
       values<T>(static_cast<double>(forward ? plain : blocks), bytes.byte());
   const auto size = static_cast<std::size_t>(forward ? blocks : plain);
   int runs = 0;
-  run_twice(
-      bytes, std::vector<T>(size), [&](T* result, auto instruction_set, const auto& parallel_for) {
-        std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
-        if (forward) {
-          cpu::run(ToBlocks<T>{samples, elements, from.data(), result}, instruction_set,
-                   parallel_for);
-        } else {
-          cpu::run(FromBlocks<T>{samples, elements, from.data(), result}, instruction_set,
-                   parallel_for);
-        }
-      });
+  run_twice(bytes, std::vector<T>(size),
+            [&](T* result, auto instruction_set, const auto& parallel_for) {
+              std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
+              if (forward) {
+                cpu::run(ToBlocks<T>{samples, elements, from.data(), result}, instruction_set,
+                         parallel_for);
+              } else {
+                cpu::run(FromBlocks<T>{samples, elements, from.data(), result}, instruction_set,
+                         parallel_for);
+              }
+            });
 }
 
 }  // namespace
