@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import layers
 
 from prospr_ops.ops.sparse_convolution import BLOCK
-from prospr_ops.pruning.masks import MaskConstraint
+from prospr_ops.pruning import masks
 from prospr_ops.sparse import blocks
 from prospr_ops.sparse.blocks import Filters
 
@@ -142,7 +142,7 @@ class SparseLayer(BlockLayer):
         layer = keras.saving.deserialize_keras_object(replaced)
         super().__init__(**{"name": layer.name, "trainable": layer.trainable, **kwargs})
         mask = layer.kernel_constraint
-        if not isinstance(mask, MaskConstraint):
+        if not isinstance(mask, masks.MaskConstraint):
             msg = f"layer {layer.name!r} has no mask to compute sparsely by"
             raise TypeError(msg)
         self.replaced = replaced

@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from prospr_ops.network import keras_private
-from prospr_ops.pruning.masks import MaskConstraint
+from prospr_ops.pruning import masks
 
 # Of one element each: along which axis the samples lie is nothing to them.
 _ELEMENTWISE = {
@@ -80,10 +80,10 @@ def _channels_last(layer: layers.Layer) -> bool:
     return getattr(layer, "data_format", "channels_last") == "channels_last"
 
 
-def mask_of(layer: Any) -> MaskConstraint | None:
+def mask_of(layer: Any) -> masks.MaskConstraint | None:
     """The mask of a layer's kernel, or None."""
     constraint = getattr(getattr(layer, "kernel", None), "constraint", None)
-    return constraint if isinstance(constraint, MaskConstraint) else None
+    return constraint if isinstance(constraint, masks.MaskConstraint) else None
 
 
 def reason_against(layer: Any) -> str:
