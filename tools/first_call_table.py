@@ -17,6 +17,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
 RECORD = ROOT / "docs" / "benchmarks" / "first_call.json"
+_HEADING = """## How long the first call takes
+
+`python -m benchmarks first_call`: a fresh process per number, M = 3 ([all rows, memory](docs/benchmarks.md#the-first-call)).
+
+"""
 BLOCK = re.compile(r"(?s)(?<=<!-- first_call -->\n).*?(?=<!-- end -->\n)")
 
 
@@ -24,7 +29,7 @@ def block(record: dict[str, Any] | None) -> str:
     """What the README has of a record; nothing where there is none."""
     from benchmarks import first_call  # noqa: PLC0415 - loads TensorFlow
 
-    return "" if record is None else "\n".join(first_call.headline(record)) + "\n"
+    return "" if record is None else _HEADING + "\n".join(first_call.headline(record)) + "\n"
 
 
 def main() -> None:

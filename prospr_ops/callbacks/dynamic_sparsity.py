@@ -10,10 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from prospr_ops import _native
 from prospr_ops.callbacks.mask_changes import MaskChanges, kept_where_nonzero
 from prospr_ops.network.weights import Prunable
-from prospr_ops.pruning.selection import select
+from prospr_ops.pruning.selection import keep_largest, select
 from prospr_ops.utils.checks import check_integer, check_real, choose
 from prospr_ops.utils.settings import CHOICES
 
@@ -208,5 +207,4 @@ class DynamicSparsity(MaskChanges):
 
 def _largest(values: np.ndarray, keep: int) -> np.ndarray:
     """Mask of the `keep` largest of an array; ties go to the lower index."""
-    values = np.require(values, np.float32, ["C", "A"])
-    return _native.select([values], keep, 0, threads=1)[0]
+    return keep_largest({"": np.require(values, np.float32, ["C", "A"])}, keep)[""]

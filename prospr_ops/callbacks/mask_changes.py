@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from prospr_ops.utils.checks import check_integer
 __all__ = ["MaskChanges"]
 
 
-class MaskChanges(keras.callbacks.Callback):
+class MaskChanges(keras.callbacks.Callback, ABC):
     """A callback that changes a model's masks at certain training steps.
 
     The masks are variables that the compiled training step reads, so a change traces nothing anew.
@@ -64,12 +65,13 @@ class MaskChanges(keras.callbacks.Callback):
         masks = self.masks.values()
         return 1.0 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
 
+    @abstractmethod
     def prepare(self) -> None:
         """Makes the first masks, before the first batch."""
 
+    @abstractmethod
     def change(self, step: int) -> None:
         """Makes the masks of a step."""
-        raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature
         """Puts masks that prune nothing on weights without masks.

@@ -203,16 +203,21 @@ def compiled_steps_with(variables: Iterable[Any]) -> list[keras.Model]:
     A model does not know of the models that hold it, so all objects of the process are looked at.
     """
     wanted = {id(variable) for variable in variables}
-    things = gc.get_objects()
-    # By type: asking an object for its class runs code of proxies; and each type once.
-    kinds = {kind for kind in set(map(type, things)) if issubclass(kind, keras.Model)}
-    models = [thing for thing in things if type(thing) in kinds]
+    kinds = set(_subclasses(keras.Model))
+    # An object refers to its class. By type: asking an object for its class runs code of proxies.
+    models = [thing for thing in gc.get_referrers(*kinds) if type(thing) in kinds]
     return [
         model
         for model in models
         if vars(model).get("train_function") is not None
         and any(id(variable) in wanted for variable in model.trainable_variables)
     ]
+
+
+def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _subclasses(subclass)
 
 
 def changed_by_calls(model: keras.Model) -> list[str]:

@@ -121,6 +121,8 @@ def sparse_conv(
         [30.5, 0.0]
     """
     window = _window(kernel_size, strides, dilations, padding)
+    if transposed is not None:
+        _check_transposed(transposed)
 
     @tf.custom_gradient
     def convolution(image: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
@@ -175,6 +177,7 @@ def sparse_conv_input_gradient(
         The gradient by the image, ``[B, H, W, C, 16]``.
 
     Raises:
+        TypeError: `transposed` is not a `TransposedPattern`.
         ValueError: The shapes do not fit together, or an entry of the pattern or a size is out of
             range.
 
@@ -190,9 +193,17 @@ def sparse_conv_input_gradient(
         [0.0, 6.0]
     """
     window = _window(kernel_size, strides, dilations, padding)
+    _check_transposed(transposed)
     return library.prospr_sparse_conv_input_gradient(
         output_gradient, weights, *transposed, image_size, **window
     )
+
+
+def _check_transposed(transposed: Any) -> None:
+    # What is no tuple must not be unpacked: a tensor of 2^40 rows without elements is one as well.
+    if not isinstance(transposed, TransposedPattern):
+        msg = f"transposed must be a TransposedPattern, not {type(transposed).__name__}"
+        raise TypeError(msg)
 
 
 @raises_value_error

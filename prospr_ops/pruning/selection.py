@@ -139,7 +139,7 @@ def kept_of(scores: Scores, target: Target, kernels: Kernels) -> Masks:
         arrays = {path: units[path] for path in share.paths}
         if share.keep is not None:
             # Where an array has a share of its own, that holds its minimum already.
-            kept |= _keep_largest(arrays, share.keep, min_keep if len(arrays) > 1 else 0)
+            kept |= keep_largest(arrays, share.keep, min_keep if len(arrays) > 1 else 0)
         else:
             kept |= _keep_what_fits(arrays, share, min_keep, each, target, kernels)
     if isinstance(pattern, Block):
@@ -238,7 +238,8 @@ def _refuse_nan(arrays: Scores) -> None:
             raise ValueError(msg)
 
 
-def _keep_largest(arrays: Scores, keep: int, min_keep: int = 0) -> Masks:
+def keep_largest(arrays: Scores, keep: int, min_keep: int = 0) -> Masks:
+    """Masks of the `keep` largest of all scores; ties go to the lower index."""
     size = sum(array.size for array in arrays.values())
     threads = min(len(os.sched_getaffinity(0)), 1 + size // _SCORES_PER_THREAD)
     try:
@@ -275,7 +276,7 @@ def _keep_what_fits(
     fitting = None
     while fitting is None or low < high:
         keep = low if fitting is None else (low + high + 1) // 2
-        masks = _keep_largest(ranked, keep, min_keep)
+        masks = keep_largest(ranked, keep, min_keep)
         if (cost := spent(masks)) <= share.budget:
             low, fitting = keep, masks
         elif fitting is None:

@@ -104,6 +104,33 @@ def test_a_sparse_network_is_trained_as_the_masked_one(name, digits):
     np.testing.assert_allclose(logits(sparse, x), logits(masked, x), atol=1e-4)
 
 
+def test_a_sparse_network_without_a_bias_and_with_a_blind_layer(digits):
+    x, _ = digits
+    model = keras.Sequential(
+        [
+            keras.Input(x.shape[1:]),
+            keras.layers.Conv2D(4, (4, 3), padding="same", use_bias=False, activation="tanh"),
+            keras.layers.Conv2D(3, 3),
+            keras.layers.MaxPooling2D(3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    kernels = [w for w in model.trainable_variables if len(w.shape) > 1]
+    masks = {w.path: np.zeros(w.shape, bool) for w in kernels}
+    masks[kernels[0].path][:, :, :, 1:] = masks[kernels[2].path][::2] = True
+    for blind in (True, False):
+        masks[kernels[1].path][1] = not blind
+        whole = keras.models.clone_model(model)
+        whole.set_weights(model.get_weights())
+        paths = [w.path for w in whole.weights if len(w.shape) > 1]
+        po.apply_masks(whole, dict(zip(paths, masks.values(), strict=True)))
+        sparse = po.sparsify(whole, layers="all", verbose=0)
+        assert len(sparse.trainable_variables) == 5
+        assert (np.ptp(logits(whole, x), axis=0) == 0).all() == blind
+        np.testing.assert_allclose(logits(sparse, x), logits(whole, x), atol=1e-5)
+
+
 def test_blind_network(digits):
     """A method may leave layers without any weight: they stay dense, and masked."""
     x, y = digits
