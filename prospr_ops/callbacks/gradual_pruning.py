@@ -50,8 +50,7 @@ class GradualPruning(MaskChanges):
         method: Pruning criterion: "magnitude", or any method of `prospr_ops.prune`, which scores
             the weights as they are then.
         data: Training data for methods that use data, as for `prospr_ops.score`.
-        scope: "global" ranks all weights together; "layer" prunes each layer by itself; "erk" gives
-            each layer its share by Erdős–Rényi-kernel.
+        scope: "global" ranks all weights together; "layer" prunes each layer by itself.
         prunable: Weights that may be pruned, as in `prospr_ops.prune`.
         seed: Seed of the scores; a change adds its step.
         **settings: Further settings of the method, as `steps` and `learning_rate`; see
