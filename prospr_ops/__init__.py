@@ -97,8 +97,6 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    # First, so that what Keras is to know of ours is imported before any module of ours is half read.
-    importlib.import_module("keras")
     module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
     value = getattr(module, name) if name in _HOMES else module
     globals()[name] = value

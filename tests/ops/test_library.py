@@ -27,16 +27,14 @@ def test_build_info():
 # Where there is a GPU, batch normalisation and max-pooling are TensorFlow's own; sparse training is for
 # CPUs.
 CPU_ONLY = {
-    "Prospr_BatchMoments",
-    "Prospr_BatchNorm",
-    "Prospr_BatchNormGradient",
-    "Prospr_BatchNormSecondGradient",
+    "Prospr_FromBlocks",
     "Prospr_GatherPooled",
     "Prospr_MaxPool",
     "Prospr_MaxUnpool",
     "Prospr_SparseConv",
     "Prospr_SparseConvFilterGradient",
     "Prospr_SparseConvInputGradient",
+    "Prospr_ToBlocks",
 }
 
 
