@@ -13,6 +13,7 @@ from prospr_ops.methods.engine.descent import gradient_descent, log_final_gradie
 from prospr_ops.methods.engine.passes import Passes
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem, Scorer
 from prospr_ops.network.loss import Batch
+from prospr_ops.network.tracing import traced
 
 
 class _Accumulator(NamedTuple):
@@ -75,7 +76,7 @@ def diagonal_scorer(problem: Problem) -> Scorer:
         descend(derivatives[len(weights) : len(weights) + len(others)])
         return tf.stack(finite), ()
 
-    step = passes.pass_of(evaluate, apply, graph=not eager)
+    step = passes.pass_of(evaluate if eager or not passes.whole else traced(evaluate), apply)
     state = [*problem.model_state(), *velocities, *(v for a in accumulators for v in a.state)]
     final_gradient = log_final_gradient(passes, passes.gradients_by(weights))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
 
-from prospr_ops.curvature.estimate import sum_dtype
 from prospr_ops.methods.engine.descent import final_gradient, gradient_descent, set_all, zero
+from prospr_ops.methods.engine.joining import joined, parted
 from prospr_ops.methods.engine.passes import (
     Apply,
     Evaluate,
@@ -20,6 +20,7 @@ from prospr_ops.methods.engine.passes import (
 )
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem, Scorer
 from prospr_ops.network.loss import Batch
+from prospr_ops.network.tracing import traced
 from prospr_ops.utils.memory import free_bytes, used_bytes
 
 # Of the memory that is free when a run begins, what it may hold to save time.
@@ -50,9 +51,10 @@ def exact_scorer(problem: Problem) -> Scorer:
 
         ν ← ν − α λ        λ ← λ + H_m ν        ν ← μ ν
 
-    with one Hessian-vector product each. Nothing else grows with the number of steps. Where the passes
-    are eager, a step's product needs its gradients' tape, which is kept for the last steps, as many as
-    `memory` has room for; for those before, the gradients are computed again, to the same bits.
+    with one Hessian-vector product each. Nothing else grows with the number of steps. A step's product
+    needs its gradients' tape, which is kept for the last steps, as many as `memory` has room for; for
+    those before, and where a batch is evaluated in parts, the gradients are computed again, to the same
+    bits.
 
     A checkpoint holds λ and ν, not the weights of all steps: a resumed run repeats the forward
     steps, a third of its work, and continues backwards from where it was.
@@ -66,11 +68,13 @@ def exact_scorer(problem: Problem) -> Scorer:
     trajectory: list[_Step] = []
     descend = _descent(passes, gradients, variables, state, trajectory)
     gradient_at_the_end = final_gradient(passes, gradients)
-    # λ, and ν if there is momentum; they are made after the first round's steps, of their memory.
+    # λ, and ν if there is momentum, each of all variables in one: few operations, however many
+    # variables there are. They are made after the first round's steps, of their memory.
     adjoint: list[tf.Variable] = []
-    by_velocity: list[tf.Variable] = []
     log_scale = tf.Variable(0.0, dtype=tf.float64)
-    vector, apply_product = _adjoint_step(problem, adjoint, by_velocity, log_scale)
+    vector, apply_product = _adjoint_step(problem, variables, adjoint, log_scale)
+    if not passes.eager:
+        vector = traced(vector)
     products = hessian_products_by(
         problem, gradients, variables, vector, lambda: trajectory[-1].kept
     )
@@ -81,11 +85,10 @@ def exact_scorer(problem: Problem) -> Scorer:
         passes.begin(round_)
         initial = problem.values_now()
         descend()
-        set_all(adjoint, [tf.cast(g, sum_dtype(g.dtype)) for g in gradient_at_the_end()])
-        if settings.momentum:
-            set_all(by_velocity, [tf.zeros_like(by_weight) for by_weight in adjoint])
+        by_weight = joined(gradient_at_the_end(), variables)
+        set_all(adjoint, [by_weight, *([tf.zeros_like(by_weight)] if settings.momentum else [])])
         zero([log_scale])
-        for number in passes.resumable(backwards, [*adjoint, *by_velocity, log_scale]):
+        for number in passes.resumable(backwards, [*adjoint, log_scale]):
             del trajectory[number + 1 :]
             step = trajectory[-1]
             for variable, value in zip(state, step.values, strict=True):
@@ -93,8 +96,9 @@ def exact_scorer(problem: Problem) -> Scorer:
             passes.run(step_back, number, step.batch, "the Hessian-vector product")
         trajectory.clear()
         found = {}
-        for (path, weight), by_weight in zip(initial.items(), adjoint, strict=False):
-            derivative = problem.log_numbers(tf.convert_to_tensor(by_weight))
+        by_weights = parted(tf.convert_to_tensor(adjoint[0]), variables)
+        for (path, weight), by_weight in zip(initial.items(), by_weights, strict=False):
+            derivative = problem.log_numbers(by_weight)
             log = derivative.log + tf.cast(log_scale, derivative.log.dtype)
             found[path] = LogNumbers(log, derivative.sign).times(problem.log_numbers(weight))
         return passes.found(found)
@@ -117,7 +121,7 @@ def _descent(
     def keep(step: Taped) -> None:
         trajectory[-1].kept = step
 
-    if passes.eager and memory:
+    if passes.whole and memory:
         gradients = keeping(gradients, keep)
 
     def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
@@ -146,14 +150,13 @@ def _descent(
 
 def _adjoint_step(
     problem: Problem,
+    variables: Sequence[tf.Variable],
     adjoint: list[tf.Variable],
-    by_velocity: list[tf.Variable],
     log_scale: tf.Variable,
 ) -> tuple[Callable[[], list[tf.Tensor]], Apply]:
     """The vector u of one step, and the function that takes λ and ν back over the step, given Hu.
 
-    λ and ν are `adjoint` · exp(`log_scale`) and `by_velocity` · exp(`log_scale`); `by_velocity` is
-    empty without momentum.
+    `adjoint` · exp(`log_scale`) are λ and, with momentum, ν.
 
     After each step λ and ν are divided by a power of two, which is exact, so they neither overflow
     nor vanish over any number of steps.
@@ -161,26 +164,27 @@ def _adjoint_step(
     learning_rate, momentum = problem.settings.learning_rate, problem.settings.momentum
 
     # Derivatives by this step's velocity (total, through every use) and by its gradient.
-    def by_this_velocity() -> list[tf.Tensor]:
+    def by_this_velocity() -> tf.Tensor:
         weight = learning_rate * (momentum if problem.settings.nesterov else 1.0)
-        if not momentum:
-            return [-weight * by_weight for by_weight in adjoint]
-        return [nu - weight * by_weight for nu, by_weight in zip(by_velocity, adjoint, strict=True)]
+        by_v = -weight * adjoint[0]
+        return adjoint[1] + by_v if momentum else by_v
 
     def by_gradient() -> list[tf.Tensor]:
         by_v = by_this_velocity()
-        if not problem.settings.nesterov:
-            return by_v
-        return [nu - learning_rate * lam for nu, lam in zip(by_v, adjoint, strict=True)]
+        if problem.settings.nesterov:
+            by_v -= learning_rate * adjoint[0]
+        return parted(by_v, variables)
 
     def apply(products: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
-        weights = [lam + tf.cast(hu, lam.dtype) for lam, hu in zip(adjoint, products, strict=True)]
-        velocities = [momentum * nu for nu in by_this_velocity()] if momentum else []
-        scale = _power_of_two([*weights, *velocities])
-        for variable, value in zip([*adjoint, *by_velocity], [*weights, *velocities], strict=True):
+        finite = all_finite(products[: len(problem.weights)])
+        values = [adjoint[0] + joined(products, variables)]
+        if momentum:
+            values.append(momentum * by_this_velocity())
+        scale = _power_of_two(values)
+        for variable, value in zip(adjoint, values, strict=True):
             variable.assign(value / tf.cast(scale, value.dtype))
         log_scale.assign_add(tf.math.log(scale))
-        return all_finite(products[: len(problem.weights)]), ()
+        return finite, ()
 
     return by_gradient, apply
 

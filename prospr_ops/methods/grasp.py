@@ -32,7 +32,7 @@ def grasp_scorer(problem: Problem) -> Scorer:
     state = [variable.value for variable in problem.objective.model.non_trainable_variables]
     gradients = passes.gradients_by(variables)
     kept: list[Taped] = []
-    gradient = gradient_on(passes, keeping(gradients, kept.append) if passes.eager else gradients)
+    gradient = gradient_on(passes, keeping(gradients, kept.append) if passes.whole else gradients)
     # In variables, which the product's graph reads in every round.
     vector: list[tf.Variable] = []
 

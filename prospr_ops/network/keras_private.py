@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.backend import AutocastScope, compute_output_spec
+from keras.src.backend import nn as backend_nn
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.export.export_utils import get_input_signature
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
@@ -48,6 +49,7 @@ __all__ = [
     "input_signature",
     "input_structure",
     "inputs_of",
+    "last_axis_as_minus_one",
     "logits_of",
     "loss_as_compiled",
     "losses_and_weights",
@@ -157,6 +159,27 @@ def mask_of(tensor: Any) -> Any:
 def logits_of(prediction: Any) -> Any:
     """The logits whose softmax or sigmoid an output is, if Keras kept them; else None."""
     return getattr(prediction, "_keras_logits", None)
+
+
+@contextmanager
+def last_axis_as_minus_one() -> Iterator[None]:
+    """Normalises over a last axis as over axis -1, for which Keras does not reshape all that it takes.
+
+    For one thread at a time.
+    """
+    stock = backend_nn.batch_normalization
+
+    def batch_normalization(
+        x: Any, mean: Any, variance: Any, axis: int, *args: Any, **options: Any
+    ) -> Any:
+        axis = -1 if axis == len(x.shape) - 1 else axis
+        return stock(x, mean, variance, axis, *args, **options)
+
+    backend_nn.batch_normalization = batch_normalization
+    try:
+        yield
+    finally:
+        backend_nn.batch_normalization = stock
 
 
 @contextmanager

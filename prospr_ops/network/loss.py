@@ -139,7 +139,7 @@ class Objective:
                 that refuses its own.
         """
         mended = {"moments": moments, "ctc_loss": ctc_loss}
-        with replaced(mended | dict(replacements or {})):
+        with replaced(mended | dict(replacements or {})), keras_private.last_axis_as_minus_one():
             prediction = self._predict(batch.x)
         with replaced(mended):
             loss = _not_divided(self._of(batch, prediction))

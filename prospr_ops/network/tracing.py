@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.eager import context
 
 _eager: ContextVar[bool] = ContextVar("eager", default=False)
 
@@ -38,3 +40,24 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
     compiled = tf.function(function, autograph=False)
     compiled._omit_frequent_tracing_warning = True
     return compiled
+
+
+@contextmanager
+def graphs_optimised(wanted: bool) -> Iterator[None]:
+    """Functions that are first called within run as they were traced, unless optimisation is `wanted`.
+
+    TensorFlow's rewriting of a graph takes longer than to trace it, and saves no more than some per cent
+    of a run on a CPU. What another thread calls meanwhile is optimised.
+    """
+    if wanted:
+        yield
+        return
+    here = context.context()
+    before = here.function_call_options
+    config = config_pb2.ConfigProto.FromString(before.config_proto_serialized)
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    here.function_call_options = context.FunctionCallOptions(before.executor_type, config)
+    try:
+        yield
+    finally:
+        here.function_call_options = before

@@ -34,6 +34,7 @@ from prospr_ops.pruning.rounds import Rounds, check_rounds
 from prospr_ops.pruning.selection import check_selectable, kept_of
 from prospr_ops.pruning.target import Target
 from prospr_ops.utils.checks import choose
+from prospr_ops.utils.memory import old_objects_left_alone
 from prospr_ops.utils.settings import CHOICES, Settings
 
 
@@ -109,6 +110,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
     settings, target, model = asked.settings, asked.target, asked.model
     first: list[Any] = []
     with (
+        old_objects_left_alone(),
         shared_by(run.strategy, model) as replicas,
         preserved(model),
         run_as_fit(model),

@@ -16,7 +16,7 @@ from prospr_ops.methods.engine.microbatches import split
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 from prospr_ops.network.second_derivatives import differentiating_gradients
-from prospr_ops.network.tracing import traced
+from prospr_ops.network.tracing import graphs_optimised, traced
 from prospr_ops.ops.nn.replacements import fast_calls
 from prospr_ops.utils.settings import Settings
 
@@ -42,43 +42,43 @@ Apply = Callable[[list[tf.Tensor]], tuple[tf.Tensor, Any]]
 Pass = Callable[[Batch, tf.Tensor], PassOutput]
 
 
-# A pass of TensorFlow's operations costs less as a graph, after a first one that costs more: to create,
-# differentiate and optimise an operation takes as long as this many eager calls of it, or longer,
-# whatever the model (docs/meta_gradient.md has the measurements).
-EAGER_PASSES = 21
+# A gradient costs less as a graph, after a first one that costs more: to create, differentiate and load
+# an operation takes as long as this many eager calls of it, whatever the model (docs/meta_gradient.md has
+# the measurements).
+EAGER_PASSES = 7
+# On the CPU, TensorFlow's optimisation of a graph costs more than it gains in fewer passes than this.
+UNOPTIMISED_PASSES = 1000
 
 
-def runs_eagerly(passes: int, settings: Settings) -> bool:
-    """Whether a method runs so many passes faster without tracing the model.
-
-    Never where a batch is evaluated in parts, which makes more passes of one, nor by replicas. It is
-    decided by what is asked for and not by what is left to do, so that a run which is resumed makes
-    the operations of the one that was killed.
-    """
-    return passes <= EAGER_PASSES and settings.microbatch is None and replicas() is None
+def evaluates_whole(settings: Settings) -> bool:
+    """Whether a pass evaluates a whole batch at once, not in parts, nor shared by replicas."""
+    return settings.microbatch is None and replicas() is None
 
 
 def batch_pass(
     evaluate: Evaluate, apply: Apply, microbatch: int | None, *, eager: bool = False
 ) -> Pass:
-    """Makes a pass: `apply` to what `evaluate` gives of a batch; traced, unless it is to be `eager`.
+    """Makes a pass: `apply` to what `evaluate` gives of a batch.
 
-    With a `microbatch`, the batch is evaluated in parts of at most that many samples, one after the
-    other, and `apply` gets the mean. This bounds the memory and changes the result by rounding only
-    (see `prospr_ops.methods.engine.microbatches`). If replicas share the batches, each evaluates
-    its share in parts of that size and applies the mean over all shares (see
+    `evaluate` is called as it is; `apply` is traced, unless it is to be `eager`.
+
+    With a `microbatch`, both are traced, the batch is evaluated in parts of at most that many samples,
+    one after the other, and `apply` gets the mean. This bounds the memory and changes the result by
+    rounding only (see `prospr_ops.methods.engine.microbatches`). If replicas share the batches, each
+    evaluates its share in parts of that size and applies the mean over all shares (see
     `prospr_ops.methods.engine.distribution`).
     """
     sharing = replicas()
     if sharing is not None:
         return _shared_pass(evaluate, apply, microbatch, sharing)
     if microbatch is None:
+        finish = apply if eager else traced(apply)
 
         def whole(batch: Batch, seed: tf.Tensor) -> PassOutput:
             loss, derivatives = evaluate(batch, seed)
-            return PassOutput(loss, *apply(derivatives))
+            return PassOutput(loss, *finish(derivatives))
 
-        return whole if eager else traced(whole)
+        return whole
 
     evaluate_part, apply_mean = traced(evaluate), traced(apply)
 
@@ -190,7 +190,10 @@ class Taped(NamedTuple):
 
 
 def taped(gradients: Evaluate, batch: Batch, seed: tf.Tensor) -> Taped:
-    """Evaluates `gradients` under a tape."""
+    """Evaluates `gradients` under a tape.
+
+    Where they are traced, the tape holds what one graph gives of the batch to the graph that goes back.
+    """
     # A traced function is differentiated when it is called.
     with differentiating_gradients(), tf.GradientTape() as tape:
         loss, by_variable = gradients(batch, seed)
@@ -198,7 +201,7 @@ def taped(gradients: Evaluate, batch: Batch, seed: tf.Tensor) -> Taped:
 
 
 def keeping(gradients: Evaluate, keep: Callable[[Taped], None]) -> Evaluate:
-    """`gradients`, evaluated under a tape that is given to `keep`; for eager passes."""
+    """`gradients`, evaluated under a tape that is given to `keep`; for whole batches."""
 
     def evaluate(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         kept = taped(gradients, batch, seed)
@@ -246,7 +249,10 @@ class Passes:
 
     Attributes:
         problem: What is scored.
-        eager: Whether the gradients and Hessian-vector products are computed eagerly.
+        whole: Whether a pass evaluates a whole batch at once.
+        eager: Whether the gradients and Hessian-vector products are computed eagerly. This is decided by
+            what is asked for and not by what is left to do, so that a run which is resumed makes the
+            operations of the one that was killed.
         round: Number of the round, from 0.
         losses: Loss of each batch of the round so far, in the order in which they were drawn.
         estimators: Curvature estimator that each weight got, by path; for method "diagonal".
@@ -255,7 +261,11 @@ class Passes:
     def __init__(self, problem: Problem, count: int) -> None:
         """Prepares rounds of `count` passes each that may be eager."""
         self.problem = problem
-        self.eager = runs_eagerly(count * problem.rounds, problem.settings)
+        self.whole = evaluates_whole(problem.settings)
+        self.eager = self.whole and count * problem.rounds <= EAGER_PASSES
+        self._optimises = (
+            count * problem.rounds >= UNOPTIMISED_PASSES or tf.config.list_logical_devices("GPU")
+        )
         self.round = 0
         self._to_trace: list[Pass] = []
         self.losses: list[float] = []
@@ -269,11 +279,10 @@ class Passes:
         """The loss and its gradients, as `gradients_by`."""
         return gradients_by(self.problem, variables, eager=self.eager)
 
-    def pass_of(self, evaluate: Evaluate, apply: Apply, *, graph: bool = False) -> Pass:
-        """A pass that `run` can run, as `batch_pass`; traced in any case, if `evaluate` needs a graph."""
-        eager = self.eager and not graph
-        made = batch_pass(evaluate, apply, self.problem.settings.microbatch, eager=eager)
-        if not eager:
+    def pass_of(self, evaluate: Evaluate, apply: Apply) -> Pass:
+        """A pass that `run` can run, as `batch_pass`."""
+        made = batch_pass(evaluate, apply, self.problem.settings.microbatch, eager=self.eager)
+        if not self.eager:
             self._to_trace.append(made)
         return made
 
@@ -311,7 +320,8 @@ class Passes:
         # Another one for each batch of all rounds.
         draw = number + self.round * (settings.steps + 1)
         try:
-            output = batch_pass(batch, tf.constant([settings.seed, draw], tf.int64))
+            with graphs_optimised(self._optimises):
+                output = batch_pass(batch, tf.constant([settings.seed, draw], tf.int64))
         except tf.errors.InvalidArgumentError as error:
             msg = f"{step}: {error.message}"
             raise ValueError(msg) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from prospr_ops import ops
@@ -26,7 +25,7 @@ class BatchNormalisation:
     """tf.nn.moments and tf.nn.batch_normalization, faster for a tensor and its own moments.
 
     Recognised by tensor identity: `batch_normalization` must receive the tensors that `moments` took
-    and returned, or these reshaped. An instance is for one call of a model. All other calls go to tf.nn.
+    and returned. An instance is for one call of a model. All other calls go to tf.nn.
     """
 
     def __init__(self) -> None:
@@ -61,11 +60,11 @@ class BatchNormalisation:
         if (
             last is None
             or x is not last.x
-            or not _is_reshaped(mean, last.mean)
-            or not _is_reshaped(variance, last.variance)
+            or mean is not last.mean
+            or variance is not last.variance
             or not isinstance(variance_epsilon, int | float)
             or any(
-                p is not None and (not _is_vector(p, x.shape[-1]) or p.dtype != x.dtype)
+                p is not None and (p.shape != x.shape[-1:] or p.dtype != x.dtype)
                 for p in (offset, scale)
             )
         ):
@@ -73,37 +72,9 @@ class BatchNormalisation:
                 x, mean, variance, offset, scale, variance_epsilon, name
             )
         channels = x.shape[-1]
-        scale = tf.ones(channels, x.dtype) if scale is None else _as_vector(scale)
-        offset = tf.zeros(channels, x.dtype) if offset is None else _as_vector(offset)
+        scale = tf.ones(channels, x.dtype) if scale is None else scale
+        offset = tf.zeros(channels, x.dtype) if offset is None else offset
         return ops.batch_norm(x, scale, offset, last.both, variance_epsilon)
-
-
-def _is_vector(tensor: Any, channels: int) -> bool:
-    """Whether all axes but the last, of the channels, are of one element."""
-    return tensor.shape[-1:] == [channels] and tensor.shape.num_elements() == channels
-
-
-def _as_vector(tensor: tf.Tensor) -> tf.Tensor:
-    return tensor if tensor.shape.rank == 1 else tf.reshape(tensor, [-1])
-
-
-def _is_reshaped(given: Any, own: tf.Tensor) -> bool:
-    """Whether `given` is `own`, or made of it by tf.reshape: Keras does that where axis is not -1."""
-    if given is own:
-        return True
-    if not isinstance(given, tf.Tensor) or given.dtype != own.dtype:
-        return False
-    if not _is_vector(given, own.shape[-1]):
-        return False
-    if not (hasattr(given, "numpy") and hasattr(own, "numpy")):
-        graph = getattr(own, "graph", None)
-        if graph is None or getattr(given, "graph", None) is not graph:
-            return False
-        return given.op.type == "Reshape" and given.op.inputs[0] is own
-    if "GPU" in own.device:  # its memory would be copied here first
-        return False
-    # An eager reshape shares the memory, and `own` is alive: no other tensor can be there.
-    return np.shares_memory(np.asarray(memoryview(given)), np.asarray(memoryview(own)))
 
 
 def _is_by_channel(x: Any, axes: Any) -> bool:

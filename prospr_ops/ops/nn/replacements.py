@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from prospr_ops import _native
+from prospr_ops.ops.nn.activations import gelu, silu
 from prospr_ops.ops.nn.batch_norm import BatchNormalisation
 from prospr_ops.ops.nn.max_pooling import max_pool
 
@@ -15,17 +16,18 @@ from prospr_ops.ops.nn.max_pooling import max_pool
 def fast_calls() -> dict[str, Callable[..., Any]]:
     """Functions for one call of a model, by their names in tf.nn.
 
-    If there is a GPU, they are those that it has kernels for, in a build with CUDA.
+    If there is a GPU, the compiled ops are those that it has kernels for, in a build with CUDA.
 
     They and their derivatives compute the same values as those of tf.nn. The operations in their
     graphs are not those of tf.nn, so code that inspects a graph, such as the closed form's
     estimators, must not use them.
     """
     normalisation = BatchNormalisation()
+    anywhere: dict[str, Callable[..., Any]] = {"gelu": gelu, "silu": silu}
     by_channel: dict[str, Callable[..., Any]] = {
         "moments": normalisation.moments,
         "batch_normalization": normalisation.batch_normalization,
     }
     if not tf.config.list_logical_devices("GPU"):
-        return {**by_channel, "max_pool": max_pool}
-    return by_channel if _native.build_info()["cuda"] else {}
+        return {**anywhere, **by_channel, "max_pool": max_pool}
+    return {**anywhere, **by_channel} if _native.build_info()["cuda"] else anywhere
