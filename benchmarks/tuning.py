@@ -118,18 +118,31 @@ QUESTIONS = (
     ),
     *(
         Question(
-            "How many rounds, and how their scores are made",
+            title,
             model,
             tuple(
-                (f"exact:{steps}@{rounds}", Pruning(learning_rate, batch_size), training)
-                for rounds in (1, 2, 5, 20)
-                for steps, learning_rate, batch_size in (
-                    (3, 0.1, 512), (3, 0.03, 512), (3, 0.3, 512), (1, 0.1, 512), (10, 0.1, 512),
-                    (3, 0.1, 128), (3, 0.1, 2048),
-                )
+                (contender, Pruning(learning_rate, batch_size), training)
+                for contender, learning_rate, batch_size in settings
             ),
             (0.98, 0.995),
             seeds=3,
+        )
+        for title, settings in (
+            (
+                "How many rounds, and whether pruned weights may return",
+                (
+                    *((f"exact:3{rounds}", 0.1, 512) for rounds in ("", "@2", "@5", "@20")),
+                    *((f"{method}{rounds}", 0.1, 512) for method in ("snip", "first_order:3")
+                      for rounds in ("", "@20", "@20+revive")),
+                ),
+            ),
+            (
+                "How the scores of five rounds are made",
+                (
+                    ("exact:3@5", 0.03, 512), ("exact:3@5", 0.3, 512), ("exact:1@5", 0.1, 512),
+                    ("exact:10@5", 0.1, 512), ("exact:3@5", 0.1, 128), ("exact:3@5", 0.1, 2048),
+                ),
+            ),
         )
         for model, training in (
             ("lenet_300_100", _SHORT), ("lenet5_caffe", Training(epochs=4, clip_norm=1.0)),

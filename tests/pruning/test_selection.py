@@ -17,6 +17,7 @@ from prospr_ops.pruning.arrays import Kernels
 from prospr_ops.pruning.flops import model_flops, weight_uses
 from prospr_ops.pruning.selection import kept_of
 from prospr_ops.pruning.target import Target, erk_counts, kept_count
+from prospr_ops.utils.axes import Axes
 
 
 @st.composite
@@ -139,6 +140,48 @@ def test_rounds_only_ever_take_away(data):
                 assert not (mask & ~kept[path]).any()
         kept = masks
     assert_equal(kept, [*kept_of(scores, Target.of(**options), kernels).values()])
+
+
+@given(data=st.data())
+def test_nothing_comes_back_whatever_the_scores_of_a_round(data):
+    """Other scores in every round, and so another order of the layers."""
+    first = data.draw(ranked())
+    shapes = {path: array.shape for path, array in first.items()}
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    levels = data.draw(st.sampled_from([1, 3, 1000]))
+    options = data.draw(
+        st.sampled_from(
+            [
+                {"sparsity": 0.7},
+                {"sparsity": 0.7, "scope": "erk"},
+                {"sparsity": 0.7, "scope": "layer"},
+                {"flops": 0.3},
+                {"scope": {next(iter(shapes)): 0.8}, "sparsity": 0.5},
+            ]
+        )
+    )
+    uses = {path: data.draw(st.sampled_from([0, 1, 7, 100])) for path in shapes}
+    axes = {path: Axes((), (len(shape) - 1,)) for path, shape in shapes.items()}
+    rounds = data.draw(st.integers(2, 9))
+    dead = {path: np.zeros(shape, bool) for path, shape in shapes.items()}
+    for number in range(rounds):
+        scores = {
+            path: np.where((r := rng.integers(0, levels, shape)) == 0, -np.inf, r).astype("f")
+            for path, shape in shapes.items()
+        }
+        aim = Target.of(**options).at((number + 1) / rounds)
+        try:
+            masks = kept_of(scores, aim, Kernels(uses=uses, axes=axes, dead=dead))
+        except ValueError as error:
+            assert "contradicts the sparsities of scope" in str(error)  # noqa: PT017
+            return
+        for path, mask in masks.items():
+            assert not (mask & dead[path]).any(), path
+        if options.get("scope", "global") in ("global", "erk") and "flops" not in options:
+            size = sum(mask.size for mask in masks.values())
+            kept = sum(int(mask.sum()) for mask in masks.values())
+            assert kept == kept_count(size, aim.sparsity)
+        dead = {path: ~mask for path, mask in masks.items()}
 
 
 def _network():
