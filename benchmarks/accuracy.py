@@ -7,8 +7,9 @@ one's own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -25,6 +26,8 @@ class Study(NamedTuple):
         seeds: How many.
         training: How its networks are trained.
         pruning: How the scores are made.
+        dataset: Data set that they are trained on.
+        pretrained: Data set that they are trained on before they are pruned, or None.
     """
 
     model: str
@@ -33,6 +36,8 @@ class Study(NamedTuple):
     seeds: int
     training: Training
     pruning: Pruning = Pruning()
+    dataset: str = "mnist"
+    pretrained: str | None = None
 
 
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
@@ -53,9 +58,11 @@ STUDIES = (
     Study(
         "lenet_300_100", ("exact:3@5", "exact:3@20"), _SPARSITIES, seeds=5, training=Training(),
     ),
+    Study("lenet_300_100", ("snip@5", "snip@20"), _SPARSITIES, seeds=3, training=Training()),
+    # What it does if pruned weights may return.
     Study(
-        "lenet_300_100", ("snip@5", "snip@20", "first_order:3@5", "first_order:3@20"),
-        _SPARSITIES, seeds=3, training=Training(),
+        "lenet_300_100", ("snip@20+revive", "first_order:3@20", "first_order:3@20+revive"),
+        (0.98, 0.99, 0.995), seeds=3, training=Training(),
     ),
     # How far from SNIP's own numbers is a matter of training.
     Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=3,
@@ -91,24 +98,41 @@ def run(out: Path, *, full: bool = True) -> list[object]:
     """
     del full  # there is no short form of it
     console = Console()
-    records: dict[str, list[dict[str, object]]] = {}
-    for study in STUDIES:
-        alike = f"{study.model}_{study.training.epochs}_epochs"
+    for alike, grid in run_studies(out / "accuracy.jsonl", STUDIES, console).items():
+        figure = out / f"accuracy_{alike}.png"
+        results.comparison_figure(grid).savefig(figure, dpi=150)
+        console.print(f"[dim]{figure}[/dim]")
+    return []
+
+
+def run_studies(
+    journal: Path, studies: Iterable[Study], console: Console
+) -> dict[str, list[dict[str, Any]]]:
+    """Runs what a journal lacks, and prints a table of what can be compared.
+
+    Returns:
+        The records by model, data and length of the training.
+    """
+    records: dict[str, list[dict[str, Any]]] = {}
+    for study in studies:
+        data = "" if study.dataset == "mnist" else f"_{study.dataset}"
+        before = f"_after_{study.pretrained}" if study.pretrained else ""
+        by = "_adam" if study.training.adam else ""
+        alike = f"{study.model}{data}{before}_{study.training.epochs}_epochs{by}"
         records.setdefault(alike, []).extend(
             compare(
-                out / "accuracy.jsonl",
+                journal,
                 model=study.model,
                 contenders=study.contenders,
                 sparsities=study.sparsities,
                 seeds=study.seeds,
                 pruning=study.pruning,
                 training=study.training,
+                dataset=study.dataset,
+                pretrained=study.pretrained,
                 console=console,
             )
         )
-    for alike, grid in records.items():
+    for grid in records.values():
         console.print(results.comparison_table(grid))
-        figure = out / f"accuracy_{alike}.png"
-        results.comparison_figure(grid).savefig(figure, dpi=150)
-        console.print(f"[dim]{figure}[/dim]")
-    return []
+    return records

@@ -118,21 +118,34 @@ QUESTIONS = (
     ),
     *(
         Question(
-            "How many rounds, and how their scores are made",
+            title,
             model,
             tuple(
-                (f"exact:{steps}@{rounds}", Pruning(learning_rate, batch_size), training)
-                for rounds in (1, 2, 5, 20)
-                for steps, learning_rate, batch_size in (
-                    (3, 0.1, 512), (3, 0.03, 512), (3, 0.3, 512), (1, 0.1, 512), (10, 0.1, 512),
-                    (3, 0.1, 128), (3, 0.1, 2048),
-                )
+                (contender, Pruning(learning_rate, batch_size), training)
+                for contender, learning_rate, batch_size in settings
             ),
             (0.98, 0.995),
             seeds=3,
         )
         for model, training in (
             ("lenet_300_100", _SHORT), ("lenet5_caffe", Training(epochs=4, clip_norm=1.0)),
+        )
+        for title, settings in (
+            (
+                "How many rounds, and whether pruned weights may return",
+                (
+                    *((f"exact:3{rounds}", 0.1, 512) for rounds in ("", "@2", "@5", "@20")),
+                    *((f"{method}{rounds}", 0.1, 512) for method in ("snip", "first_order:3")
+                      for rounds in ("", "@20", "@20+revive")),
+                ),
+            ),
+            (
+                "How the scores of five rounds are made",
+                (
+                    ("exact:3@5", 0.03, 512), ("exact:3@5", 0.3, 512), ("exact:1@5", 0.1, 512),
+                    ("exact:10@5", 0.1, 512), ("exact:3@5", 0.1, 128), ("exact:3@5", 0.1, 2048),
+                ),
+            ),
         )
     ),
 )  # fmt: skip
@@ -158,21 +171,41 @@ def run(out: Path, *, full: bool = True) -> list[object]:
             table.add_column(heading, no_wrap=True)
         for sparsity in question.sparsities:
             table.add_column(percent(sparsity), justify="right", no_wrap=True)
+        alike: dict[tuple[Pruning, Training], list[str]] = {}
+        for contender, *made in question.settings:
+            alike.setdefault((made[0], made[1]), []).append(contender)
+        for (
+            pruning,
+            training,
+        ), contenders in alike.items():  # at once, as each call starts processes
+            _compared(out, question, contenders, pruning, training, console)
         for contender, pruning, training in question.settings:
-            records = compare(
-                out / "tuning.jsonl",
-                model=question.model,
-                contenders=["dense", contender] if 0 in question.sparsities else [contender],
-                sparsities=[sparsity for sparsity in question.sparsities if sparsity],
-                seeds=question.seeds,
-                pruning=pruning,
-                training=training,
-                validation=True,
-                console=console,
-            )
+            records = _compared(out, question, [contender], pruning, training, console)
             table.add_row(contender, *_row(records, training))
         console.print(table)
     return []
+
+
+def _compared(
+    out: Path,
+    question: Question,
+    contenders: list[str],
+    pruning: Pruning,
+    training: Training,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """The records of some of a question's contenders, after running what the journal lacks."""
+    return compare(
+        out / "tuning.jsonl",
+        model=question.model,
+        contenders=["dense", *contenders] if 0 in question.sparsities else contenders,
+        sparsities=[sparsity for sparsity in question.sparsities if sparsity],
+        seeds=question.seeds,
+        pruning=pruning,
+        training=training,
+        validation=True,
+        console=console,
+    )
 
 
 def _row(records: list[dict[str, Any]], training: Training) -> list[str]:

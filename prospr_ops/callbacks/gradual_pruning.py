@@ -6,13 +6,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from prospr_ops.callbacks.mask_changes import MaskChanges, kept_where_nonzero
 from prospr_ops.methods import METHODS
 from prospr_ops.network.weights import Prunable
 from prospr_ops.pruning.api import score
-from prospr_ops.pruning.selection import select
+from prospr_ops.pruning.selection import dead_last, select
 from prospr_ops.utils.checks import check_integer, check_real, choose
 
 __all__ = ["GradualPruning"]
@@ -129,13 +127,10 @@ class GradualPruning(MaskChanges):
         left = self._left(time) if step < self._end else 0.0
         sparsity = self.final_sparsity + (self._initial_sparsity - self.final_sparsity) * left
         masks = self.masks
-        # What is pruned already comes last, also behind weights that are left and score nothing.
-        least = np.finfo(np.float32).min
-        scores = {
-            path: np.where(masks[path], np.maximum(values, least), -np.inf)
-            for path, values in self._scores(step).items()
-        }
-        chosen = select(scores, sparsity, self._scope, model=self.model)
+        gone = {path: ~mask for path, mask in masks.items()}
+        chosen = select(
+            dead_last(self._scores(step), gone), sparsity, self._scope, model=self.model
+        )
         self.set_masks({path: mask & chosen[path] for path, mask in masks.items()})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature

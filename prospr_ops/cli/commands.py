@@ -48,7 +48,7 @@ def compare(
     pruning_options = {
         name: options.pop(name) for name in ("learning_rate", "batch_size") if name in options
     }
-    training = {} if epochs is None else {"epochs": epochs}
+    training: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
     console = Console(highlight=False)
     records = comparison.compare(
         out,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from prospr_ops.methods import METHODS
-from prospr_ops.pruning.target import Target
+from prospr_ops.pruning.target import Target, check_revive
 from prospr_ops.utils.build import build_info
 from prospr_ops.utils.checks import check_integer, choose
 from prospr_ops.utils.files import check_output
@@ -93,11 +93,15 @@ _COMPARE_EXAMPLES = """\
 examples:
   prospr compare --contenders dense exact:3 snip random --sparsities 0.95 0.98 --seeds 3 --epochs 5
   prospr compare --contenders exact:3 shuffled:exact:3 reinit:exact:3 --out sanity.jsonl
+  prospr compare --contenders gradual rigl random_erk exact:3 --model lenet5 --epochs 5
+  prospr compare --contenders exact:3 magnitude --dataset fashion_mnist --pretrained mnist
   prospr compare --contenders exact:20 --learning-rate 0.03 --validation --out tuning.jsonl
 
-A contender is [control:]method[:steps]. Control "shuffled" shuffles the masks of a method within each
-layer, "reinit" trains them on newly drawn weights: a method no better than these has only found how
-many weights each layer needs. A run that was stopped goes on where it was; with other options
+A contender is [control:]method[:steps][@rounds[+revive]]. Control "shuffled" shuffles the masks of a
+method within each layer, "reinit" trains them on newly drawn weights: a method no better than these
+has only found how many weights each layer needs. Others are dense, and what is pruned during
+training: gradual, rigl, set, random_erk, the masks that rigl and set begin with, and exact_rigl,
+which begins with those of exact. A run that was stopped goes on where it was; with other options
 the same file takes more networks. Beside FILE a figure is drawn anew, FILE's name with .png.
 
 MNIST comes from the folder in the environment variable PROSPR_DATA, else from Keras.
@@ -176,6 +180,12 @@ def _check(options: Mapping[str, Any], command: _Command) -> None:
     if command is _COMMANDS["prune"]:
         names = ("sparsity", "flops", "scope", "pattern", "min_keep")
         Target.of(**{name: options[name] for name in names if name in options})
+        check_revive(
+            options.get("revive", False),
+            options.get("method", "exact"),
+            options.get("rounds"),
+            options.get("structure", "weight"),
+        )
     if "epochs" in options:
         check_integer("epochs", options["epochs"], at_least=1)
     out = options.get("out", [])
@@ -279,6 +289,11 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
         help="hold 10,000 training samples out to measure on, for the choice of settings",
     )
     parser.add_argument("--dataset", metavar="NAME", help="mnist or fashion_mnist (mnist)")
+    parser.add_argument(
+        "--pretrained",
+        metavar="NAME",
+        help="data set that the networks are trained on before (none)",
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a processor)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="ends in .jsonl (compare.jsonl)")
 
@@ -354,6 +369,11 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="of scoring what is left (1; 100 for synflow)"
+    )
+    parser.add_argument(
+        "--revive",
+        action="store_true",
+        help="let pruned weights return in rounds (snip, first_order)",
     )
     parser.add_argument(
         "--structure",

@@ -33,6 +33,8 @@ class Method:
         signed: Whether the scores are signed numbers, of which the largest are kept, instead of
             logarithms of magnitudes.
         rounds: Number of rounds in which `prune` prunes by the method, unless told otherwise.
+        revives: Whether pruned weights may return in rounds: whether the score of a pruned weight is
+            defined, and letting it return was found to be of use (docs/notes.md).
         settings: Names of the settings that change its scores (see `prospr_ops.utils.settings`).
     """
 
@@ -44,6 +46,7 @@ class Method:
     second_derivatives: bool = False
     signed: bool = False
     rounds: int = 1
+    revives: bool = False
     settings: tuple[str, ...] = ()
 
     @property
@@ -85,9 +88,17 @@ METHODS: dict[str, Method] = {
             "ProsPr-first-order",
             "|∇L_M(w_M) ⊙ w₀| after M steps",
             lambda steps: steps + 1,
+            revives=True,
             settings=("nesterov", *_STEPS),
         ),
-        Method("snip", "SNIP", "|∇L(w₀) ⊙ w₀| on one batch", lambda _: 1, settings=_ONE_BATCH),
+        Method(
+            "snip",
+            "SNIP",
+            "|∇L(w₀) ⊙ w₀| on one batch",
+            lambda _: 1,
+            revives=True,
+            settings=_ONE_BATCH,
+        ),
         Method(
             "grasp",
             "GraSP",

@@ -22,7 +22,7 @@ from prospr_ops.pruning.masks import apply_masks
 from prospr_ops.pruning.patterns import Pattern
 from prospr_ops.pruning.result import PruneResult
 from prospr_ops.pruning.scoring import Scored, Scoring, run_scoring
-from prospr_ops.pruning.target import Scope, Target
+from prospr_ops.pruning.target import Scope, Target, check_revive
 from prospr_ops.utils.checks import check_integer
 from prospr_ops.utils.settings import Settings
 
@@ -35,6 +35,7 @@ def prune(
     flops: float | None = None,
     method: str = "exact",
     rounds: int | None = None,
+    revive: bool = False,
     curvature: str = "auto",
     probes: int = 1,
     steps: int = 3,
@@ -82,6 +83,9 @@ def prune(
             round r a fraction (1 − sparsity)^(r/R) of the weights is kept (of a model that is pruned
             already, in as many equal ratios from what it has). Takes R times as long as one. None
             for 1, and 100 for "synflow". "magnitude" and "random" prune the same whatever it is.
+        revive: Whether weights that a round has pruned may return in a later one, by |∂L/∂c ⊙ w_init| at
+            the mask c of the rounds so far; for methods "snip" and "first_order" in 2 rounds or more,
+            and structure="weight". Weights that were pruned before the call stay pruned.
         curvature: Estimator of the Hessian's diagonal for method "diagonal": "auto", "ggn",
             "ggn_mc", "hutchinson" or "row_sum"; see `prospr_ops.curvature.diagonal`.
         probes: Random vectors per step that a random curvature estimator averages over; ≥ 1.
@@ -174,6 +178,7 @@ def prune(
     settings = Settings.among(locals())
     if rounds is not None:
         rounds = check_integer("rounds", rounds, at_least=1)
+    revive = check_revive(revive, method, rounds, structure)
     target = Target.of(
         sparsity=sparsity, flops=flops, scope=scope, pattern=pattern, min_keep=min_keep
     )
@@ -189,6 +194,7 @@ def prune(
             settings=settings,
             target=target,
             rounds=rounds,
+            revive=revive,
         ),
         data,
         show_progress=bool(verbose),

@@ -42,10 +42,12 @@ class Kernels:
         axes: Axes by path; an array without them is taken as [rest, inputs, outputs].
         uses: Multiply-adds per sample that each weight takes part in, by path.
         channels: The groups of channels that were scored instead of weights, or None.
+        dead: Where what was scored is pruned for good, by path; without those where nothing is.
         signed: Whether the scores are signed numbers instead of logarithms.
     """
 
     axes: Mapping[str, Axes] = field(default_factory=dict)
     uses: Mapping[str, int] = field(default_factory=dict)
     channels: Channels | None = None
+    dead: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     signed: bool = False

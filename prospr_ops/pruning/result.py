@@ -25,7 +25,7 @@ class PruneResult:
             biases, gammas and betas.
         scores: Array of log-scores by variable path, from which the masks were selected, as `score`
             returns them; larger is more important. Those of the last round: −inf for what the rounds
-            before have pruned.
+            before have pruned, unless that may return (`revive`).
         sparsity: The fraction of weights (or groups of channels) to prune that was asked for; what
             came of it where `flops` or the scope alone said how much.
         settings: The options of the run, including the seed (but not `loss`, `prunable` and

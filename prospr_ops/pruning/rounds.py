@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from prospr_ops.network import keras_private
-from prospr_ops.pruning.arrays import Masks, Scores
+from prospr_ops.pruning.arrays import Masks
 from prospr_ops.pruning.channels.groups import ChannelGroups
 from prospr_ops.pruning.masks import mask_of
 from prospr_ops.pruning.patterns import Block, NByM
@@ -27,9 +27,14 @@ class Rounds:
     which is zero, and for the seeds of random layers, which are others in each. What makes the state
     of a round is its number and the masks alone, so that a killed run can go on in it.
 
+    Where pruned weights may return (`revive`), their initial values are kept, and nothing that a round
+    prunes counts as dead.
+
     Attributes:
         held: Masks of variables by id, as `prospr_ops.methods.engine.problem.Problem` takes them.
-        dead: Where weights, or channels, are pruned by now, by path; without those where nothing is.
+        dead: Where weights, or channels, are pruned by now for good, by path; without those where
+            nothing is.
+        initial: Weights before the first round by path, if pruned ones may return; else None.
         size: Number of weights, or channels, that are scored.
         alive: Fraction of them that was not pruned before the first round.
 
@@ -38,6 +43,7 @@ class Rounds:
         weights: Its scored variables by path.
         channels: The groups of channels, if these are scored.
         rounds: Number of rounds.
+        revive: Whether what a round prunes may return in a later one.
     """
 
     def __init__(
@@ -46,8 +52,13 @@ class Rounds:
         weights: Mapping[str, keras.Variable],
         channels: ChannelGroups | None,
         rounds: int,
+        *,
+        revive: bool = False,
     ) -> None:
         self._channels = channels
+        self.initial: dict[str, tf.Tensor] | None = None
+        if revive:
+            self.initial = {path: tf.identity(v.value) for path, v in weights.items()}
         self._dead_before = self.dead = _dead(weights, channels)
         parts = weights if channels is None else channels.groups
         self.size = sum(math.prod(part.shape) for part in parts.values())
@@ -80,8 +91,9 @@ class Rounds:
             number: Number of the round, from 1: the model is in the state of round 0.
             kept: What the rounds before have kept of what is scored, by path.
         """
-        gone = {path: ~mask | self._dead_before.get(path, np.False_) for path, mask in kept.items()}
-        self.dead = {path: dead for path, dead in gone.items() if dead.any()}
+        if self.initial is None:
+            gone = {p: ~mask | self._dead_before.get(p, np.False_) for p, mask in kept.items()}
+            self.dead = {path: dead for path, dead in gone.items() if dead.any()}
         masks = {id(self._maskable[path]): mask for path, mask in self.masks(kept).items()}
         shift = tf.constant([number * _SEED_STRIDE, 0], tf.int64)
         for variable, value in self._initial:
@@ -98,17 +110,6 @@ class Rounds:
     def masks(self, kept: Mapping[str, np.ndarray]) -> Masks:
         """Masks of variables, from what is kept of what is scored."""
         return dict(kept) if self._channels is None else self._channels.masks(kept)
-
-    def ranked(self, scores: Scores) -> Scores:
-        """The scores with all that is pruned by now below all that is not, also below −inf."""
-        if not self.dead:
-            return scores
-        return {
-            path: np.where(
-                self.dead.get(path, np.False_), -np.inf, np.maximum(v, np.finfo(v.dtype).min)
-            ).astype(v.dtype)
-            for path, v in scores.items()
-        }
 
 
 def _dead(

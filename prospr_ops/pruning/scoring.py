@@ -43,7 +43,7 @@ class Scoring:
     """A request to score; the options are those of `prospr_ops.prune`.
 
     `target` is None if no selection follows, as in `prospr_ops.score`, in a single round; `rounds` is
-    None for the method's own number.
+    None for the method's own number; `revive` is checked already.
     """
 
     model: keras.Model
@@ -56,6 +56,7 @@ class Scoring:
     settings: Settings
     target: Target | None = None
     rounds: int | None = None
+    revive: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,14 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
         _progress(asked.method, *_work(run, show_progress)) as (advance, say),
     ):
         if replicas is not None:
-            others = (asked.method, asked.structure, target, run.rounds)
+            others = (asked.method, asked.structure, target, run.rounds, asked.revive)
             settings = _agreed(replicas, settings, others, run)
         batches: Iterator[Batch] = iter(())
         if run.passes:
             batches = _draw_batches(data, run.objective, settings, replicas, first)
         if checkpoint is not None:
             batches = checkpoint.watch(batches)
-        rounds = Rounds(model, run.weights, run.channels, run.rounds)
+        rounds = Rounds(model, run.weights, run.channels, run.rounds, revive=asked.revive)
         if target is not None and asked.rounds is not None:
             check_rounds(asked.rounds, rounds.size, rounds.alive, target)
         problem = Problem(
@@ -136,6 +137,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             signed=run.channels is not None,
             held=rounds.held,
             rounds=run.rounds,
+            initial=rounds.initial,
             checkpoint=checkpoint,
             say=say,
         )
@@ -152,7 +154,7 @@ def run_scoring(asked: Scoring, data: Any, *, show_progress: bool) -> Scored:
             **asdict(settings),
             "structure": asked.structure,
             "replicas": run.strategy.num_replicas_in_sync,
-            **({} if target is None else {"rounds": run.rounds}),
+            **({} if target is None else {"rounds": run.rounds, "revive": asked.revive}),
         },
         found.losses,
         found.estimators,
@@ -259,7 +261,7 @@ def _open_checkpoint(asked: Scoring, run: _Run) -> Checkpoint | None:
         return None
     facts = {"method": asked.method, **asdict(asked.settings), "structure": asked.structure}
     if run.rounds > 1 and asked.target is not None:  # what a round finds depends on them
-        facts |= {"rounds": run.rounds, **asked.target.record()}
+        facts |= {"rounds": run.rounds, "revive": asked.revive, **asked.target.record()}
     return Checkpoint(asked.checkpoint, description(run.objective, run.weights, facts))
 
 
@@ -359,7 +361,7 @@ def _in_rounds(
         if target is not None:
             kernels = _with_uses(kernels, target, problem.objective.model, first)
             aim = target.at((number + 1) / run.rounds, rounds.alive)
-            kept = kept_of(rounds.ranked(scores), aim, kernels)
+            kept = kept_of(scores, aim, replace(kernels, dead=rounds.dead))
         if not run.passes:
             problem.advance()
         if checkpoint is not None and number + 1 < run.rounds:

@@ -119,6 +119,7 @@ def kept_of(scores: Scores, target: Target, kernels: Kernels) -> Masks:
     """Masks of what was scored, weights or groups of channels; all is checked but the options."""
     shapes = {path: array.shape for path, array in scores.items()}
     shares = _shares(shapes, target, kernels)
+    scores = dead_last(scores, kernels.dead)
     pattern = target.pattern
     if isinstance(pattern, NByM):
         _refuse_nan(scores)
@@ -134,6 +135,7 @@ def kept_of(scores: Scores, target: Target, kernels: Kernels) -> Masks:
         }
     each = pattern.size if isinstance(pattern, Block) else 1
     min_keep = -(-target.min_keep // each)
+    alive = _alive(shapes, target, kernels)
     kept: Masks = {}
     for share in shares:
         arrays = {path: units[path] for path in share.paths}
@@ -141,13 +143,26 @@ def kept_of(scores: Scores, target: Target, kernels: Kernels) -> Masks:
             # Where an array has a share of its own, that holds its minimum already.
             kept |= keep_largest(arrays, share.keep, min_keep if len(arrays) > 1 else 0)
         else:
-            kept |= _keep_what_fits(arrays, share, min_keep, each, target, kernels)
+            most = sum(alive[path] for path in share.paths)
+            kept |= _keep_what_fits(arrays, share, min_keep, most, each, target, kernels)
     if isinstance(pattern, Block):
         kept = {
             path: spread(mask, pattern, kernels.axes[path], shapes[path])
             for path, mask in kept.items()
         }
     return {path: kept[path] for path in scores}
+
+
+def dead_last(scores: Scores, dead: Mapping[str, npt.NDArray[np.bool_]]) -> Scores:
+    """The scores with all that is pruned for good below all that is not, also below −inf."""
+    if not dead:
+        return scores
+    return {
+        path: np.where(
+            dead.get(path, np.False_), -np.inf, np.maximum(values, np.finfo(values.dtype).min)
+        ).astype(values.dtype)
+        for path, values in scores.items()
+    }
 
 
 def _shares(shapes: Shapes, target: Target, kernels: Kernels) -> list[Share]:
@@ -175,7 +190,7 @@ def _shares(shapes: Shapes, target: Target, kernels: Kernels) -> list[Share]:
     if target.scope == "erk":
         neurons = {path: kernels.axes[path].neurons(shape) for path, shape in shapes.items()}
     if target.flops is None:
-        return target.shares(sizes, least, neurons, {})
+        return target.shares(sizes, least, neurons, {}, _alive(shapes, target, kernels))
     if channels is not None:
         _refuse_unknown([*channels.kernels], kernels.uses)
         budget = fraction_of(channels.multiply_adds(kernels.uses), target.flops)
@@ -183,6 +198,20 @@ def _shares(shapes: Shapes, target: Target, kernels: Kernels) -> list[Share]:
     _refuse_unknown([*shapes], kernels.uses)
     costs = {path: kernels.uses[path] * size * each for path, size in sizes.items()}
     return target.shares(sizes, least, neurons, costs)
+
+
+def _alive(shapes: Shapes, target: Target, kernels: Kernels) -> dict[str, int]:
+    """Number of units by path that are not pruned for good."""
+    pattern, alive = target.pattern, {}
+    each = pattern.size if isinstance(pattern, Block) else 1
+    for path, shape in shapes.items():
+        alive[path] = math.prod(shape) // each
+        if path in kernels.dead:
+            units = np.where(kernels.dead[path], -np.inf, 0.0)
+            if isinstance(pattern, Block):
+                units = block_scores(units, pattern, kernels.axes[path])
+            alive[path] -= int(np.count_nonzero(np.isneginf(units)))
+    return alive
 
 
 def _check_combination(target: Target, kernels: Kernels) -> None:
@@ -251,9 +280,15 @@ def keep_largest(arrays: Scores, keep: int, min_keep: int = 0) -> Masks:
 
 
 def _keep_what_fits(
-    arrays: Scores, share: Share, min_keep: int, each: int, target: Target, kernels: Kernels
+    arrays: Scores,
+    share: Share,
+    min_keep: int,
+    most: int,
+    each: int,
+    target: Target,
+    kernels: Kernels,
 ) -> Masks:
-    """The most of a ranking by score per use that fits a budget of multiply-adds."""
+    """The most of a ranking by score per use, of `most` units at most, that fits a budget."""
     assert share.budget is not None
     channels, uses = kernels.channels, kernels.uses
     costs: Mapping[str, Any]
@@ -272,7 +307,7 @@ def _keep_what_fits(
     ranked = {path: _per_use(array, costs[path]) for path, array in arrays.items()}
     # What more units take can only be more: halve the range of their number.
     low = sum(min(min_keep, array.size) for array in arrays.values())
-    high = sum(array.size for array in arrays.values())
+    high = max(low, most)
     fitting = None
     while fitting is None or low < high:
         keep = low if fitting is None else (low + high + 1) // 2

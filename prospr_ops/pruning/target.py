@@ -9,6 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
+from prospr_ops.methods import METHODS
 from prospr_ops.pruning.patterns import NByM, Pattern, pattern_of
 from prospr_ops.utils.checks import check_integer, check_real, choose
 from prospr_ops.utils.paths import nearest_paths, path_matches
@@ -158,6 +159,7 @@ class Target:
         least: Mapping[str, int],
         neurons: Mapping[str, int],
         costs: Mapping[str, int],
+        alive: Mapping[str, int] | None = None,
     ) -> list[Share]:
         """Divides the budget among arrays.
 
@@ -166,6 +168,8 @@ class Target:
             least: Number of units by path that are kept whatever their rank.
             neurons: Sum of a kernel's sizes along its axes, by path, for scope "erk".
             costs: Multiply-adds per sample of a whole array, by path; for `flops`.
+            alive: Number of units by path that are not pruned for good, for scope "erk", where no
+                array gets more as long as the others have enough; None for all.
 
         Raises:
             ValueError: The options contradict each other, or a pattern of the scope matches no path.
@@ -195,8 +199,12 @@ class Target:
         if self.scope == "global":
             return [share]
         assert share.keep is not None
+        most = sizes if alive is None or sum(alive.values()) < share.keep else alive
         counts = erk_counts(
-            [neurons[path] for path in sizes], [*sizes.values()], share.keep, [*least.values()]
+            [neurons[path] for path in sizes],
+            [most[path] for path in sizes],
+            share.keep,
+            [min(least[path], most[path]) for path in sizes],
         )
         return [Share([path], count) for path, count in zip(sizes, counts, strict=True)]
 
@@ -283,6 +291,34 @@ class Target:
                     f"flops {self.flops:g} leaves only {share.budget:,}"
                 )
                 raise ValueError(msg)
+
+
+def check_revive(revive: Any, method: str, rounds: int | None, structure: str) -> bool:
+    """Returns `revive`, whether pruned weights may return in rounds, if the other options allow it.
+
+    Raises:
+        TypeError: `revive` is no truth value.
+        ValueError: It is True, and pruned weights have no score that counts, or there is one round.
+    """
+    if not isinstance(revive, bool):
+        msg = f"revive must be True or False, not {revive!r}"
+        raise TypeError(msg)
+    if not revive:
+        return False
+    accepting = [f"'{one.name}'" for one in METHODS.values() if one.revives]
+    if not METHODS[choose("method", method, METHODS)].revives:
+        msg = f"revive=True is for methods {', '.join(accepting)}, not {method!r}"
+        raise ValueError(msg)
+    if structure != "weight":
+        msg = (
+            f"revive=True is for structure='weight', not {structure!r}: a whole channel that is pruned "
+            "has a derivative of zero behind ReLU or BatchNormalization"
+        )
+        raise ValueError(msg)
+    if rounds is None or rounds < 2:
+        msg = "revive=True needs rounds of at least 2: in one round nothing can return"
+        raise ValueError(msg)
+    return True
 
 
 def kept_count(size: int, sparsity: float) -> int:

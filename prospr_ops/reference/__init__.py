@@ -25,7 +25,12 @@ from prospr_ops.reference.normalisation import (
 from prospr_ops.reference.patterns import best_n_of_m, block_sums
 from prospr_ops.reference.pooling import gather_pooled, max_pool, max_unpool
 from prospr_ops.reference.rounds import pruned_in_rounds
-from prospr_ops.reference.scores import diagonal_scores, grasp_scores, synflow_scores
+from prospr_ops.reference.scores import (
+    diagonal_scores,
+    first_order_scores,
+    grasp_scores,
+    synflow_scores,
+)
 from prospr_ops.reference.selection import (
     erk_shares,
     select,
@@ -54,6 +59,7 @@ __all__ = [
     "diagonal_scores",
     "embedding_curvature",
     "erk_shares",
+    "first_order_scores",
     "from_blocks",
     "gamma_momentum_step",
     "gamma_step",

@@ -17,11 +17,14 @@ def pruned_in_rounds(
     masks: Sequence[npt.NDArray[np.bool_]],
     sparsity: float,
     rounds: int,
+    *,
+    revive: bool = False,
 ) -> list[_Masks]:
     """Scores, prunes, and scores again what is left.
 
     After round r of R, ⌈n d^(1 − r/R) (1 − sparsity)^(r/R)⌉ of all n weights are kept, where d is the
-    fraction that is kept at first; ties go to the lower index. What is pruned does not come back.
+    fraction that is kept at first; ties go to the lower index. What is pruned does not come back, unless
+    a round pruned it and `revive` is given.
 
     Args:
         score: Function of the number of a round, from 0, and the masks before it; returns an array of
@@ -29,6 +32,7 @@ def pruned_in_rounds(
         masks: Boolean arrays, False for what is pruned before the first round.
         sparsity: Fraction of the weights to prune.
         rounds: Number R of rounds.
+        revive: Whether what a round prunes may return in a later one.
 
     Returns:
         The masks after each round.
@@ -47,12 +51,14 @@ def pruned_in_rounds(
     now = [np.array(mask) for mask in masks]
     size = sum(mask.size for mask in now)
     before = Decimal(int(sum(map(np.count_nonzero, now)))) / size
+    first = now
     target = 1 - Decimal(repr(float(sparsity)))
     for number in range(rounds):
         way = Decimal(number + 1) / rounds
         keep = math.ceil(size * before ** (1 - way) * target**way)
         scores = np.concatenate([array.ravel() for array in score(number, now)])
-        (candidates,) = np.concatenate([mask.ravel() for mask in now]).nonzero()
+        left = first if revive else now
+        (candidates,) = np.concatenate([mask.ravel() for mask in left]).nonzero()
         best = candidates[np.argsort(-scores[candidates], kind="stable")[:keep]]
         kept = np.zeros(size, bool)
         kept[best] = True

@@ -82,6 +82,71 @@ def diagonal_scores(
     return [g * pi * w for g, pi, w in zip(final, p, initial, strict=True)]
 
 
+def first_order_scores(
+    objective: Objective,
+    batches: Sequence[Batch],
+    weights: Sequence[tf.Variable],
+    masks: Sequence[npt.NDArray[np.bool_]],
+    learning_rate: float = 0.0,
+    momentum: float = 0.0,
+) -> list[tf.Tensor]:
+    """Twin of the methods "first_order" and "snip" at a mask: ∇L_M(w_M) ⊙ w_init, with its sign.
+
+    The steps begin at the masked weights, and what is pruned stays zero in them; its score is what it
+    would count if it returned. "snip" is the same without a step. The model's trainable variables
+    are changed.
+
+    Args:
+        objective: The loss as a function of a batch.
+        batches: M + 1 batches.
+        weights: The weights to score, at their initial values w_init.
+        masks: Mask of each weight, False for what is pruned.
+        learning_rate: Step size α of the SGD steps.
+        momentum: Momentum μ of the SGD steps, in PyTorch's convention.
+
+    Returns:
+        A tensor in the shape of each weight.
+
+    Examples:
+        >>> import keras
+        >>> import numpy as np
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> from prospr_ops.network.loss import Batch, Objective
+        >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1, use_bias=False)])
+        >>> model.set_weights([np.array([[2.0], [3.0]])])
+        >>> batch = Batch(tf.constant([[1.0, 1.0]]), tf.constant([[1.0]]))
+        >>> objective = Objective.of(model, "mse")  # (w₁ + w₂ − 1)², at w₂ = 0 of slope 2
+        >>> weight, mask = model.weights[0].value, np.array([[True], [False]])
+        >>> (scores,) = po.reference.first_order_scores(objective, [batch], [weight], [mask])
+        >>> scores.numpy().ravel().tolist()  # 2 w₁ and 2 w₂
+        [4.0, 6.0]
+    """
+    variables = [variable.value for variable in objective.model.trainable_variables]
+    initial = [tf.identity(weight) for weight in weights]
+    held = {id(weight): mask for weight, mask in zip(weights, masks, strict=True)}
+    velocities = [tf.zeros_like(variable) for variable in variables]
+
+    def hold() -> None:
+        for weight in weights:
+            weight.assign(tf.where(held[id(weight)], weight, tf.zeros_like(weight)))
+
+    def gradients(batch: Batch, sources: Sequence[tf.Variable]) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = objective(batch)
+        return [tf.convert_to_tensor(g) for g in tape.gradient(loss, sources)]
+
+    hold()
+    for batch in batches[:-1]:
+        found = gradients(batch, variables)
+        velocities = [momentum * v + g for v, g in zip(velocities, found, strict=True)]
+        for variable, velocity in zip(variables, velocities, strict=True):
+            variable.assign_sub(learning_rate * velocity)
+        hold()
+    final = gradients(batches[-1], weights)
+    return [g * w for g, w in zip(final, initial, strict=True)]
+
+
 def grasp_scores(
     objective: Objective, batch: Batch, weights: Sequence[tf.Variable]
 ) -> list[tf.Tensor]:

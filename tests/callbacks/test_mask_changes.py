@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import prospr_ops as po
+from prospr_ops.data import datasets
 from prospr_ops.pruning.masks import mask_of
 from prospr_ops.pruning.target import kept_count
 
@@ -342,3 +343,28 @@ def test_models_that_cannot_be_pruned_are_unchanged():
 def test_training_that_ends_early_is_said():
     with pytest.warns(UserWarning, match="training ended at step 16, before"):
         fit(built(), po.callbacks.GradualPruning(0.9, 0, 100, 2), epochs=1)
+
+
+def test_both_beat_random_masks_on_digits():
+    """LeNet-5 at 99 %, on the package's digits: by a margin that no seed makes."""
+    digits = datasets.mnist(datasets._MNIST_SAMPLE)
+    steps = 6 * 60
+
+    def error(callback):
+        keras.utils.set_random_seed(0)
+        keras.utils.clear_session()
+        model = po.models.lenet5()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+        x, y = digits.x_train, digits.y_train
+        model.fit(x, y, batch_size=100, epochs=6, verbose=0, callbacks=[callback])
+        masks = [mask_of(layer.kernel) for layer in model.layers if layer.weights]
+        assert kept(masks) == kept_count(sum(mask.size for mask in masks), 0.99)
+        right = model.evaluate(digits.x_test, digits.y_test, batch_size=500, verbose=0)[1]
+        return 100 * (1 - right)
+
+    gradual = error(po.callbacks.GradualPruning(0.99, begin=0, end=steps // 2, every=20))
+    moving = error(po.callbacks.DynamicSparsity(0.99, every=20))
+    held = error(po.callbacks.DynamicSparsity(0.99, every=20, fraction=0.0))
+    assert gradual < 25, (gradual, moving, held)
+    assert moving < held - 20, (gradual, moving, held)

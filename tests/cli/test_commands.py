@@ -712,9 +712,35 @@ def test_prune_to_budgets_and_patterns(options, kept):
 
 
 @pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ("--rounds 2", {"method": "exact", "rounds": 2, "revive": False}),
+        ("--rounds 3 --method snip --revive", {"method": "snip", "rounds": 3, "revive": True}),
+    ],
+)
+@pytest.mark.usefixtures("files")
+def test_prune_in_rounds(options, settings):
+    run(
+        f"prune model.keras --data data.npz --seed 1 --sparsity 0.8 --out a.keras a.npz a.json {options}"
+    )
+    result = po.PruneResult.load("a.npz")
+    assert result.kept == 54
+    assert sum(map(np.count_nonzero, kernels("a.keras"))) == 54
+    assert json.loads(Path("a.json").read_text())["settings"].items() >= settings.items()
+    model, data = keras.saving.load_model("model.keras"), np.load("data.npz")
+    again = po.prune(
+        model, (data["x_train"], data["y_train"]), sparsity=0.8, seed=1, verbose=0, **settings
+    )
+    for path, mask in again.masks.items():
+        np.testing.assert_array_equal(result.masks[path], mask)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ("", "pass exactly one of sparsity and flops"),
+        ("--sparsity 0.5 --revive --rounds 5", "--revive is for methods 'first_order', 'snip'"),
+        ("--sparsity 0.5 --revive --method snip", "--revive needs rounds of at least 2"),
         ("--flops 2", "flops must be above 0 and at most 1, not 2.0"),
         ("--flops 0.5 --sparsity 0.5", "two budgets"),
         ("--pattern 2-4", "pattern must be n:m"),

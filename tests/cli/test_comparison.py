@@ -17,8 +17,9 @@ from rich.console import Console
 import prospr_ops as po
 from prospr_ops.cli import comparison
 from prospr_ops.cli.comparison import Cell, Contender, Pruning, Training, journal, results, worker
+from prospr_ops.cli.comparison.cells import DURING
 from prospr_ops.cli.comparison.runner import MODELS
-from prospr_ops.cli.comparison.training import error_percent, train
+from prospr_ops.cli.comparison.training import error_percent, fit, train
 from prospr_ops.data import datasets as data
 
 TINY = Training(epochs=1, batch_size=200)
@@ -57,12 +58,14 @@ def test_training_is_that_of_fit(digits, clip_norm):
     training = Training(
         epochs=4, batch_size=100, learning_rate=0.05, weight_decay=1e-2, clip_norm=clip_norm
     )
-    ours, keras_own = po.models.lenet5(), po.models.lenet5()
-    keras_own.set_weights(ours.get_weights())
+    ours, keras_own, fitted = (po.models.lenet5() for _ in range(3))
     masks = po.select(po.score(ours, (x, y), method="magnitude", verbose=0), 0.5)
-    for model in (ours, keras_own):
+    for model in (keras_own, fitted):
+        model.set_weights(ours.get_weights())
+    for model in (ours, keras_own, fitted):
         po.apply_masks(model, masks)
     train(ours, x, y, training, seed=3)
+    fit(fitted, x, y, training, [], seed=3)
 
     def decayed_loss(labels, logits):
         squares = sum(keras.ops.sum(w * w) for w in keras_own.trainable_variables)
@@ -77,6 +80,7 @@ def test_training_is_that_of_fit(digits, clip_norm):
         order = random.permutation(len(x))
         keras_own.fit(x[order], y[order], batch_size=100, shuffle=False, verbose=0)
     np.testing.assert_allclose(weights_of(ours), weights_of(keras_own), atol=2e-5)
+    np.testing.assert_allclose(weights_of(fitted), weights_of(keras_own), atol=2e-5)
     assert error_percent(ours, x, y) < 80
     path = next(iter(masks))
     kernel = next(v for v in ours.variables if v.path == path)
@@ -175,6 +179,47 @@ def test_synflow_goes_to_the_sparsity():
     assert record["batch_size"] is None
 
 
+@pytest.mark.parametrize("method", DURING)
+def test_pruned_during_training(method):
+    """From the same weights, to the sparsity exactly; those that move keep each layer's number."""
+    cell = replace(CELL, contender=Contender(method), training=replace(TINY, adam=True))
+    record = worker.run_cell(cell)
+    assert sum(record["kept"].values()) == 5324
+    assert worker.run_cell(cell)["test_error"] == record["test_error"]
+    if method in ("rigl", "set"):
+        held = worker.run_cell(replace(cell, contender=Contender("random_erk")))
+        assert record["kept"] == held["kept"]
+        assert record["test_error"] != held["test_error"]
+    if method == "exact_rigl":
+        exact = worker.run_cell(replace(cell, contender=Contender("exact", 3)))
+        assert record["kept"] == exact["kept"]
+        assert record["test_error"] != exact["test_error"]
+
+
+def test_of_a_pretrained_network(monkeypatch):
+    """It is pruned and trained from what the first training left, but for new weights."""
+    data = worker.load("mnist", False)
+    monkeypatch.setattr(worker, "load", lambda *_: data)  # one data set in the place of two
+    worker._trained.cache_clear()
+    cell = replace(CELL, pretrained="fashion_mnist", contender=Contender("magnitude"))
+    keras.utils.set_random_seed(0)
+    model = po.models.lenet_300_100()
+    train(model, data.x_train, data.y_train, TINY, seed=0)
+    for weight, expected in zip(
+        worker._network(cell, data).get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(weight, expected)
+    kernels = {w.path: np.abs(w.numpy()) for w in model.trainable_variables if w.ndim == 2}
+    expected = po.select(kernels, 0.98)
+    for path, mask in worker._masks(cell).items():
+        np.testing.assert_array_equal(mask, expected[path])
+    record = worker.run_cell(cell)
+    assert record["pretrained"] == "fashion_mnist"
+    reinit = worker.run_cell(replace(cell, contender=Contender("magnitude", control="reinit")))
+    assert reinit["kept"] == record["kept"]
+    assert record["test_error"] < reinit["test_error"]
+
+
 def test_compare_resumes(tmp_path):
     path = tmp_path / "journal.jsonl"
     options = {"sparsities": [0.9, 0.98], "training": TINY, "console": console()}
@@ -257,6 +302,10 @@ def test_a_prospect_that_diverges_is_named_when_the_others_are_finished(tmp_path
         ("synflow", Contender("synflow")),
         ("shuffled:exact:20", Contender("exact", 20, "shuffled")),
         ("reinit:snip", Contender("snip", None, "reinit")),
+        ("exact:3@5", Contender("exact", 3, rounds=5)),
+        ("shuffled:snip@20+revive", Contender("snip", None, "shuffled", 20, True)),
+        ("gradual", Contender("gradual")),
+        ("rigl", Contender("rigl")),
     ],
 )
 def test_contender(text, contender):
@@ -276,6 +325,13 @@ def test_contender(text, contender):
         ("dense@5", "not pruned"),
         ("reinit:dense", "no masks"),
         ("scrambled:exact", "'exact'"),
+        ("shuffled:rigl", "no masks before training"),
+        ("gradual:3", "takes no steps"),
+        ("rigl@5", "not pruned before training"),
+        ("exact@5+revive", "is for methods 'first_order', 'snip', not 'exact'"),
+        ("snip@1+revive", "needs rounds of at least 2"),
+        ("snip@5+return", r"exact:3@5"),
+        ("snip+revive", "must be one of"),
     ],
 )
 def test_bad_contender(text, message):
@@ -287,6 +343,7 @@ def test_bad_contender(text, message):
     ("option", "error", "message"),
     [
         ({"model": "resnet"}, ValueError, "lenet_300_100"),
+        ({"pretrained": "cifar"}, ValueError, "pretrained must be one of 'mnist'"),
         ({"sparsities": [1.0]}, ValueError, "sparsity"),
         ({"sparsities": []}, ValueError, "empty"),
         ({"contenders": []}, ValueError, "empty"),

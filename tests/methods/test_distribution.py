@@ -20,6 +20,7 @@ OWN = ["batchnorm exact", "dropout exact"]
 QUICK = ["dense diagonal 0.0", "conv diagonal 0.9", "dense exact 0.9", "conv first_order 0.0"]
 QUICK_MIRRORED = [
     "rounds",
+    "revive",
     "hutchinson",
     "regularised exact",
     "microbatch",

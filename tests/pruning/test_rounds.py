@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import LOGITS, PROBLEMS
@@ -18,6 +19,7 @@ import prospr_ops as po
 from prospr_ops.data.batches import endless_batches
 from prospr_ops.methods import METHODS
 from prospr_ops.methods.engine import checkpoint as checkpoints
+from prospr_ops.network.loss import Batch, Objective
 from prospr_ops.pruning import scoring
 from prospr_ops.pruning.rounds import Rounds, check_rounds
 from prospr_ops.pruning.target import Target
@@ -139,6 +141,117 @@ def test_other_options(method, options):
     if "scope" in options:
         for path, mask in result.masks.items():
             assert np.count_nonzero(mask) == math.ceil(0.4 * mask.size), path
+
+
+# --- pruned weights that may return --------------------------------------------------------------
+
+
+REVIVING = [method for method, row in METHODS.items() if row.revives]
+
+
+def _returned(masks) -> int:
+    """Number of weights that a round keeps and the one before had pruned."""
+    return sum(
+        int(np.count_nonzero(after[path] & ~before[path]))
+        for before, after in itertools.pairwise(masks)
+        for path in after
+    )
+
+
+@pytest.mark.usefixtures("execution")
+@pytest.mark.parametrize("method", REVIVING)
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name != "subclassed_dropout"])
+def test_pruned_weights_return_as_by_hand(name, method, monkeypatch):
+    problem = BY_NAME[name]
+    batches = _batches(problem, method)
+    steps = {"learning_rate": 0.3, "momentum": 0.5}
+    model = _twin(problem)
+    paths = list(po.score(model, None, method="magnitude", verbose=0))
+
+    def score(number, masks):
+        model = _twin(problem)
+        by_path = {v.path: v.value for v in model.trainable_variables}
+        found = po.reference.first_order_scores(
+            Objective.of(model, problem.loss),
+            [Batch(tf.constant(x), tf.constant(y)) for x, y in batches[number]],
+            [by_path[path] for path in paths],
+            masks,
+            **steps,
+        )
+        return [np.abs(values.numpy()) for values in found]
+
+    shapes = [v.shape for path in paths for v in model.trainable_variables if v.path == path]
+    by_hand = po.reference.pruned_in_rounds(
+        score, [np.ones(shape, bool) for shape in shapes], SPARSITY, ROUNDS, revive=True
+    )
+    seen = _spied(monkeypatch)
+    result = _prune(problem, _twin(problem), method=method, revive=True, **steps)
+    assert len(seen) == len(by_hand) == ROUNDS
+    for found, expected in zip(seen, by_hand, strict=True):
+        for path, mask in zip(paths, expected, strict=True):
+            np.testing.assert_array_equal(found[path], mask, err_msg=path)
+    assert _returned(seen) > 0
+    assert result.settings["revive"] is True
+
+
+@pytest.mark.parametrize("method", REVIVING)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.9},
+        {"scope": "erk"},
+        {"sparsity": None, "flops": 0.4},
+        {"pattern": "2x1", "prunable": ["*dense_1/kernel"]},
+    ],
+)
+def test_weights_return_within_other_options(method, options, monkeypatch):
+    problem = BY_NAME["sequential"]
+    masks = _spied(monkeypatch)
+    options |= {"method": method, "revive": True, "learning_rate": 0.5}
+    _prune(problem, _twin(problem), **options)
+    assert _returned(masks) > 0
+    expected, masks[:] = list(masks), []
+    _prune(problem, _twin(problem), microbatch=5, **options)
+    for one, other in zip(masks, expected, strict=True):
+        for path, mask in one.items():
+            np.testing.assert_array_equal(mask, other[path])
+
+
+@pytest.mark.parametrize("method", REVIVING)
+def test_what_was_pruned_before_the_call_does_not_return(method, monkeypatch):
+    problem = BY_NAME["every_kernel"]
+    model = _twin(problem)
+    before = _prune(problem, model, sparsity=0.3, method="random", rounds=1).masks
+    masks = _spied(monkeypatch)
+    _prune(problem, model, sparsity=0.9, method=method, rounds=4, revive=True)
+    assert _returned(masks) > 0
+    for found in masks:
+        for path, mask in found.items():
+            assert not (mask & ~before[path]).any(), path
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "exact"}, ValueError, "is for methods 'first_order', 'snip', not 'exact'"),
+        ({"method": "magnitude"}, ValueError, "is for methods 'first_order', 'snip'"),
+        ({"rounds": 1}, ValueError, "needs rounds of at least 2"),
+        ({"rounds": None}, ValueError, "needs rounds of at least 2"),
+        ({"structure": "channel"}, ValueError, "is for structure='weight', not 'channel'"),
+        ({"revive": 1}, TypeError, "revive must be True or False, not 1"),
+        ({"method": "snap"}, ValueError, "method must be one of"),
+    ],
+)
+def test_a_return_that_means_nothing_is_refused(options, error, message):
+    model = _twin(PROBLEMS[0])
+    before = _state(model)
+    with pytest.raises(error, match=message):
+        _prune(PROBLEMS[0], model, **{"method": "snip", "revive": True, **options})
+    for old, new in zip(before, _state(model), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+# --- masks of rounds ------------------------------------------------------------------------------
 
 
 def _spied(monkeypatch) -> list[dict[str, np.ndarray]]:
@@ -264,20 +377,24 @@ RESUMED = [
         ["subclassed_dropout", "functional_residual_batchnorm"],
         ["exact", "diagonal", "first_order"],
         ["weight"],
+        [False],
     ),
-    ("subclassed_dropout", "snip", "weight"),
-    ("sequential", "exact", "channel"),
+    ("subclassed_dropout", "snip", "weight", False),
+    ("sequential", "exact", "channel", False),
+    ("subclassed_dropout", "snip", "weight", True),
+    ("functional_residual_batchnorm", "first_order", "weight", True),
 ]
 
 
 @pytest.mark.usefixtures("execution")
 @pytest.mark.filterwarnings("ignore:model.save will not write")
-@pytest.mark.parametrize(("name", "method", "structure"), RESUMED)
-def test_resumes_in_the_middle_of_a_round(name, method, structure, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "method", "structure", "revive"), RESUMED)
+def test_resumes_in_the_middle_of_a_round(name, method, structure, revive, tmp_path, monkeypatch):
     problem, path = BY_NAME[name], tmp_path / "run.ckpt"
     monkeypatch.setattr(checkpoints, "_SHARE", 1.0)
     rounds = 2 if structure == "channel" else ROUNDS
     options = {"method": method, "structure": structure, "momentum": 0.5, "rounds": rounds}
+    options["revive"] = revive
     expected = _prune(problem, _twin(problem), **options)
     save = checkpoints.Checkpoint.save
     # After every step, and when a round begins.

@@ -17,6 +17,7 @@ from prospr_ops.pruning.arrays import Kernels
 from prospr_ops.pruning.flops import model_flops, weight_uses
 from prospr_ops.pruning.selection import kept_of
 from prospr_ops.pruning.target import Target, erk_counts, kept_count
+from prospr_ops.utils.axes import Axes
 
 
 @st.composite
@@ -139,6 +140,65 @@ def test_rounds_only_ever_take_away(data):
                 assert not (mask & ~kept[path]).any()
         kept = masks
     assert_equal(kept, [*kept_of(scores, Target.of(**options), kernels).values()])
+
+
+@given(data=st.data())
+def test_nothing_comes_back_whatever_the_scores_and_what_is_gone(data):
+    """Also where a layer's share of the budget is more than is left of it."""
+    shapes = {path: array.shape for path, array in data.draw(ranked()).items()}
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    levels = data.draw(st.sampled_from([1, 3, 1000]))
+    scores = {
+        path: np.where((r := rng.integers(0, levels, shape)) == 0, -np.inf, r).astype("f")
+        for path, shape in shapes.items()
+    }
+    dead = {path: rng.random(shape) < rng.choice([0, 0.5, 1]) for path, shape in shapes.items()}
+    options = data.draw(
+        st.sampled_from([{"sparsity": 0.7}, {"sparsity": 0.7, "scope": "erk"}, {"flops": 0.6}])
+    )
+    kernels = Kernels(
+        uses={path: data.draw(st.sampled_from([0, 1, 7, 100])) for path in shapes},
+        axes={path: Axes((), (len(shape) - 1,)) for path, shape in shapes.items()},
+        dead=dead,
+    )
+    size, left = sum(map(np.size, dead.values())), sum(int((~gone).sum()) for gone in dead.values())
+    masks = kept_of(scores, Target.of(**options), kernels)
+    returned = sum(int((mask & dead[path]).sum()) for path, mask in masks.items())
+    if "flops" in options:
+        assert returned == 0
+        return
+    keep = kept_count(size, 0.7)
+    assert sum(int(mask.sum()) for mask in masks.values()) == keep
+    if left >= keep or "scope" not in options:
+        assert returned == max(0, keep - left)
+
+
+@given(data=st.data())
+def test_rounds_of_other_scores_are_nested(data):
+    shapes = {path: array.shape for path, array in data.draw(ranked()).items()}
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    options = data.draw(
+        st.sampled_from(
+            [
+                {"sparsity": 0.7},
+                {"sparsity": 0.7, "scope": "erk"},
+                {"sparsity": 0.7, "scope": "layer"},
+                {"flops": 0.3},
+                {"scope": {"*": 0.8}},
+            ]
+        )
+    )
+    uses = {path: data.draw(st.sampled_from([0, 1, 7, 100])) for path in shapes}
+    axes = {path: Axes((), (len(shape) - 1,)) for path, shape in shapes.items()}
+    rounds = data.draw(st.integers(2, 9))
+    dead = {path: np.zeros(shape, bool) for path, shape in shapes.items()}
+    for number in range(rounds):
+        scores = {path: rng.random(shape, np.float32) for path, shape in shapes.items()}
+        aim = Target.of(**options).at((number + 1) / rounds)
+        masks = kept_of(scores, aim, Kernels(uses=uses, axes=axes, dead=dead))
+        for path, mask in masks.items():
+            assert not (mask & dead[path]).any(), path
+        dead = {path: ~mask for path, mask in masks.items()}
 
 
 def _network():

@@ -104,6 +104,7 @@ CASES |= {
     "compiled": ("regularised", {"loss": None}),
     "microbatch": ("conv", {"method": "exact", "microbatch": 4}),
     "rounds": ("conv", {"method": "exact", "rounds": 3}),
+    "revive": ("conv", {"method": "first_order", "rounds": 3, "revive": True}),
     "fewer samples than replicas": ("dense", {"batch_size": 1}),
     "channels": ("conv", {"structure": "channel", "sparsity": 0.4}),
     "dataset": ("dense", {}),

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from prospr_ops.cli.comparison.training import Training
-from prospr_ops.methods import METHODS
+from prospr_ops.methods import METHODS, Method
+from prospr_ops.pruning.target import check_revive
 from prospr_ops.utils.checks import check_integer, check_real, choose
 
 DENSE = "dense"
@@ -17,10 +18,20 @@ DENSE = "dense"
 CONTROLS = {"shuffled": "shuffled", "reinit": "new weights"}
 
 
+# What is pruned while it is trained, by a callback of `prospr_ops.callbacks`, and what a table calls it.
+DURING = {
+    "gradual": "Gradual pruning",
+    "rigl": "RigL",
+    "set": "SET",
+    "random_erk": "Random, by ERK",  # the masks that RigL and SET begin with, held
+    "exact_rigl": "RigL from the masks of ProsPr-exact",
+}
+
+
 # The names in `Cell.identity`.
 IDENTITY = (
-    "model", "dataset", "method", "steps", "rounds", "learning_rate", "batch_size", "sparsity", "seed",
-    *(f"training_{field.name}" for field in fields(Training)), "validation",
+    "model", "dataset", "pretrained", "method", "steps", "rounds", "revive", "learning_rate", "batch_size",
+    "sparsity", "seed", *(f"training_{field.name}" for field in fields(Training)), "validation",
 )  # fmt: skip
 
 
@@ -29,20 +40,27 @@ class Contender:
     """A row of the comparison.
 
     Attributes:
-        method: A pruning method's name, or "dense" for the network that is not pruned.
+        method: A pruning method's name, one of `DURING`, or "dense" for the network that is not pruned.
         steps: Prospect steps; None for a method that takes none.
         control: "shuffled" or "reinit" for a sanity check of the method's masks, else "".
         rounds: Rounds of pruning; None for the method's own number.
+        revive: Whether pruned weights may return in them.
     """
 
     method: str
     steps: int | None = None
     control: str = ""
     rounds: int | None = None
+    revive: bool = False
+
+    @property
+    def scored(self) -> Method | None:
+        """The method whose scores prune it before training; None if there is none."""
+        return METHODS.get(self.method)
 
     @classmethod
     def parse(cls, text: str) -> Contender:
-        """Reads "[control:]method[:steps][@rounds]", such as "exact:100" or "shuffled:exact:3@5".
+        """Reads "[control:]method[:steps][@rounds[+revive]]", such as "shuffled:exact:3@5".
 
         A method that takes steps takes 3 unless told otherwise.
 
@@ -54,29 +72,42 @@ class Contender:
             control, rest = "", text
         rest, at, count = rest.partition("@")
         method, _, number = rest.partition(":")
-        choose("the method of a contender", method, [*METHODS, DENSE])
+        choose("the method of a contender", method, [*METHODS, *DURING, DENSE])
         if control and method == DENSE:
             msg = f"the dense network has no masks, so there is no {text!r}"
+            raise ValueError(msg)
+        if control and method in DURING:
+            msg = f"{method} has no masks before training, so there is no {text!r}"
             raise ValueError(msg)
         if number and not _takes_steps(method):
             msg = f"{method} takes no steps, so {text!r} cannot have {number}"
             raise ValueError(msg)
-        if at and method == DENSE:
-            msg = f"the dense network is not pruned, so {text!r} cannot have rounds"
+        if at and method not in METHODS:
+            msg = f"{method} is not pruned before training, so {text!r} cannot have rounds"
             raise ValueError(msg)
-        if (number and not number.isdecimal()) or (at and not (count.isdecimal() and int(count))):
+        count, plus, option = count.partition("+")
+        if (
+            (number and not number.isdecimal())
+            or (at and not (count.isdecimal() and int(count)))
+            or (plus and option != "revive")
+        ):
             msg = (
-                f"a contender is [control:]method[:steps][@rounds], such as exact:3@5, not {text!r}"
+                "a contender is [control:]method[:steps][@rounds[+revive]], such as exact:3@5, "
+                f"not {text!r}"
             )
             raise ValueError(msg)
+        rounds = int(count) if at else None
+        check_revive(bool(plus), method, rounds, "weight")
         steps = int(number or 3) if _takes_steps(method) else None
-        return cls(method, steps, control, int(count) if at else None)
+        return cls(method, steps, control, rounds, bool(plus))
 
     def __str__(self) -> str:
         """The form that `parse` reads."""
         parts = [self.control, self.method, "" if self.steps is None else str(self.steps)]
         text = ":".join(part for part in parts if part)
-        return text if self.rounds is None else f"{text}@{self.rounds}"
+        if self.rounds is not None:
+            text += f"@{self.rounds}" + ("+revive" if self.revive else "")
+        return text
 
 
 @dataclass(frozen=True)
@@ -111,6 +142,8 @@ class Cell:
         validation: Whether the error is that on the last 10,000 training samples, which are then
             not trained on, instead of that on the test set.
         dataset: Name of a data set in `prospr_ops.data`.
+        pretrained: Name of the data set that the dense network was trained on before, in the same way;
+            None for initial weights.
     """
 
     model: str
@@ -121,17 +154,20 @@ class Cell:
     training: Training
     validation: bool = False
     dataset: str = "mnist"
+    pretrained: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What tells the cell from others in a journal, flat, as JSON can hold it."""
-        prospect = self.contender.method != DENSE and METHODS[self.contender.method].passes(1) > 0
-        control = self.contender.control
+        method, control = self.contender.scored, self.contender.control
+        prospect = method is not None and method.needs_data
         return {
             "model": self.model,
             "dataset": self.dataset,
+            "pretrained": self.pretrained,
             "method": f"{control}:{self.contender.method}" if control else self.contender.method,
             "steps": self.contender.steps,
             "rounds": self.contender.rounds,
+            "revive": self.contender.revive or None,  # older journals do not have it
             "learning_rate": self.pruning.learning_rate if self.contender.steps else None,
             "batch_size": self.pruning.batch_size if prospect else None,
             "sparsity": self.sparsity,
@@ -150,13 +186,14 @@ def grid(
     training: Training,
     validation: bool,
     dataset: str = "mnist",
+    pretrained: str | None = None,
 ) -> list[Cell]:
     """All cells, seed after seed; those which share their scores follow each other."""
     by_scores: dict[Contender, list[Contender]] = {}
     for contender in dict.fromkeys(contenders):
         by_scores.setdefault(replace(contender, control=""), []).append(contender)
     return [
-        Cell(model, contender, sparsity, seed, pruning, training, validation, dataset)
+        Cell(model, contender, sparsity, seed, pruning, training, validation, dataset, pretrained)
         for seed in seeds
         for group in by_scores.values()
         for contender in group
@@ -165,4 +202,4 @@ def grid(
 
 
 def _takes_steps(method: str) -> bool:
-    return method != DENSE and METHODS[method].passes(1) != METHODS[method].passes(2)
+    return method in METHODS and METHODS[method].passes(1) != METHODS[method].passes(2)

@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from prospr_ops.cli.comparison.cells import CONTROLS, DENSE
+from prospr_ops.cli.comparison.cells import CONTROLS, DENSE, DURING
 from prospr_ops.methods import method_label
 from prospr_ops.reporting.figures.style import COLOURS, FAINT, INK, new_figure
 from prospr_ops.utils.tables import percent
@@ -66,11 +66,13 @@ def errors(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, Error]
 def contender_label(record: Mapping[str, Any], *, with_rate: bool = False) -> str:
     """Returns how a table names a record's contender: "ProsPr-exact, M = 3, α = 0.1, shuffled"."""
     control, _, method = record["method"].rpartition(":")
-    parts = [method_label(method)]
+    parts = [DURING.get(method) or method_label(method)]
     if record["steps"] is not None:
         parts.append(f"M = {record['steps']}")
     if record.get("rounds") is not None:  # which journals of earlier versions do not have
         parts.append(f"{record['rounds']} rounds")
+    if record.get("revive"):
+        parts.append("may return")
     if with_rate and record["learning_rate"] is not None:
         parts.append(f"α = {record['learning_rate']:g}")
     if control:
@@ -92,8 +94,9 @@ def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
     sparsities = sorted({sparsity for row in rows.values() for sparsity in row})
     first = records[0]
     which = "validation" if first["validation"] else "test"
+    before = f"trained on {first['pretrained']}, then " if first.get("pretrained") else ""
     table = Table(
-        title=f"{first['model']} on {first['dataset']}: {which} error in %",
+        title=f"{first['model']}, {before}on {first['dataset']}: {which} error in %",
         box=box.SIMPLE_HEAD,
         show_edge=False,
     )

@@ -39,6 +39,7 @@ def compare(
     training: Training | None = None,
     validation: bool = False,
     dataset: str = "mnist",
+    pretrained: str | None = None,
     workers: int | None = None,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
@@ -52,8 +53,10 @@ def compare(
     Args:
         path: The journal, a file of JSON lines; created if there is none.
         model: Name of a LeNet in `prospr_ops.models`.
-        contenders: Each "[control:]method[:steps][@rounds]", with a method of `prospr_ops.prune` or "dense".
-            Control "shuffled" shuffles the method's masks within each layer, "reinit" trains them
+        contenders: Each "[control:]method[:steps][@rounds[+revive]]", with a method of `prospr_ops.prune`;
+            or "dense"; or what is pruned during training: "gradual" (`GradualPruning` to half of the
+            steps), "rigl" and "set" (`DynamicSparsity`), "random_erk", the masks that these two begin
+            with, and "exact_rigl", which begins with those of "exact:3". Control "shuffled" shuffles the method's masks within each layer, "reinit" trains them
             on newly drawn weights: a method that is no better than these has only found how many
             weights each layer needs.
         sparsities: Fractions of the weights to prune, in [0, 1).
@@ -63,6 +66,9 @@ def compare(
         validation: Measure the error on the last 10,000 training samples, and train on the others;
             for the choice of settings, which must not look at the test set.
         dataset: Data set to train on: "mnist" or "fashion_mnist".
+        pretrained: Data set on which the dense network is trained first, in the same way: what is
+            compared then is pruning a trained network for a new task. None for initial weights.
+            Control "reinit" trains on newly drawn weights there.
         workers: Processes, of one thread each; by default as many as there are processors.
         console: Where progress is shown; by default standard output.
 
@@ -79,6 +85,8 @@ def compare(
     path = Path(path)
     choose("model", model, MODELS)
     choose("dataset", dataset, DATASETS)
+    if pretrained is not None:
+        choose("pretrained", pretrained, DATASETS)
     check_integer("seeds", seeds, at_least=1)
     if not contenders or not sparsities:
         msg = f"contenders and sparsities must not be empty, got {contenders!r} and {sparsities!r}"
@@ -100,6 +108,7 @@ def compare(
         training or Training(),
         validation,
         dataset,
+        pretrained,
     )
     journal.read(path)  # refuses a file that is something else before it is written to
     journal.mend(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -26,6 +27,7 @@ class Training:
         clip_norm: The longest that all gradients together, weight decay included, may be; longer ones
             are shortened to it. In a comparison those of pruned weights do not count. None or 0 for no
             limit.
+        adam: True for Adam in the place of SGD, without the momentum.
     """
 
     epochs: int = 20
@@ -34,6 +36,7 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     clip_norm: float | None = None
+    adam: bool | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -44,6 +47,30 @@ class Training:
         check_real("weight_decay", self.weight_decay)
         if self.clip_norm is not None:
             check_real("clip_norm", self.clip_norm)
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        drops = (2 * epoch >= self.epochs) + (4 * epoch >= 3 * self.epochs)
+        return self.learning_rate * 0.1**drops
+
+    def steps(self, samples: int) -> int:
+        """Number of steps of an epoch.
+
+        Raises:
+            ValueError: There are fewer samples than a batch has.
+        """
+        if samples < self.batch_size:
+            msg = f"{samples} samples do not fill a batch of {self.batch_size}"
+            raise ValueError(msg)
+        return samples // self.batch_size
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """A new optimizer, without the weight decay."""
+        if self.adam:
+            return keras.optimizers.Adam(self.learning_rate, global_clipnorm=self.clip_norm)
+        return keras.optimizers.SGD(
+            self.learning_rate, self.momentum, global_clipnorm=self.clip_norm
+        )
 
 
 def train(
@@ -66,14 +93,9 @@ def train(
     Raises:
         ValueError: There are fewer samples than a batch has.
     """
-    steps = len(x) // training.batch_size
-    if not steps:
-        msg = f"{len(x)} samples do not fill a batch of {training.batch_size}"
-        raise ValueError(msg)
+    steps = training.steps(len(x))
     inputs, labels = tf.constant(x), tf.constant(y, tf.int32)
-    optimizer = keras.optimizers.SGD(
-        training.learning_rate, training.momentum, global_clipnorm=training.clip_norm
-    )
+    optimizer = training.optimizer()
     variables = model.trainable_variables
     optimizer.build(variables)
 
@@ -97,9 +119,59 @@ def train(
 
     random = np.random.default_rng(seed)
     for number in range(training.epochs):
-        drops = (2 * number >= training.epochs) + (4 * number >= 3 * training.epochs)
-        optimizer.learning_rate = training.learning_rate * 0.1**drops
+        optimizer.learning_rate = training.rate(number)
         epoch(inputs, labels, tf.constant(random.permutation(len(x)), tf.int32))
+
+
+def fit(
+    model: keras.Model,
+    x: np.ndarray,
+    y: np.ndarray,
+    training: Training,
+    callbacks: Sequence[keras.callbacks.Callback],
+    *,
+    seed: int,
+) -> None:
+    """Trains a classifier by `model.fit` on the batches of `train`, for callbacks that change masks.
+
+    Args:
+        model: Built, from inputs to logits; it is compiled here.
+        x: Inputs `[n, ...]`.
+        y: Labels `[n]`, integers.
+        training: How.
+        callbacks: Those that `fit` is given, beside the one that lowers the learning rate.
+        seed: Of the order of the samples, and of nothing else.
+
+    Raises:
+        ValueError: There are fewer samples than a batch has.
+    """
+    steps = training.steps(len(x))
+    inputs, labels = tf.constant(x), tf.constant(y, tf.int32)
+    random = np.random.default_rng(seed)
+    orders = [
+        random.permutation(len(x))[: steps * training.batch_size] for _ in range(training.epochs)
+    ]
+    batches = (
+        tf.data.Dataset.from_tensor_slices(np.concatenate(orders).astype(np.int32))
+        .batch(training.batch_size)
+        .map(lambda batch: (tf.gather(inputs, batch), tf.gather(labels, batch)))
+    )
+
+    def decayed_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        squares = sum(keras.ops.sum(weight * weight) for weight in model.trainable_variables)
+        entropy = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        return entropy + 0.5 * training.weight_decay * squares
+
+    model.compile(training.optimizer(), decayed_loss)
+    lowering = keras.callbacks.LearningRateScheduler(lambda epoch, _: training.rate(epoch))
+    model.fit(
+        batches,
+        epochs=training.epochs,
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[lowering, *callbacks],
+    )
 
 
 def error_percent(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:

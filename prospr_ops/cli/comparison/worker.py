@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from prospr_ops import models
+from prospr_ops.callbacks import DynamicSparsity, GradualPruning
 from prospr_ops.cli.comparison import journal
-from prospr_ops.cli.comparison.cells import DENSE, Cell
-from prospr_ops.cli.comparison.training import error_percent, train
+from prospr_ops.cli.comparison.cells import DURING, Cell, Contender
+from prospr_ops.cli.comparison.training import Training, error_percent, fit, train
 from prospr_ops.data.datasets import DATASETS, Dataset
 from prospr_ops.delivery.sparsifying import sparsify
-from prospr_ops.methods import METHODS
 from prospr_ops.pruning.api import prune, score
 from prospr_ops.pruning.arrays import Masks, Scores
 from prospr_ops.pruning.masks import apply_masks
@@ -29,6 +29,7 @@ from prospr_ops.pruning.selection import select
 from prospr_ops.utils.build import build_info
 
 _VALIDATION_SAMPLES = 10_000
+_EVERY = 100  # steps between two changes of masks during training
 _REDRAWN = 1_000_003  # added to the seed of weights that are drawn anew
 
 
@@ -61,12 +62,17 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     before = time.perf_counter()
     masks = _masks(cell)
     pruned = time.perf_counter()
-    redrawn = _REDRAWN if cell.contender.control == "reinit" else 0
-    model = _network(cell.model, cell.seed + redrawn, data)
-    if masks:
-        apply_masks(model, masks)
-        model = sparsify(model, layers="all", batch_size=cell.training.batch_size, verbose=0)
-    train(model, data.x_train, data.y_train, cell.training, seed=cell.seed)
+    if cell.contender.control == "reinit":
+        model = _drawn(cell.model, cell.seed + _REDRAWN, data)
+    else:
+        model = _network(cell, data)
+    if cell.contender.method in DURING:
+        masks = _trained_and_pruned(cell, model, data)
+    else:
+        if masks:
+            apply_masks(model, masks)
+            model = sparsify(model, layers="all", batch_size=cell.training.batch_size, verbose=0)
+        train(model, data.x_train, data.y_train, cell.training, seed=cell.seed)
     trained = time.perf_counter()
     error = error_percent(model, data.x_test, data.y_test)
     return {
@@ -81,7 +87,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def load(dataset: str, validation: bool) -> Dataset:
     """A data set by its name; for validation with held-out training samples in the place of the test set.
 
@@ -107,18 +113,62 @@ def load(dataset: str, validation: bool) -> Dataset:
     )
 
 
-def _network(name: str, seed: int, data: Dataset) -> keras.Model:
+def _drawn(name: str, seed: int, data: Dataset) -> keras.Model:
     keras.utils.set_random_seed(seed)
     return getattr(models, name)(data.x_train.shape[1:], data.classes)
 
 
+def _network(cell: Cell, data: Dataset) -> keras.Model:
+    """The dense network that a cell begins with, trained on another data set or not."""
+    model = _drawn(cell.model, cell.seed, data)
+    if cell.pretrained is not None:
+        model.set_weights(
+            _trained(cell.model, cell.pretrained, cell.seed, cell.training, cell.validation)
+        )
+    return model
+
+
+@lru_cache(maxsize=1)
+def _trained(
+    name: str, dataset: str, seed: int, training: Training, validation: bool
+) -> list[np.ndarray]:
+    """The weights of a dense network that was trained on a data set."""
+    data = load(dataset, validation)
+    model = _drawn(name, seed, data)
+    train(model, data.x_train, data.y_train, training, seed=seed)
+    return model.get_weights()
+
+
+def _trained_and_pruned(cell: Cell, model: keras.Model, data: Dataset) -> Masks:
+    """Trains a network while a callback prunes it; returns the masks in the end."""
+    steps = cell.training.epochs * cell.training.steps(len(data.x_train))
+    every = min(_EVERY, max(1, steps // 20))
+    callback: GradualPruning | DynamicSparsity
+    if cell.contender.method == "gradual":
+        # The learning rate falls after half of the epochs.
+        callback = GradualPruning(cell.sparsity, 0, steps // 2, every, seed=cell.seed)
+    else:
+        name, sparsity = cell.contender.method, cell.sparsity
+        if name == "exact_rigl":
+            apply_masks(model, _masks(replace(cell, contender=Contender("exact", 3))))
+        callback = DynamicSparsity(
+            None if name == "exact_rigl" else sparsity,
+            every,
+            0.0 if name == "random_erk" else 0.3,
+            grow="gradient" if name.endswith("rigl") else "random",
+            seed=cell.seed,
+        )
+    fit(model, data.x_train, data.y_train, cell.training, [callback], seed=cell.seed)
+    return callback.masks
+
+
 def _masks(cell: Cell) -> Masks:
-    """No masks for the dense network."""
-    if cell.contender.method == DENSE:
+    """The masks before training; none for a network that is dense then."""
+    method, rounds = cell.contender.scored, cell.contender.rounds
+    if method is None:
         return {}
     uncontrolled = replace(cell, contender=replace(cell.contender, control=""))
-    rounds = cell.contender.rounds
-    if (METHODS[cell.contender.method].rounds if rounds is None else rounds) > 1:
+    if (method.rounds if rounds is None else rounds) > 1:
         masks = _pruned(uncontrolled)  # the rounds are on the way to its sparsity
     else:
         # That a method empties a layer is one of the things to find out.
@@ -132,7 +182,10 @@ def _masks(cell: Cell) -> Masks:
 def _pruned(cell: Cell) -> Masks:
     """The masks of `prune`."""
     model, data, options = _options(cell)
-    options.update(sparsity=cell.sparsity, rounds=cell.contender.rounds, allow_empty=True)
+    contender = cell.contender
+    options.update(
+        sparsity=cell.sparsity, rounds=contender.rounds, revive=contender.revive, allow_empty=True
+    )
     return dict(prune(model, data, **options).masks)
 
 
@@ -156,4 +209,4 @@ def _options(cell: Cell) -> tuple[keras.Model, tuple[np.ndarray, np.ndarray], di
     }
     if cell.contender.steps is not None:
         options["steps"] = cell.contender.steps
-    return _network(cell.model, cell.seed, data), (data.x_train, data.y_train), options
+    return _network(cell, data), (data.x_train, data.y_train), options

@@ -56,13 +56,16 @@ def set_all(variables: list[tf.Variable], values: Sequence[tf.Tensor]) -> None:
 
 
 def sgd_steps(passes: Passes, gradients: Evaluate) -> Callable[[], None]:
-    """A function that makes the SGD steps on all trainable variables, one batch per step."""
+    """A function that makes the SGD steps on all trainable variables, one batch per step.
+
+    What is pruned already stands still, also where `gradients` are not held.
+    """
     problem = passes.problem
     variables = [*problem.prunable(), *problem.others()]
     update, velocities = gradient_descent(variables, problem.settings)
 
     def apply(by_variable: list[tf.Tensor]) -> tuple[tf.Tensor, tuple[()]]:
-        update(by_variable)
+        update(problem.hold(variables, by_variable))
         return all_finite(by_variable[: len(problem.weights)]), ()
 
     step = passes.pass_of(gradients, apply)

@@ -159,9 +159,9 @@ def _shared_pass(
 
 
 def gradients_by(
-    problem: Problem, variables: Sequence[tf.Variable], *, eager: bool = False
+    problem: Problem, variables: Sequence[tf.Variable], *, eager: bool = False, hold: bool = True
 ) -> Evaluate:
-    """The loss and its gradients.
+    """The loss and its gradients; with `hold` they are zero for what is pruned already.
 
     Traced, unless it is to be `eager`. Passes that are given the same one share its graph: it is traced
     once.
@@ -172,7 +172,8 @@ def gradients_by(
         with tf.GradientTape() as tape:
             loss = problem.objective(batch, fast_calls())
         scale = problem.objective.scale
-        return loss, problem.hold(variables, gradient(tape, loss, variables, scale=scale))
+        gradients = gradient(tape, loss, variables, scale=scale)
+        return loss, problem.hold(variables, gradients) if hold else gradients
 
     # Each replica has variables of its own, which a function traced on another would not take.
     return evaluate if eager or replicas() else traced(evaluate)
@@ -275,9 +276,9 @@ class Passes:
         """Begins a round."""
         self.round, self.losses = round_, []
 
-    def gradients_by(self, variables: Sequence[tf.Variable]) -> Evaluate:
+    def gradients_by(self, variables: Sequence[tf.Variable], *, hold: bool = True) -> Evaluate:
         """The loss and its gradients, as `gradients_by`."""
-        return gradients_by(self.problem, variables, eager=self.eager)
+        return gradients_by(self.problem, variables, eager=self.eager, hold=hold)
 
     def pass_of(self, evaluate: Evaluate, apply: Apply) -> Pass:
         """A pass that `run` can run, as `batch_pass`."""

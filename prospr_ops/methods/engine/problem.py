@@ -96,6 +96,7 @@ class Problem:
             stay zero in the steps, as they will in training. With several rounds they are variables,
             which change between the rounds.
         rounds: Number of rounds.
+        initial: Weights before the first round by path, if what the rounds prune may return; else None.
         checkpoint: Checkpoint that keeps the state of the run (see `Passes.resumable`), or None.
     """
 
@@ -107,6 +108,7 @@ class Problem:
     signed: bool = False
     held: Mapping[int, tf.Tensor | tf.Variable] = field(default_factory=dict)
     rounds: int = 1
+    initial: Mapping[str, tf.Tensor] | None = None
     checkpoint: Checkpoint | None = None
     say: Callable[[str], None] = lambda _: None
 
@@ -141,6 +143,14 @@ class Problem:
     def values_now(self) -> dict[str, tf.Tensor]:
         """The current weights by path; they share their buffers with the caller's copy."""
         return {path: tf.identity(weight.value) for path, weight in self.weights.items()}
+
+    def factors(self) -> dict[str, tf.Tensor]:
+        """What the mask multiplies, by path: the factor of each weight's score beside a derivative.
+
+        The current weights, of which the pruned ones are zero; or the initial ones, where pruned
+        weights may return.
+        """
+        return self.values_now() if self.initial is None else dict(self.initial)
 
     def log_numbers(self, tensor: tf.Tensor) -> LogNumbers:
         """A tensor as a factor of a weight's score."""
