@@ -17,6 +17,7 @@
 #include "cuda/curvature.h"
 #include "cuda/gamma.h"
 #include "cuda/normalisation.h"
+#include "cuda/pooling.h"
 #include "cuda/select.h"
 #endif
 #include "ops/arguments.h"

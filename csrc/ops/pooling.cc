@@ -82,7 +82,7 @@ class MaxPoolOp : public WindowOp {
     OP_REQUIRES_OK(context, launch<Device>(context, windows, map));
   }
 };
-PROSPR_REGISTER(MaxPool, OnCpu, Floats);
+PROSPR_REGISTER(MaxPool, OnCpuAndGpu, Floats);
 
 REGISTER_OP("Prospr>MaxUnpool")
     .Input("values: T")
@@ -141,7 +141,7 @@ class MaxUnpoolOp : public WindowOp {
  private:
   Shape size_;
 };
-PROSPR_REGISTER(MaxUnpool, OnCpu, Floats);
+PROSPR_REGISTER(MaxUnpool, OnCpuAndGpu, Floats);
 
 REGISTER_OP("Prospr>GatherPooled")
     .Input("image: T")
@@ -184,6 +184,6 @@ class GatherPooledOp : public WindowOp {
     OP_REQUIRES_OK(context, launch<Device>(context, windows, map));
   }
 };
-PROSPR_REGISTER(GatherPooled, OnCpu, Floats);
+PROSPR_REGISTER(GatherPooled, OnCpuAndGpu, Floats);
 
 }  // namespace prospr::ops

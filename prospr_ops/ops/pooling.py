@@ -1,9 +1,8 @@
 """Max-pooling by windows that do not overlap, and the two maps that its derivatives are made of.
 
-All three can be differentiated, to any order, where the height and width of an image are known. They
-are for CPUs: there are no kernels for a GPU. A window's *position* is the number of an element
-within it, row by row. The windows tile an image from the upper left; rows and columns that do not fill
-a window belong to none.
+All three can be differentiated, to any order, where the height and width of an image are known. A
+window's *position* is the number of an element within it, row by row. The windows tile an image from
+the upper left; rows and columns that do not fill a window belong to none.
 """
 
 from __future__ import annotations

@@ -124,6 +124,7 @@ void test_gamma();
 void test_curvature();
 void test_input_gradient();
 void test_normalisation();
+void test_pooling();
 void test_select();
 
 }  // namespace prospr::tests

@@ -1,6 +1,7 @@
 // Runs csrc/cuda on the host: `main gamma`, `main curvature`, `main input_gradient`, `main
-// normalisation` and `main select` compare with the CPU's kernels; `main race` and `main overrun`
-// run planted mistakes, which a sanitizer must find; `main launch` makes a launch that fails.
+// normalisation`, `main pooling` and `main select` compare with the CPU's kernels; `main race` and
+// `main overrun` run planted mistakes, which a sanitizer must find; `main launch` makes a launch
+// that fails.
 #include <cstdio>
 #include <string>
 
@@ -51,6 +52,8 @@ int main(int argc, char** argv) {
     test_input_gradient();
   } else if (test == "normalisation") {
     test_normalisation();
+  } else if (test == "pooling") {
+    test_pooling();
   } else if (test == "select") {
     test_select();
   } else if (test == "race") {
@@ -60,10 +63,11 @@ int main(int argc, char** argv) {
   } else if (test == "launch") {
     test_failed_launch();
   } else {
-    std::fprintf(stderr,
-                 "usage: %s gamma | curvature | input_gradient | normalisation | select | race | "
-                 "overrun | launch\n",
-                 argv[0]);
+    std::fprintf(
+        stderr,
+        "usage: %s gamma | curvature | input_gradient | normalisation | pooling | select | "
+        "race | overrun | launch\n",
+        argv[0]);
     return 2;
   }
   return failures == 0 ? 0 : 1;

@@ -87,7 +87,7 @@ def _run(program: Path, test: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "test", ["gamma", "curvature", "input_gradient", "normalisation", "select", "launch"]
+    "test", ["gamma", "curvature", "input_gradient", "normalisation", "pooling", "select", "launch"]
 )
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_kernels_agree_with_the_cpu(programs, sanitizer, test):

@@ -66,6 +66,8 @@ def test_every_step_in_the_emulation(bundle, tmp_path):
     assert checked == {
         **dict.fromkeys(("GammaUpdate", "GammaStep", "GammaMomentumStep"), REAL),
         "PooledConvInputGradient": REAL,
+        **dict.fromkeys(("BatchMoments", "BatchNorm", "BatchNormGradient"), REAL),
+        **dict.fromkeys(("BatchNormSecondGradient", "MaxPool", "MaxUnpool", "GatherPooled"), REAL),
         **dict.fromkeys(("DenseCurvature", "ConvCurvature", "PooledConvCurvature"), ALL),
         **dict.fromkeys(("EmbeddingCurvature", "Select"), ALL),
     }
@@ -158,10 +160,10 @@ def test_the_page_shows_what_a_card_gave_or_that_none_did(monkeypatch, tmp_path)
                         "emulated": False},
         "steps": [], "checks": [], "timings": [],
         "comparisons": [{"work": "Select", "case": "10", "ours_ms": 2.0, "other": "sort",
-                         "other_ms": 3.0, "note": ""}],
+                         "other_ms": 3.0, "bound_ms": 1.5, "note": ""}],
     }  # fmt: skip
     (tmp_path / "docs/benchmarks").mkdir(parents=True)
     (tmp_path / "docs/benchmarks/cuda.json").write_text(json.dumps(record))
     shown = docs_hooks.on_page_markdown(docs_hooks.MARKER, page=page)
     assert shown.startswith("A card, a day, commit abc, nvcc.")
-    assert "| Select | 10 | 2 ms | sort | 3 ms | 1.50 |" in shown
+    assert "| Select | 10 | 2 ms | 75% | sort | 3 ms | 1.50 |" in shown

@@ -207,6 +207,25 @@ def test_batch_normalisation_agrees_with_the_cpu(dtype, tolerance, shape):
         np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance * abs(expected).max())
 
 
+@pytest.mark.parametrize("window", [(2, 2), (3, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pooling_gives_the_bits_of_the_cpu(dtype, window):
+    random = np.random.default_rng(0)
+    image = random.integers(-2, 3, (5, 17, 20, 33)).astype(dtype)  # ties in most windows
+    image[0, :3, :3] = np.nan
+    results = []
+    for device in DEVICES:
+        with tf.device(device):
+            maxima, positions = ops.max_pool(tf.constant(image), window)
+            unpooled = ops.max_unpool(maxima, positions, window, image.shape[1:3])
+            found = [maxima, positions, unpooled, ops.gather_pooled(unpooled, positions, window)]
+            for values in found:
+                _assert_on(values, device)
+            results.append([values.numpy() for values in found])
+    for gpu, cpu in zip(*results, strict=True):
+        np.testing.assert_array_equal(gpu, cpu)
+
+
 def test_the_accumulator_is_added_to_and_not_overwritten():
     random = np.random.default_rng(0)
     with tf.device(GPU):

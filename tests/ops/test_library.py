@@ -8,9 +8,13 @@ from pathlib import Path
 import keras
 import pytest
 import tensorflow as tf
+from called_ops import CPU_ONLY, called_ops
+from problems import PROBLEMS
 from tensorflow.python.framework import kernels
 
 import prospr_ops as po
+from prospr_ops import _native
+from prospr_ops.methods import exact
 from prospr_ops.ops import _library
 from prospr_ops.utils import build
 
@@ -24,32 +28,57 @@ def test_build_info():
     assert info["cuda"] is bool(info["cuda_architectures"]) is bool(info["cuda_compiler"])
 
 
-# Where there is a GPU, batch normalisation and max-pooling are TensorFlow's own; sparse training is for
-# CPUs.
-CPU_ONLY = {
-    "Prospr_FromBlocks",
-    "Prospr_GatherPooled",
-    "Prospr_MaxPool",
-    "Prospr_MaxUnpool",
-    "Prospr_SparseConv",
-    "Prospr_SparseConvFilterGradient",
-    "Prospr_SparseConvInputGradient",
-    "Prospr_ToBlocks",
-}
-
-
 def test_every_op_has_a_kernel_for_every_device_it_was_built_for():
     ops = [name for name in dir(_library.library) if name.startswith("Prospr_")]
     assert ops
     for op in ops:
-        found = kernels.get_registered_kernels_for_op(op.replace("_", ">")).kernel
+        name = op.replace("_", ">")
+        found = kernels.get_registered_kernels_for_op(name).kernel
         types = {
             device: {str(kernel.constraint) for kernel in found if kernel.device_type == device}
             for device in ("CPU", "GPU")
         }
         assert types["CPU"]
-        has_gpu = po.build_info()["cuda"] and op not in CPU_ONLY
+        has_gpu = po.build_info()["cuda"] and name not in CPU_ONLY
         assert types["GPU"] == (types["CPU"] if has_gpu else set())
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [p for p in PROBLEMS if p.name in ("functional_residual_batchnorm", "every_kernel")],
+    ids=lambda problem: problem.name,
+)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "exact", "momentum": 0.9}, set()),
+        ({"method": "diagonal"}, {"Prospr>GammaStep"}),
+        ({"method": "diagonal", "curvature": "hutchinson"}, {"Prospr>GammaStep"}),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("execution")
+def test_no_method_calls_an_op_without_a_gpu_kernel_where_there_is_a_gpu(
+    problem, options, expected, monkeypatch
+):
+    """Its inputs would be copied to the host, and its results back."""
+    info = {**po.build_info(), "cuda": True}
+    monkeypatch.setattr(_native, "build_info", lambda: info)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    for name in ("free_bytes", "used_bytes"):  # of the GPU's memory
+        monkeypatch.setattr(exact, name, lambda: 1 << 30)
+    with called_ops() as called:
+        po.score(
+            problem.model(), problem.data(), loss=problem.loss, steps=2, batch_size=16, verbose=0,
+            **options,
+        )  # fmt: skip
+    ours = {op for op in called if op.startswith("Prospr>")}
+    if "batchnorm" in problem.name:
+        expected = expected | {"Prospr>BatchNormGradient"}
+        if options["method"] == "exact":
+            expected |= {"Prospr>BatchNormSecondGradient", "Prospr>MaxUnpool"}
+    assert ours >= expected
+    assert not ours & CPU_ONLY
 
 
 def test_another_tensorflow_is_refused_with_a_sentence():

@@ -373,6 +373,5 @@ def test_scores_of_a_residual_network_are_those_of_the_plain_path(options, monke
 def test_on_a_gpu_there_is_what_the_build_has_kernels_for(cuda, monkeypatch):
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda _: ["GPU:0"])
     monkeypatch.setattr(_native, "build_info", lambda: {"cuda": cuda})
-    assert set(fast_calls()) - {"gelu", "silu"} == (
-        {"moments", "batch_normalization"} if cuda else set()
-    )
+    compiled = {"moments", "batch_normalization", "max_pool"} if cuda else set()
+    assert set(fast_calls()) == {"gelu", "silu"} | compiled

@@ -137,6 +137,7 @@ class Sizes(NamedTuple):
         period: After so many elements large arrays repeat.
         layers: Layers.
         words: An embedding.
+        images: Shapes of what is normalised and pooled.
         milliseconds: How long a round of a timing should take.
         rounds: Rounds of a timing.
     """
@@ -148,6 +149,7 @@ class Sizes(NamedTuple):
     period: int
     layers: list[Layer]
     words: Words
+    images: tuple[tuple[int, int, int, int], ...]
     milliseconds: float
     rounds: int
 
@@ -160,6 +162,8 @@ REAL_SIZES = Sizes(
     period=1_000_003,
     layers=LAYERS,
     words=Words(512, 80, 20_000, 128),
+    # Of LeNet-5, ResNet-20 and VGG-16, and one that fills the card.
+    images=((512, 28, 28, 6), (128, 32, 32, 16), (128, 32, 32, 64), (512, 64, 64, 64)),
     milliseconds=5,
     rounds=9,
 )
@@ -171,6 +175,7 @@ TINY_SIZES = Sizes(
     period=97,
     layers=[layer.tiny() for layer in LAYERS],
     words=Words(3, 4, 10, 5),
+    images=((2, 5, 4, 3),),
     milliseconds=0,
     rounds=1,
 )

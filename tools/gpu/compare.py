@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import COLUMNS, REAL_SIZES, TINY_SIZES, Sizes
+from cases import COLUMNS, REAL_SIZES, SELECT_BYTES, TINY_SIZES, Sizes
 from kernels import REAL, Kernels
 from measure import GAMMA_ARRAYS, RATE, Problem, emit, run_gamma, timing
 
@@ -24,6 +24,7 @@ except ImportError:
     torch = None
 
 FLOAT = REAL[0]
+DIFFER = "the results differ"  # the note of a comparison; driver.py knows it
 
 
 class Tensor:
@@ -35,10 +36,14 @@ class Tensor:
 
 def compare(
     work: str, case: str, ours_ms: float, other: str, run: Callable[[], Callable[[], str]], *,
-    kernels: Kernels, sizes: Sizes,
+    kernels: Kernels, sizes: Sizes, bytes: float = 0, flop: float = 0,
 ) -> None:  # fmt: skip
-    """Times the other side, if it works: `run()` gives what is timed, which says what disagrees."""
-    fields = {"work": work, "case": case, "ours_ms": ours_ms, "other": other}
+    """Times the other side, if it works: `run()` gives what is timed, which says what disagrees.
+
+    `bytes` and `flop` are what the work cannot do without.
+    """
+    fields = {"work": work, "case": case, "ours_ms": ours_ms, "other": other, "bytes": bytes,
+              "flop": flop}  # fmt: skip
     try:
         theirs = run()
         wrong = theirs()
@@ -53,7 +58,7 @@ def compare(
 def missing(work: str, library: str) -> None:
     """Notes that a library is not there."""
     emit("comparison", work=work, case="all", ours_ms=None, other=library, other_ms=None,
-         note=f"{library} is not installed")  # fmt: skip
+         note=f"{library} is not installed", bytes=0, flop=0)  # fmt: skip
 
 
 def gamma(kernels: Kernels, sizes: Sizes, device: str) -> None:
@@ -79,7 +84,7 @@ def gamma(kernels: Kernels, sizes: Sizes, device: str) -> None:
         kernels.call("gpu_synchronise")
         same = all(torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5)
                    for a, b in zip((w, log, sign), wanted, strict=True))  # fmt: skip
-        note = "" if same else "the results differ"
+        note = "" if same else DIFFER
         ours = timing(
             kernels, sizes,
             lambda n, s=size, a=state: run_gamma(kernels, "GammaStep", FLOAT, s, a, times=n),
@@ -101,7 +106,7 @@ def gamma(kernels: Kernels, sizes: Sizes, device: str) -> None:
         if device == "cuda":
             others += [("CuPy, fused", cupy_step(size)), ("torch.compile", compiled)]
         for other, run in others:
-            compare(work, case, ours, other, run, kernels=kernels, sizes=sizes)
+            compare(work, case, ours, other, run, kernels=kernels, sizes=sizes, bytes=24 * size)
 
 
 def cupy_step(size: int) -> Callable[[], Callable[[], str]]:
@@ -121,7 +126,7 @@ def cupy_step(size: int) -> Callable[[], Callable[[], str]]:
         wanted = log + cp.log(cp.abs(1 - np.float32(RATE) * h))
         rate = np.float32(RATE)
         kernel(g, h, rate, w, log, sign)
-        note = "" if bool(cp.allclose(log, wanted, rtol=1e-4, atol=1e-5)) else "the results differ"
+        note = "" if bool(cp.allclose(log, wanted, rtol=1e-4, atol=1e-5)) else DIFFER
 
         def step() -> str:
             kernel(g, h, rate, w, log, sign)
@@ -151,21 +156,22 @@ def select(kernels: Kernels, sizes: Sizes, device: str) -> None:
 
         def topk(s: Any = scores, k: int = keep, least: Any = least, ok: bool = agrees) -> Any:
             same = ok and torch.topk(s, k).values.min() == least
-            return lambda: torch.topk(s, k, sorted=False) and ("" if same else "the results differ")
+            return lambda: torch.topk(s, k, sorted=False) and ("" if same else DIFFER)
 
         def kthvalue(s: Any = scores, k: int = keep, least: Any = least, ok: bool = agrees) -> Any:
             at = s.numel() - k + 1
             same = ok and torch.kthvalue(s, at).values == least
-            return lambda: torch.kthvalue(s, at) and ("" if same else "the results differ")
+            return lambda: torch.kthvalue(s, at) and ("" if same else DIFFER)
 
         def sort(s: Any = scores, k: int = keep, least: Any = least, ok: bool = agrees) -> Any:
             same = ok and torch.sort(s, descending=True).values[k - 1] == least
-            return lambda: torch.sort(s) and ("" if same else "the results differ")
+            return lambda: torch.sort(s) and ("" if same else DIFFER)
 
         for other, run_other in (
             ("torch.topk", topk), ("torch.kthvalue", kthvalue), ("torch.sort", sort),
         ):  # fmt: skip
-            compare(work, case, ours, other, run_other, kernels=kernels, sizes=sizes)
+            compare(work, case, ours, other, run_other, kernels=kernels, sizes=sizes,
+                    bytes=SELECT_BYTES * size)  # fmt: skip
 
 
 def contraction(kernels: Kernels, sizes: Sizes, device: str) -> None:
@@ -205,10 +211,11 @@ def contraction(kernels: Kernels, sizes: Sizes, device: str) -> None:
             found = run().reshape(layer.channels, taps, layer.outputs).permute(1, 0, 2)
             found = found.cpu().numpy().ravel()
             same = np.allclose(found, got, rtol=1e-3, atol=1e-3 * np.abs(got).max())
-            return lambda: run() is None or ("" if same else "the results differ")
+            return lambda: run() is None or ("" if same else DIFFER)
 
         compare("contraction, float32", layer.name, ours, "PyTorch einsum", einsum,
-                kernels=kernels, sizes=sizes)  # fmt: skip
+                kernels=kernels, sizes=sizes, bytes=layer.megabytes * 1e6,
+                flop=layer.gflop * 1e9)  # fmt: skip
 
 
 def main() -> None:

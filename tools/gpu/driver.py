@@ -50,7 +50,7 @@ class Session:
 
     def step(
         self, name: str, command: list[Any], *, limit: float, needs: float = 5, wanted: int = 0,
-        environment: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None, folder: Path | None = None,
     ) -> bool:  # fmt: skip
         """Runs a command; whether it exited as wanted, within its limit and the deadline."""
         left = self.end - time.monotonic()
@@ -60,7 +60,7 @@ class Session:
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
                 list(map(str, command)), stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})}, start_new_session=True,
+                env={**os.environ, **(environment or {})}, cwd=folder, start_new_session=True,
             )  # fmt: skip
             try:
                 code: int | None = process.wait(min(limit, left))
@@ -99,6 +99,8 @@ class Session:
             kind = result.pop("result")
             if kind == "timing":
                 result = self._with_bounds(result)
+            elif kind == "comparison":
+                result["bound_ms"] = self._bound(result)
             failed += result.get("status") == "failed" or result.get("note") == DIFFER
             self.results[LISTS[kind]].append(result)
         wrong = [line for line in said if "FAILED" in line or "rror" in line] or said
@@ -106,16 +108,20 @@ class Session:
 
     def _with_bounds(self, row: dict[str, Any]) -> dict[str, Any]:
         """A timing with what the card's data sheet and docs/cuda.md say."""
-        card = rates(self.results["environment"]["card"])
-        bound = None
-        single = row["dtype"] == "float32" or not row["flop"]
-        if card and row["bytes"] and single:
-            flops, memory = card
-            bound = 1e3 * max(row["flop"] / flops / 1e12, row["bytes"] / memory / 1e12)
-        expected = row.get("expected_ms") if card else None
+        bound = self._bound(row) if row["dtype"] == "float32" or not row["flop"] else None
+        known = rates(self.results["environment"]["card"]) is not None
+        expected = row.get("expected_ms") if known else None
         if bound and not row["flop"]:  # what only moves memory
             expected = bound / SHARE_OF_MEMORY
         return {**row, "bound_ms": bound, "expected_ms": expected}
+
+    def _bound(self, row: dict[str, Any]) -> float | None:
+        """Milliseconds that the card needs at least, by its data sheet, for what a row moves and computes."""
+        card = rates(self.results["environment"]["card"])
+        if card is None or not row["bytes"]:
+            return None
+        flops, memory = card
+        return 1e3 * max((row["flop"] or 0) / flops / 1e12, row["bytes"] / memory / 1e12)
 
     def _record(self, name: str, status: str, seconds: float, note: str, text: str) -> bool:
         step = {"name": name, "status": status, "seconds": round(seconds, 1), "note": note}
@@ -131,6 +137,14 @@ class Session:
     def of(self, *statuses: str) -> list[str]:
         """The steps that ended so."""
         return [step["name"] for step in self.results["steps"] if step["status"] in statuses]
+
+    def finish(self) -> int:
+        """Names what is left and what failed; returns 1 if a step failed."""
+        for title, statuses in (("left to do", ["left"]), ("failed", ["failed", "timed out"])):
+            if names := self.of(*statuses):
+                print(f"{title}: {', '.join(names)}")
+        print(f"wrote {self.out}/results.json, results.md and log.txt")
+        return int(bool(self.of("failed", "timed out")))
 
 
 def ask(*command: str) -> str:
@@ -157,6 +171,29 @@ def test_names(program: Path) -> list[str]:
     return [name for name in names if name not in PLANTED.values()]
 
 
+def card_environment(*, emulate: bool) -> dict[str, Any] | None:
+    """Where and when the results are made; None where there is no card and it is not emulated."""
+    os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"
+    query = ask(
+        "nvidia-smi", "--query-gpu=compute_cap,name,driver_version", "--format=csv,noheader"
+    )
+    if emulate:
+        architecture, card, compiler = build.EMULATION, "no card", ask("g++", "--version")
+    elif query:
+        capability, card, driver = (part.strip() for part in query.split(","))
+        architecture = f"sm_{capability.replace('.', '')}"
+        card = f"{card} (driver {driver})"
+        release = re.search(r"release [\d.]+", subprocess.getoutput("nvcc --version"))
+        compiler = f"nvcc {release[0]}" if release else "no nvcc"
+    else:
+        return None
+    return {
+        "card": card, "architecture": architecture, "emulated": emulate,
+        "date": dt.date.today().isoformat(), "commit": commit(), "compiler": compiler,
+        "expectations": EXPECTED_CARD,
+    }  # fmt: skip
+
+
 def main() -> int:
     """Takes all steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -164,35 +201,13 @@ def main() -> int:
     parser.add_argument("--deadline", type=float, default=480, help="seconds in all")
     parser.add_argument("--emulate", action="store_true", help="without a GPU, on tiny sizes")
     options = parser.parse_args()
-    os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"
-    query = ask(
-        "nvidia-smi", "--query-gpu=compute_cap,name,driver_version", "--format=csv,noheader"
-    )
-    if not options.emulate and not query:
+    environment = card_environment(emulate=options.emulate)
+    if environment is None:
         print("nvidia-smi names no GPU; --emulate runs without one", file=sys.stderr)
         return 2
-    if options.emulate:
-        architecture, card, compiler = build.EMULATION, "no card", ask("g++", "--version")
-    else:
-        capability, card, driver = (part.strip() for part in query.split(","))
-        architecture = f"sm_{capability.replace('.', '')}"
-        card = f"{card} (driver {driver})"
-        release = re.search(r"release [\d.]+", subprocess.getoutput("nvcc --version"))
-        compiler = f"nvcc {release[0]}" if release else "no nvcc"
-    session = Session(
-        options.out, options.deadline,
-        {
-            "card": card, "architecture": architecture, "emulated": options.emulate,
-            "date": dt.date.today().isoformat(), "commit": commit(), "compiler": compiler,
-            "expectations": EXPECTED_CARD,
-        },
-    )  # fmt: skip
-    take_steps(session, architecture, emulate=options.emulate)
-    for title, statuses in (("left to do", ["left"]), ("failed", ["failed", "timed out"])):
-        if names := session.of(*statuses):
-            print(f"{title}: {', '.join(names)}")
-    print(f"wrote {options.out}/results.json, results.md and log.txt")
-    return int(bool(session.of("failed", "timed out")))
+    session = Session(options.out, options.deadline, environment)
+    take_steps(session, environment["architecture"], emulate=options.emulate)
+    return session.finish()
 
 
 def take_steps(session: Session, architecture: str, *, emulate: bool) -> None:
@@ -207,13 +222,16 @@ def take_steps(session: Session, architecture: str, *, emulate: bool) -> None:
     for test in tests:
         session.step(f"test {test}", [program, test], limit=45, environment=blocking)
     parts = [
-        ("measure.py", "layers", 70), ("measure.py", "times", 90), ("compare.py", "gamma", 80),
-        ("compare.py", "select", 50), ("compare.py", "contraction", 50), ("measure.py", "large", 90),
+        ("measure.py layers", 70), ("elementwise.py", 60), ("measure.py times", 90),
+        ("compare.py gamma", 80), ("compare.py select", 50), ("compare.py contraction", 50),
+        ("networks.py", 60), ("measure.py large", 90),
     ]  # fmt: skip
-    for file, part, limit in parts:
-        name = f"{file.removesuffix('.py')} {part}"
+    for part, limit in parts:
+        name = part.replace(".py", "")
         if library.exists():
-            command = [sys.executable, HERE / file, library, part, *(["--tiny"] if emulate else [])]
+            file, *which = part.split()
+            tiny = ["--tiny"] if emulate else []
+            command = [sys.executable, HERE / file, library, *which, *tiny]
             session.step(name, command, limit=limit)
         else:
             session.skip(name, "the library was not built")

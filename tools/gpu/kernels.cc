@@ -11,10 +11,14 @@
 
 #include "cpu/curvature.h"
 #include "cpu/gamma.h"
+#include "cpu/normalisation.h"
+#include "cpu/pooling.h"
 #include "cpu/select.h"
 #include "cuda/curvature.h"
 #include "cuda/gamma.h"
 #include "cuda/launch.h"
+#include "cuda/normalisation.h"
+#include "cuda/pooling.h"
 #include "cuda/select.h"
 #include "runtime.h"
 
@@ -82,6 +86,21 @@ std::string run_gamma(const Arguments& arguments, std::int64_t size, bool on_gpu
   return repeat(times, [&]() -> std::string {
     if (on_gpu) return cuda::run(arguments, size, nullptr, nullptr);
     cpu::run(arguments, size, kBaseline, kAllThreads);
+    return "";
+  });
+}
+
+// A family whose argument struct comes after a shape.
+template <typename Shape, typename Arguments>
+std::string run_shaped(const Shape& shape, const Arguments& arguments, bool on_gpu, int times) {
+  void* memory = nullptr;
+  if (on_gpu) {
+    const std::string wrong = scratch(cuda::scratch_bytes(shape, arguments), &memory);
+    if (!wrong.empty()) return wrong;
+  }
+  return repeat(times, [&]() -> std::string {
+    if (on_gpu) return cuda::run(shape, arguments, memory, nullptr);
+    cpu::run(shape, arguments, kBaseline, kAllThreads);
     return "";
   });
 }
@@ -215,6 +234,53 @@ const char* run_select(int type, bool on_gpu, int times, std::int64_t size, cons
       const std::string nan = cuda::run(selection, memory, nullptr, &failure);
       return failure.empty() ? nan : failure;
     });
+  }));
+}
+
+// Arrays: x, gradient at y, u; scale, offset, u_scale, u_offset; moments; two results like x, and
+// two per channel.
+const char* run_normalisation(const char* kernel, int type, bool on_gpu, int times,
+                              std::int64_t rows, std::int64_t channels, void** arrays) {
+  return report(with_real(type, [&](auto zero) -> std::string {
+    using T = decltype(zero);
+    constexpr double kEpsilon = 1e-3;
+    T* a[12];
+    for (int i = 0; i < 12; ++i) a[i] = static_cast<T*>(arrays[i]);
+    auto* const moments = static_cast<double*>(arrays[7]);
+    const BatchShape shape{rows, channels};
+    const std::string name = kernel;
+    if (name == "BatchMoments") {
+      return run_shaped(shape, BatchMoments<T>{a[0], a[10], a[11], moments}, on_gpu, times);
+    }
+    if (name == "BatchNorm") {
+      return run_shaped(shape, BatchNorm<T>{kEpsilon, a[0], a[3], a[4], moments, a[8]}, on_gpu,
+                        times);
+    }
+    if (name == "BatchNormGradient") {
+      return run_shaped(
+          shape, BatchNormGradient<T>{kEpsilon, a[1], a[0], a[3], moments, a[8], a[10], a[11]},
+          on_gpu, times);
+    }
+    return run_shaped(shape,
+                      BatchNormSecondGradient<T>{kEpsilon, a[2], a[5], a[6], a[1], a[0], a[3],
+                                                 moments, a[8], a[9], a[10]},
+                      on_gpu, times);
+  }));
+}
+
+// `windows` are the fields of Windows.
+const char* run_pooling(const char* kernel, int type, bool on_gpu, int times,
+                        const std::int64_t* windows, void* image, std::uint8_t* positions,
+                        void* values) {
+  return report(with_real(type, [&](auto zero) -> std::string {
+    using T = decltype(zero);
+    const Windows of{windows[0], windows[1], windows[2], windows[3], windows[4], windows[5]};
+    T* const i = static_cast<T*>(image);
+    T* const v = static_cast<T*>(values);
+    const std::string name = kernel;
+    if (name == "MaxPool") return run_shaped(of, MaxPool<T>{i, v, positions}, on_gpu, times);
+    if (name == "MaxUnpool") return run_shaped(of, MaxUnpool<T>{v, positions, i}, on_gpu, times);
+    return run_shaped(of, GatherPooled<T>{i, positions, v}, on_gpu, times);
   }));
 }
 

@@ -22,6 +22,8 @@ _ARGUMENTS = {
     "gpu_differences": [_POINTER, _POINTER, _COUNT, _COUNT, _POINTER],
     "run_gamma": [ctypes.c_char_p, *_ON, _COUNT, _POINTER, ctypes.c_double, ctypes.c_double],
     "run_select": [*_ON, _COUNT, _POINTER, _POINTER, _COUNT, ctypes.c_bool],
+    "run_normalisation": [ctypes.c_char_p, *_ON, _COUNT, _COUNT, _POINTER],
+    "run_pooling": [ctypes.c_char_p, *_ON, *[_POINTER] * 4],
     "run_contraction": [*_ON, *[_POINTER] * 6],
     "run_input_gradient": [*_ON, *[_POINTER] * 6],
     "run_embedding": [*_ON, _POINTER, ctypes.c_bool, *[_POINTER] * 3],

@@ -23,9 +23,9 @@ def markdown(results: dict[str, Any]) -> Iterator[str]:
         map(_timing, results["timings"]),
     )  # fmt: skip
     yield from _table(
-        ["work", "of", "ours", "other side", "its time", "its time / ours", "note"],
+        ["work", "of", "ours", "share of bound", "other side", "its time", "its time / ours", "note"],
         map(_comparison, results["comparisons"]),
-    )
+    )  # fmt: skip
 
 
 def _table(headings: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
@@ -73,7 +73,11 @@ def _timing(row: dict[str, Any]) -> list[str]:
 def _comparison(row: dict[str, Any]) -> list[str]:
     ours, theirs = row["ours_ms"], row["other_ms"]
     ratio = f"{theirs / ours:.2f}" if ours and theirs else "–"
-    return [row["work"], row["case"], _time(ours), row["other"], _time(theirs), ratio, row["note"]]
+    bound = row["bound_ms"]
+    share = f"{bound / ours:.0%}" if ours and bound else "–"
+    return [
+        row["work"], row["case"], _time(ours), share, row["other"], _time(theirs), ratio, row["note"],
+    ]  # fmt: skip
 
 
 def _time(ms: float | None) -> str:

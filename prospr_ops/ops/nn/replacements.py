@@ -16,18 +16,19 @@ from prospr_ops.ops.nn.max_pooling import max_pool
 def fast_calls() -> dict[str, Callable[..., Any]]:
     """Functions for one call of a model, by their names in tf.nn.
 
-    If there is a GPU, the compiled ops are those that it has kernels for, in a build with CUDA.
+    If there is a GPU, the compiled ops are among them in a build with CUDA only, which has kernels for it.
 
     They and their derivatives compute the same values as those of tf.nn. The operations in their
     graphs are not those of tf.nn, so code that inspects a graph, such as the closed form's
     estimators, must not use them.
     """
+    calls: dict[str, Callable[..., Any]] = {"gelu": gelu, "silu": silu}
+    if tf.config.list_logical_devices("GPU") and not _native.build_info()["cuda"]:
+        return calls
     normalisation = BatchNormalisation()
-    anywhere: dict[str, Callable[..., Any]] = {"gelu": gelu, "silu": silu}
-    by_channel: dict[str, Callable[..., Any]] = {
+    return {
+        **calls,
         "moments": normalisation.moments,
         "batch_normalization": normalisation.batch_normalization,
+        "max_pool": max_pool,
     }
-    if not tf.config.list_logical_devices("GPU"):
-        return {**anywhere, **by_channel, "max_pool": max_pool}
-    return {**anywhere, **by_channel} if _native.build_info()["cuda"] else anywhere
