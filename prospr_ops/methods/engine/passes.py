@@ -45,9 +45,7 @@ Pass = Callable[[Batch, tf.Tensor], PassOutput]
 # A gradient costs less as a graph, after a first one that costs more: to create, differentiate and load
 # an operation takes as long as this many eager calls of it, whatever the model (docs/meta_gradient.md has
 # the measurements).
-EAGER_PASSES = 7
-# On the CPU, TensorFlow's optimisation of a graph costs more than it gains in fewer passes than this.
-UNOPTIMISED_PASSES = 1000
+EAGER_PASSES = 9
 
 
 def evaluates_whole(settings: Settings) -> bool:
@@ -264,9 +262,8 @@ class Passes:
         self.problem = problem
         self.whole = evaluates_whole(problem.settings)
         self.eager = self.whole and count * problem.rounds <= EAGER_PASSES
-        self._optimises = (
-            count * problem.rounds >= UNOPTIMISED_PASSES or tf.config.list_logical_devices("GPU")
-        )
+        # On a CPU that costs more than it gains; on a GPU, which has more of it, it was not measured.
+        self._optimises = bool(tf.config.list_logical_devices("GPU"))
         self.round = 0
         self._to_trace: list[Pass] = []
         self.losses: list[float] = []
