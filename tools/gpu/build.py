@@ -56,6 +56,12 @@ def run(command: list[str]) -> str:
     return result.stdout + result.stderr if result.returncode else ""
 
 
+def timed(command: list[str]) -> tuple[str, float]:
+    """The same, and how many seconds it took."""
+    started = time.monotonic()
+    return run(command), time.monotonic() - started
+
+
 def main() -> int:
     """Compiles in parallel, and links."""
     out, architecture = Path(sys.argv[1]), sys.argv[2]
@@ -81,7 +87,8 @@ def main() -> int:
     # The longest first.
     order = sorted(commands, key=lambda o: commands[o][-3].endswith("conv.cu"), reverse=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for target, wrong in zip(order, pool.map(run, (commands[o] for o in order)), strict=True):
+        results = list(pool.map(timed, (commands[o] for o in order)))
+        for target, (wrong, _) in zip(order, results, strict=True):
             if wrong:
                 failed = True
                 print(f"FAILED: {target.stem}\n{wrong}", file=sys.stderr)
@@ -93,7 +100,9 @@ def main() -> int:
         if wrong := run([*link, *options, *found, "-o", str(out / target)]):
             failed = True
             print(f"FAILED: {target}\n{wrong}", file=sys.stderr)
-    print(f"{len(commands)} sources in {time.monotonic() - started:.0f} s")
+    seconds, longest = max((taken, o.stem) for o, (_, taken) in zip(order, results, strict=True))
+    print(f"{len(commands)} sources in {time.monotonic() - started:.0f} s; the longest, {longest}, "
+          f"took {seconds:.0f} s")  # fmt: skip
     return int(failed)
 
 

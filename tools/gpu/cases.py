@@ -163,7 +163,7 @@ REAL_SIZES = Sizes(
     layers=LAYERS,
     words=Words(512, 80, 20_000, 128),
     # Of LeNet-5, ResNet-20 and VGG-16, and one that fills the card.
-    images=((512, 28, 28, 6), (128, 32, 32, 16), (128, 32, 32, 64), (512, 64, 64, 64)),
+    images=((512, 28, 28, 6), (128, 32, 32, 16), (128, 32, 32, 64), (128, 64, 64, 64)),
     milliseconds=5,
     rounds=9,
 )
