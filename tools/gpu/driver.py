@@ -25,10 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import compiling
 from cases import EXPECTED_CARD, SHARE_OF_MEMORY, rates
 from tables import markdown
-
-import build
 
 HERE = Path(__file__).resolve().parent
 LISTS = {"check": "checks", "timing": "timings", "comparison": "comparisons"}
@@ -158,10 +157,10 @@ def ask(*command: str) -> str:
 
 def commit() -> str:
     """Of the bundle, or of the repository."""
-    file = build.ROOT / "COMMIT"
+    file = compiling.ROOT / "COMMIT"
     if file.exists():
         return file.read_text().strip()
-    return ask("git", "-C", str(build.ROOT), "rev-parse", "--short", "HEAD") or "unknown"
+    return ask("git", "-C", str(compiling.ROOT), "rev-parse", "--short", "HEAD") or "unknown"
 
 
 def test_names(program: Path) -> list[str]:
@@ -178,7 +177,7 @@ def card_environment(*, emulate: bool) -> dict[str, Any] | None:
         "nvidia-smi", "--query-gpu=compute_cap,name,driver_version", "--format=csv,noheader"
     )
     if emulate:
-        architecture, card, compiler = build.EMULATION, "no card", ask("g++", "--version")
+        architecture, card, compiler = compiling.EMULATION, "no card", ask("g++", "--version")
     elif query:
         capability, card, driver = (part.strip() for part in query.split(","))
         architecture = f"sm_{capability.replace('.', '')}"
@@ -213,7 +212,7 @@ def main() -> int:
 def take_steps(session: Session, architecture: str, *, emulate: bool) -> None:
     """The most telling first: right, then fast, then the sanitizers."""
     objects = session.out / "build"
-    session.step("build", [sys.executable, HERE / "build.py", objects, architecture], limit=150)
+    session.step("build", [sys.executable, HERE / "compiling.py", objects, architecture], limit=150)
     program, library = objects / "kernel-tests", objects / "libkernels.so"
     tests = test_names(program) if program.exists() else []
     if not tests:

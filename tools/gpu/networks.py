@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from build import ROOT
 from cases import REAL_SIZES, TINY_SIZES, Layer, Sizes
 from compare import DIFFER, compare, missing, torch
+from compiling import ROOT
 from kernels import Kernels
 from measure import timing
 

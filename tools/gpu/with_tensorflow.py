@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-import build
+import compiling
 from driver import Session, card_environment
 
 HERE = Path(__file__).resolve().parent
@@ -88,7 +88,7 @@ def main() -> int:
     places = folders()
     missing = link_libraries(libraries, places)
     known = {
-        "PYTHONPATH": os.pathsep.join([str(packages), str(build.ROOT)]),
+        "PYTHONPATH": os.pathsep.join([str(packages), str(compiling.ROOT)]),
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, [libraries, *places])),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         # TensorFlow's own kernels are compiled from PTX on first use, and kept here.
@@ -106,7 +106,7 @@ def main() -> int:
         if joined:
             session.step(
                 name, [sys.executable, *arguments], limit=limit, environment=known,
-                folder=build.ROOT,
+                folder=compiling.ROOT,
             )  # fmt: skip
         else:
             session.skip(name, "the parts were not joined")

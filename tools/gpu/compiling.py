@@ -1,6 +1,6 @@
 """Builds the tests of tests/cuda and a library of all kernels, for a card or for the emulation.
 
-    python build.py OUT ARCHITECTURE     # sm_90, or "emulation"
+    python compiling.py OUT ARCHITECTURE     # sm_90, or "emulation"
 
 OUT/kernel-tests is the program of tests/cuda, OUT/libkernels.so what kernels.py loads. What does not
 compile is named, and the rest is linked without it. Needs nvcc (not in the emulation) and g++.
