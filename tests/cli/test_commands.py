@@ -560,7 +560,9 @@ def test_a_comparison_does_not_draw_over_its_journal(tmp_path, capfd):
 def test_compare_passes_its_options_on(monkeypatch):
     calls = []
     monkeypatch.setattr(commands, "compare", lambda **options: calls.append(options))
-    options = "--contenders snip@20+revive rigl --dataset fashion_mnist --pretrained mnist --seeds 2"
+    options = (
+        "--contenders snip@20+revive rigl --dataset fashion_mnist --pretrained mnist --seeds 2"
+    )
     assert cli.main(["compare", *options.split()]) == 0
     assert calls == [
         {
