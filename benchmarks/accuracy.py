@@ -62,7 +62,7 @@ STUDIES = (
     # What it does if pruned weights may return.
     Study(
         "lenet_300_100", ("snip@20+revive", "first_order:3@20", "first_order:3@20+revive"),
-        (0.98, 0.99, 0.995), seeds=3, training=Training(),
+        _SPARSITIES, seeds=3, training=Training(),
     ),
     # How far from SNIP's own numbers is a matter of training.
     Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=3,

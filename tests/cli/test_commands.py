@@ -557,6 +557,23 @@ def test_a_comparison_does_not_draw_over_its_journal(tmp_path, capfd):
     assert not [*tmp_path.iterdir()]
 
 
+def test_compare_passes_its_options_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr(commands, "compare", lambda **options: calls.append(options))
+    options = (
+        "--contenders snip@20+revive rigl --dataset fashion_mnist --pretrained mnist --seeds 2"
+    )
+    assert cli.main(["compare", *options.split()]) == 0
+    assert calls == [
+        {
+            "contenders": ["snip@20+revive", "rigl"],
+            "dataset": "fashion_mnist",
+            "pretrained": "mnist",
+            "seeds": 2,
+        }
+    ]
+
+
 # --- what is the user's own -------------------------------------------------------------------------
 
 OWN = """
