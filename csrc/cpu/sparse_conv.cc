@@ -15,6 +15,12 @@ constexpr double kBytes = 4;
 constexpr std::int64_t kPositions = 8;
 // Items that a product is cut into at least, if its rows are enough.
 constexpr std::int64_t kItems = 16;
+// What a tile reads in one pass over weights stays in the first-level cache, beside what streams
+// through it, if that leaves each row so many weights per pass: it reads and writes a row's sums.
+constexpr double kPassBytes = 28 << 10;
+constexpr double kPassWeights = 12;
+// Positions that repay sorting the weights.
+constexpr std::int64_t kSorted = 128;
 
 // What lies where a filter reads an image of [blocks, rows, columns, channels, kBlockLanes].
 void arrange(Reading* reading, std::int64_t rows, std::int64_t columns, std::int64_t stride_height,
@@ -30,6 +36,8 @@ void arrange(Reading* reading, std::int64_t rows, std::int64_t columns, std::int
     reading->strides = {row, column, kBlockLanes, reading->source[1] * row};
   }
   reading->block_positions = rows * columns;
+  reading->row_positions = columns;
+  reading->row_step = stride_height;
   reading->group = std::max<std::int64_t>(
       1, std::min(reading->source[0],
                   (kPositions + reading->block_positions - 1) / reading->block_positions));
@@ -45,29 +53,85 @@ void arrange(Reading* reading, std::int64_t rows, std::int64_t columns, std::int
   }
 }
 
-// The offset of tap (i, j, channel).
+// A sparse matrix in compressed rows, whose columns are taps.
+struct Matrix {
+  const std::int32_t* taps;
+  const std::int32_t* splits;
+  std::int64_t rows;
+  std::int64_t weights;
+  std::int64_t kernel_size;
+  std::int64_t channels;  // tap = corner * channels + channel
+};
+
+// How many passes over the weights there are.
+std::int64_t passes_of(const Reading& reading, const Matrix& matrix, const Window& window,
+                       std::size_t element) {
+  if (reading.block_positions * reading.source[0] < kSorted || matrix.weights == 0) return 1;
+  const auto width = static_cast<double>(window.kernel_width + kPositions - 1);
+  const double lines = static_cast<double>(window.kernel_height) * width * kBlockLanes;
+  const double fitting = kPassBytes / (lines * static_cast<double>(element));
+  const double worth = kPassWeights * static_cast<double>(matrix.rows) *
+                       static_cast<double>(matrix.channels) / static_cast<double>(matrix.weights);
+  const double channels = std::max({1.0, fitting, worth});
+  return std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(static_cast<double>(matrix.channels) / channels + 0.5));
+}
+
+// The weights of a reading; `place` gives the offset of a corner of the filters.
 template <typename Place>
-void set_offsets(Reading* reading, const std::int32_t* taps, std::int64_t weights,
-                 std::int64_t kernel_size, std::int64_t channels, Place place) {
-  std::vector<std::int64_t> corners(kernel_size);
-  for (std::int64_t i = 0; i < kernel_size; ++i) corners[i] = place(i);
-  reading->offsets.resize(weights);
+void set_weights(Reading* reading, const Matrix& matrix, std::int64_t passes, Place place) {
+  std::vector<std::int32_t> corners(matrix.kernel_size);
+  for (std::int64_t i = 0; i < matrix.kernel_size; ++i) {
+    corners[i] = static_cast<std::int32_t>(place(i));
+  }
+  reading->passes = passes;
+  reading->offsets.resize(matrix.weights);
   const auto stride = static_cast<std::int32_t>(reading->strides.channel);
-  if (kernel_size == 1) {
-    for (std::int64_t k = 0; k < weights; ++k) reading->offsets[k] = taps[k] * stride;
+  const auto count = static_cast<std::uint32_t>(matrix.channels);
+  const std::int32_t* const taps = matrix.taps;
+  if (passes == 1) {
+    reading->starts.assign(matrix.splits, matrix.splits + matrix.rows + 1);
+    if (matrix.kernel_size == 1) {
+      for (std::int64_t k = 0; k < matrix.weights; ++k) reading->offsets[k] = taps[k] * stride;
+      return;
+    }
+    for (std::int64_t k = 0; k < matrix.weights; ++k) {
+      const auto tap = static_cast<std::uint32_t>(taps[k]);
+      const std::uint32_t corner = tap / count;
+      reading->offsets[k] =
+          corners[corner] + static_cast<std::int32_t>(tap - corner * count) * stride;
+    }
     return;
   }
-  const auto count = static_cast<std::uint32_t>(channels);
-  for (std::int64_t k = 0; k < weights; ++k) {
-    const auto tap = static_cast<std::uint32_t>(taps[k]);
-    const std::uint32_t corner = tap / count;
-    reading->offsets[k] = static_cast<std::int32_t>(corners[corner]) +
-                          static_cast<std::int32_t>(tap - corner * count) * stride;
+  const std::uint32_t channels_of_pass = (count + passes - 1) / passes;
+  const auto bin = [&](std::int64_t row, std::uint32_t channel) {
+    return channel / channels_of_pass * matrix.rows + row;
+  };
+  reading->starts.assign(passes * matrix.rows + 1, 0);
+  for (std::int64_t row = 0; row < matrix.rows; ++row) {
+    for (std::int64_t k = matrix.splits[row]; k < matrix.splits[row + 1]; ++k) {
+      ++reading->starts[bin(row, static_cast<std::uint32_t>(taps[k]) % count) + 1];
+    }
+  }
+  for (std::int64_t i = 0; i < passes * matrix.rows; ++i) {
+    reading->starts[i + 1] += reading->starts[i];
+  }
+  std::vector<std::int32_t> next(reading->starts.begin(), reading->starts.end() - 1);
+  reading->order.resize(matrix.weights);
+  for (std::int64_t row = 0; row < matrix.rows; ++row) {
+    for (std::int64_t k = matrix.splits[row]; k < matrix.splits[row + 1]; ++k) {
+      const auto tap = static_cast<std::uint32_t>(taps[k]);
+      const std::uint32_t corner = tap / count;
+      const std::uint32_t channel = tap - corner * count;
+      const std::int32_t at = next[bin(row, channel)]++;
+      reading->offsets[at] = corners[corner] + static_cast<std::int32_t>(channel) * stride;
+      reading->order[at] = static_cast<std::int32_t>(k);
+    }
   }
 }
 
-// How filters read images.
-Reading of_image(const SparseConvShape& shape, const std::int32_t* taps) {
+// How filters read images, of elements of some bytes.
+Reading of_image(const SparseConvShape& shape, const SparsePattern& pattern, std::size_t element) {
   const Window& window = shape.window;
   Reading reading;
   reading.source = shape.image();
@@ -77,19 +141,26 @@ Reading of_image(const SparseConvShape& shape, const std::int32_t* taps) {
   reading.left = shape.left();
   reading.row_distance = reading.column_distance = 1;
   reading.framed = window.kernel_height * window.kernel_width > 1;
+  reading.span = window.span_height();
   arrange(&reading, shape.rows(), shape.columns(), window.stride_height, window.stride_width);
-  set_offsets(&reading, taps, shape.weights, window.kernel_height * window.kernel_width,
-              shape.channels, [&](std::int64_t corner) {
-                return corner / window.kernel_width * window.dilation_height * reading.strides.row +
-                       corner % window.kernel_width * window.dilation_width *
-                           reading.strides.column;
-              });
+  const Matrix matrix{pattern.taps,
+                      pattern.splits,
+                      shape.filters,
+                      shape.weights,
+                      window.kernel_height * window.kernel_width,
+                      shape.channels};
+  set_weights(
+      &reading, matrix, passes_of(reading, matrix, window, element), [&](std::int64_t corner) {
+        return corner / window.kernel_width * window.dilation_height * reading.strides.row +
+               corner % window.kernel_width * window.dilation_width * reading.strides.column;
+      });
   return reading;
 }
 
 // How the transposed filters read gradients by outputs, laid into a frame with zeros between them
 // where the filters moved by more than one.
-Reading of_output(const SparseConvShape& shape, const std::int32_t* taps) {
+Reading of_output(const SparseConvShape& shape, const TransposedPattern& pattern,
+                  std::size_t element) {
   const Window& window = shape.window;
   Reading reading;
   reading.source = shape.output();
@@ -101,9 +172,16 @@ Reading of_output(const SparseConvShape& shape, const std::int32_t* taps) {
   reading.column_distance = window.stride_width;
   reading.framed = window.kernel_height * window.kernel_width > 1 || window.stride_height > 1 ||
                    window.stride_width > 1;
+  reading.span = window.span_height();
   arrange(&reading, shape.height, shape.width, 1, 1);
-  set_offsets(&reading, taps, shape.weights, window.kernel_height * window.kernel_width,
-              shape.filters, [&](std::int64_t corner) {
+  const Matrix matrix{pattern.taps,
+                      pattern.splits,
+                      shape.channels,
+                      shape.weights,
+                      window.kernel_height * window.kernel_width,
+                      shape.filters};
+  set_weights(&reading, matrix, passes_of(reading, matrix, window, element),
+              [&](std::int64_t corner) {
                 const std::int64_t i = window.kernel_height - 1 - corner / window.kernel_width;
                 const std::int64_t j = window.kernel_width - 1 - corner % window.kernel_width;
                 return i * window.dilation_height * reading.strides.row +
@@ -133,8 +211,12 @@ template <typename T>
 void run_map(const SparseConvShape& shape, const SparseConv<T>& map, InstructionSet instruction_set,
              const ParallelFor& parallel_for) {
   if (shape.blocks == 0 || shape.filters == 0) return;  // other sizes may be anything
-  multiply<T>(of_image(shape, map.pattern.taps),
-              {map.pattern.splits, shape.filters, 1, map.image, map.weights, map.bias, map.output},
+  const Reading reading = of_image(shape, map.pattern, sizeof(T));
+  std::vector<T> sorted(reading.order.size());
+  for (std::size_t k = 0; k < sorted.size(); ++k) sorted[k] = map.weights[reading.order[k]];
+  multiply<T>(reading,
+              {shape.filters, 1, map.image, sorted.empty() ? map.weights : sorted.data(), map.bias,
+               map.output},
               instruction_set, parallel_for);
 }
 
@@ -142,11 +224,14 @@ template <typename T>
 void run_map(const SparseConvShape& shape, const SparseConvInputGradient<T>& map,
              InstructionSet instruction_set, const ParallelFor& parallel_for) {
   if (shape.blocks == 0 || shape.channels == 0) return;
+  const Reading reading = of_output(shape, map.pattern, sizeof(T));
   std::vector<T> weights(shape.weights);
-  for (std::int64_t e = 0; e < shape.weights; ++e) weights[e] = map.weights[map.pattern.order[e]];
-  multiply<T>(of_output(shape, map.pattern.taps),
-              {map.pattern.splits, shape.channels, 1, map.output_gradient, weights.data(), nullptr,
-               map.image_gradient},
+  for (std::int64_t k = 0; k < shape.weights; ++k) {
+    const std::int64_t entry = reading.order.empty() ? k : reading.order[k];
+    weights[k] = map.weights[map.pattern.order[entry]];
+  }
+  multiply<T>(reading,
+              {shape.channels, 1, map.output_gradient, weights.data(), nullptr, map.image_gradient},
               instruction_set, parallel_for);
 }
 
@@ -171,7 +256,7 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
     std::fill_n(map.bias_gradient, shape.filters, T{0});
     return;
   }
-  const Reading reading = of_image(shape, map.pattern.taps);
+  const Reading reading = of_image(shape, map.pattern, sizeof(T));
   const std::int64_t groups = reading.groups();
   const std::int64_t parts = parts_of(shape, reading);
   const std::int64_t chunks = std::min(shape.filters, kItems / parts);
@@ -194,8 +279,7 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
                      by_biases = by_weights + shape.weights;
                    }
                    kernel(reading, shape.filters, map, groups * part / parts,
-                          groups * (part + 1) / parts, first, last,
-                          by_weights + map.pattern.splits[first], by_biases + first);
+                          groups * (part + 1) / parts, first, last, by_weights, by_biases);
                  }
                });
   for (std::int64_t part = 1; part < parts; ++part) {

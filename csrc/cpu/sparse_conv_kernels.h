@@ -32,11 +32,21 @@ struct Reading {
   std::int64_t row_distance;
   std::int64_t column_distance;
   Strides strides;  // of what is read
-  // What weights read at: positions of a group of blocks, and their number in one block.
+  // What weights read at: positions of a group of blocks, and their number in one block and in a
+  // row of it. A row of positions reads `span` rows of the frame, and the next one `row_step`
+  // below.
   std::int64_t group;
   std::int64_t block_positions;
+  std::int64_t row_positions;
+  std::int64_t row_step;
+  std::int64_t span;
   std::vector<std::int64_t> positions;
+  // The weights come in passes, each over some of the channels that they read, and in a pass row by
+  // row: row r has the weights [starts[pass * rows + r], starts[pass * rows + r + 1]).
+  std::int64_t passes;
+  std::vector<std::int32_t> starts;
   std::vector<std::int32_t> offsets;  // of each weight
+  std::vector<std::int32_t> order;    // which weight it is; empty for all in order
 
   std::int64_t groups() const { return (source[0] + group - 1) / group; }
   std::int64_t group_blocks(std::int64_t number) const {
@@ -49,20 +59,19 @@ struct Reading {
 // groups * chunks: result[position, row] = bias[row] + the sum of its weights times what they read.
 template <typename T>
 struct SparseProduct {
-  const std::int32_t* splits;
   std::int64_t rows;
   std::int64_t chunks;
   const T* source;
-  const T* weights;
-  const T* bias;  // or null
-  T* result;      // [blocks, positions, rows, kBlockLanes]
+  const T* weights;  // in the reading's order
+  const T* bias;     // or null
+  T* result;         // [blocks, positions, rows, kBlockLanes]
 };
 template <typename T>
 using SparseProductKernel = void (*)(const Reading& reading, const SparseProduct<T>& product,
                                      std::int64_t begin, std::int64_t end);
 
-// The sums over groups [first, last) of the gradients of filters [begin, end): by the weights from
-// that of filter `begin` on, and by the biases.
+// The sums over groups [first, last) of the gradients of filters [begin, end), at their places
+// among all weights and all biases.
 template <typename T>
 using SparseFilterGradientKernel = void (*)(const Reading& reading, std::int64_t filters,
                                             const SparseConvFilterGradient<T>& map,

@@ -27,6 +27,9 @@ def test_build_info():
 # Where there is a GPU, batch normalisation and max-pooling are TensorFlow's own; sparse training is for
 # CPUs.
 CPU_ONLY = {
+    "Prospr_BlockMoments",
+    "Prospr_BlockNorm",
+    "Prospr_BlockNormGradient",
     "Prospr_FromBlocks",
     "Prospr_GatherPooled",
     "Prospr_MaxPool",
