@@ -1,6 +1,7 @@
 #include "cpu/sparse_conv.h"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "cpu/sparse_conv_kernels.h"
@@ -19,6 +20,8 @@ constexpr std::int64_t kItems = 16;
 // through it, if that leaves each row so many weights per pass: it reads and writes a row's sums.
 constexpr double kPassBytes = 28 << 10;
 constexpr double kPassWeights = 12;
+// Readings of each pixel that repay laying it into a frame.
+constexpr double kReads = 4;
 // Positions that repay sorting the weights.
 constexpr std::int64_t kSorted = 128;
 
@@ -38,6 +41,7 @@ void arrange(Reading* reading, std::int64_t rows, std::int64_t columns, std::int
   reading->block_positions = rows * columns;
   reading->row_positions = columns;
   reading->row_step = stride_height;
+  reading->side_by_side = stride_width * reading->strides.column == kBlockLanes;
   reading->group = std::max<std::int64_t>(
       1, std::min(reading->source[0],
                   (kPositions + reading->block_positions - 1) / reading->block_positions));
@@ -130,6 +134,30 @@ void set_weights(Reading* reading, const Matrix& matrix, std::int64_t passes, Pl
   }
 }
 
+// Whether weights read an image so often that laying it into a frame pays, if it need not be.
+bool reads_often(const SparseConvShape& shape) {
+  return shape.width == kPositions &&
+         static_cast<double>(shape.weights) >=
+             kReads * static_cast<double>(std::max(shape.channels, shape.filters));
+}
+
+// Filters of one pixel that move by one see no rows and no columns: kPositions pixels are as good
+// as an image of one row, whatever they were, and lie side by side in its frame.
+SparseConvShape flattened(SparseConvShape shape) {
+  const Window& window = shape.window;
+  const std::int64_t pixels = shape.blocks * shape.height * shape.width;
+  const double frame = static_cast<double>(std::max(shape.channels, shape.filters)) *
+                       static_cast<double>(kPositions * kBlockLanes);
+  if (window.kernel_height == 1 && window.kernel_width == 1 && window.stride_height == 1 &&
+      window.stride_width == 1 && pixels % kPositions == 0 &&
+      frame <= std::numeric_limits<std::int32_t>::max()) {
+    shape.blocks = pixels / kPositions;
+    shape.height = 1;
+    shape.width = kPositions;
+  }
+  return shape;
+}
+
 // How filters read images, of elements of some bytes.
 Reading of_image(const SparseConvShape& shape, const SparsePattern& pattern, std::size_t element) {
   const Window& window = shape.window;
@@ -140,7 +168,7 @@ Reading of_image(const SparseConvShape& shape, const SparsePattern& pattern, std
   reading.above = shape.above();
   reading.left = shape.left();
   reading.row_distance = reading.column_distance = 1;
-  reading.framed = window.kernel_height * window.kernel_width > 1;
+  reading.framed = window.kernel_height * window.kernel_width > 1 || reads_often(shape);
   reading.span = window.span_height();
   arrange(&reading, shape.rows(), shape.columns(), window.stride_height, window.stride_width);
   const Matrix matrix{pattern.taps,
@@ -171,7 +199,7 @@ Reading of_output(const SparseConvShape& shape, const TransposedPattern& pattern
   reading.row_distance = window.stride_height;
   reading.column_distance = window.stride_width;
   reading.framed = window.kernel_height * window.kernel_width > 1 || window.stride_height > 1 ||
-                   window.stride_width > 1;
+                   window.stride_width > 1 || reads_often(shape);
   reading.span = window.span_height();
   arrange(&reading, shape.height, shape.width, 1, 1);
   const Matrix matrix{pattern.taps,
@@ -267,11 +295,10 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
   const std::int64_t items = parts * chunks;
   parallel_for(items, std::max(1.0, products_of(reading) / kSpeed / static_cast<double>(items)),
                [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t item = begin; item < end; ++item) {
+                 for (std::int64_t item = begin; item < end;) {
+                   // The chunks of a part together, so that an image is laid once.
                    const std::int64_t part = item / chunks;
-                   const std::int64_t chunk = item % chunks;
-                   const std::int64_t first = shape.filters * chunk / chunks;
-                   const std::int64_t last = shape.filters * (chunk + 1) / chunks;
+                   const std::int64_t next = std::min(end, (part + 1) * chunks);
                    T* by_weights = map.weights_gradient;
                    T* by_biases = map.bias_gradient;
                    if (part > 0) {
@@ -279,7 +306,10 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
                      by_biases = by_weights + shape.weights;
                    }
                    kernel(reading, shape.filters, map, groups * part / parts,
-                          groups * (part + 1) / parts, first, last, by_weights, by_biases);
+                          groups * (part + 1) / parts,
+                          shape.filters * (item - part * chunks) / chunks,
+                          shape.filters * (next - part * chunks) / chunks, by_weights, by_biases);
+                   item = next;
                  }
                });
   for (std::int64_t part = 1; part < parts; ++part) {
@@ -296,7 +326,7 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
 template <typename Map>
 void run(const SparseConvShape& shape, const Map& map, InstructionSet instruction_set,
          const ParallelFor& parallel_for) {
-  run_map(shape, map, instruction_set, parallel_for);
+  run_map(flattened(shape), map, instruction_set, parallel_for);
 }
 
 template <typename Map>

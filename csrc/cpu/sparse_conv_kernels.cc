@@ -93,14 +93,47 @@ class Source {
   std::int64_t laid_ = 0;
 };
 
-// Some rows of a sparse matrix at kCount positions side by side. Between passes the sums lie in
+// Calls part(first, count, run) for all positions of a group, kTile at once while there are so
+// many: of `count` positions each `run` lie side by side, so that one address does for all of them.
+template <int kRun, typename Part>
+PROSPR_HD void for_runs(std::int64_t first, std::int64_t last, Part part) {
+  for_tiles<kTile>(first, last, [&](std::int64_t tile, auto count) {
+    constexpr int kCount = count;
+    part(tile, Constant<kCount>(), Constant < kCount<kRun ? kCount : kRun>());
+  });
+}
+
+template <typename Part>
+PROSPR_HD void for_positions(const Reading& reading, std::int64_t group, Part part) {
+  const std::int64_t all = reading.group_blocks(group) * reading.block_positions;
+  const std::int64_t row = reading.row_positions;
+  if (reading.side_by_side && row >= kTile) {
+    for (std::int64_t first = 0; first < all; first += row) {
+      for_runs<kTile>(first, first + row, part);
+    }
+  } else if (reading.side_by_side && row % 4 == 0) {
+    for_runs<4>(0, all, part);
+  } else if (reading.side_by_side && row % 2 == 0) {
+    for_runs<2>(0, all, part);
+  } else {
+    for_runs<1>(0, all, part);
+  }
+}
+
+// The addresses of some positions, a run after the other.
+template <int kRun, typename T>
+PROSPR_HD const T* address(const T* const* runs, int position, std::int64_t offset) {
+  return runs[position / kRun] + offset + position % kRun * kBlockLanes;
+}
+
+// Some rows of a sparse matrix at kCount positions. Between passes the sums lie in
 // `partial`, [end - begin, kCount, kBlockLanes].
-template <int kCount, typename T>
+template <int kCount, int kRun, typename T>
 PROSPR_HD void multiply_tile(const Reading& reading, const SparseProduct<T>& product,
                              const T* source, const std::int64_t* positions, std::int64_t begin,
                              std::int64_t end, T* partial, T* result) {
-  const T* from[kCount];
-  for (int p = 0; p < kCount; ++p) from[p] = source + positions[p];
+  const T* runs[kCount / kRun];
+  for (int r = 0; r < kCount / kRun; ++r) runs[r] = source + positions[r * kRun];
   const std::int32_t* const offsets = reading.offsets.data();
   for (std::int64_t pass = 0; pass < reading.passes; ++pass) {
     const std::int32_t* const starts = reading.starts.data() + pass * product.rows;
@@ -120,7 +153,8 @@ PROSPR_HD void multiply_tile(const Reading& reading, const SparseProduct<T>& pro
         const std::int64_t offset = offsets[k];
         const T weight = product.weights[k];
 #pragma GCC unroll 8
-        for (int p = 0; p < kCount; ++p) add_product(sums[p], weight, from[p] + offset);
+        for (int p = 0; p < kCount; ++p)
+          add_product(sums[p], weight, address<kRun>(runs, p, offset));
       }
       const bool done = pass + 1 == reading.passes;
       T* to = done ? result + row * kBlockLanes : between;
@@ -143,13 +177,11 @@ void multiply(const Reading& reading, const SparseProduct<T>& product, std::int6
     const std::int64_t last = product.rows * (chunk + 1) / product.chunks;
     const std::int64_t position = group * reading.group * reading.block_positions;
     T* const result = product.result + position * product.rows * kBlockLanes;
-    for_tiles<kTile>(0, reading.group_blocks(group) * reading.block_positions,
-                     [&](std::int64_t tile, auto count) {
-                       multiply_tile<count>(reading, product, sources.of(group, tile + count - 1),
-                                            reading.positions.data() + tile, first, last,
-                                            partial.data(),
-                                            result + tile * product.rows * kBlockLanes);
-                     });
+    for_positions(reading, group, [&](std::int64_t tile, auto count, auto run) {
+      multiply_tile<count, run>(reading, product, sources.of(group, tile + count - 1),
+                                reading.positions.data() + tile, first, last, partial.data(),
+                                result + tile * product.rows * kBlockLanes);
+    });
   }
 }
 
@@ -184,14 +216,14 @@ PROSPR_HD T total(const Partial<T>& lanes) {
   return sum;
 }
 
-// Adds to the sums of some filters' weights, pass by pass, what kCount positions side by side add.
-template <int kCount, typename T>
+// Adds to the sums of some filters' weights, pass by pass, what kCount positions add.
+template <int kCount, int kRun, typename T>
 PROSPR_HD void add_tile(const Reading& reading, std::int64_t filters, const T* source,
                         const std::int64_t* positions, const T* gradient, std::int64_t begin,
                         std::int64_t end, Partial<T>* sums, Partial<T>* biases) {
   const std::int32_t* const offsets = reading.offsets.data();
-  const T* from[kCount];
-  for (int p = 0; p < kCount; ++p) from[p] = source + positions[p];
+  const T* runs[kCount / kRun];
+  for (int r = 0; r < kCount / kRun; ++r) runs[r] = source + positions[r * kRun];
   for (std::int64_t pass = 0; pass < reading.passes; ++pass) {
     const std::int32_t* const starts = reading.starts.data() + pass * filters;
     for (std::int64_t f = begin; f < end; ++f) {
@@ -210,7 +242,7 @@ PROSPR_HD void add_tile(const Reading& reading, std::int64_t filters, const T* s
             {};  // two, so that no addition waits for the one before
 #pragma GCC unroll 8
         for (int p = 0; p < kCount; ++p) {
-          add_product(sum[kCount == 1 ? 0 : p % 2], gradients[p], from[p] + offset);
+          add_product(sum[kCount == 1 ? 0 : p % 2], gradients[p], address<kRun>(runs, p, offset));
         }
         if constexpr (kCount > 1) add(sum[0], sum[1]);
         *sums++ += partial<T>(sum[0]);
@@ -226,26 +258,24 @@ void filter_gradient(const Reading& reading, std::int64_t filters,
   const auto start = [&](std::int64_t pass, std::int64_t f) -> std::int64_t {
     return reading.starts[pass * filters + f];
   };
-  std::int64_t count = 0;
+  std::int64_t weights = 0;
   for (std::int64_t pass = 0; pass < reading.passes; ++pass) {
-    count += start(pass, end) - start(pass, begin);
+    weights += start(pass, end) - start(pass, begin);
   }
-  AlignedBuffer<Partial<T>> memory(count + end - begin);
+  AlignedBuffer<Partial<T>> memory(weights + end - begin);
   Partial<T>* const sums = memory.data();
-  Partial<T>* const biases = sums + count;
-  std::fill_n(sums, count + end - begin, Partial<T>{});
+  Partial<T>* const biases = sums + weights;
+  std::fill_n(sums, weights + end - begin, Partial<T>{});
   Source<T> sources(reading, map.image);
   for (std::int64_t group = first; group < last; ++group) {
     const T* const gradient = map.output_gradient + group * reading.group *
                                                         reading.block_positions * filters *
                                                         kBlockLanes;
-    for_tiles<kTile>(0, reading.group_blocks(group) * reading.block_positions,
-                     [&](std::int64_t tile, auto size) {
-                       add_tile<size>(reading, filters, sources.of(group, tile + size - 1),
-                                      reading.positions.data() + tile,
-                                      gradient + tile * filters * kBlockLanes, begin, end, sums,
-                                      biases);
-                     });
+    for_positions(reading, group, [&](std::int64_t tile, auto count, auto run) {
+      add_tile<count, run>(reading, filters, sources.of(group, tile + count - 1),
+                           reading.positions.data() + tile, gradient + tile * filters * kBlockLanes,
+                           begin, end, sums, biases);
+    });
   }
   const Partial<T>* sum = sums;
   for (std::int64_t pass = 0; pass < reading.passes; ++pass) {

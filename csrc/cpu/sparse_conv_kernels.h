@@ -40,6 +40,7 @@ struct Reading {
   std::int64_t row_positions;
   std::int64_t row_step;
   std::int64_t span;
+  bool side_by_side;  // positions of a row are kBlockLanes elements apart
   std::vector<std::int64_t> positions;
   // The weights come in passes, each over some of the channels that they read, and in a pass row by
   // row: row r has the weights [starts[pass * rows + r], starts[pass * rows + r + 1]).

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
 
 from prospr_ops.network import keras_private
 from prospr_ops.pruning.channels.graph import functional, is_graph
 from prospr_ops.sparse import rules
-from prospr_ops.sparse.costs import LEAST_GAIN, Work, gain
 from prospr_ops.sparse.layers import (
     BlockedBatchNormalization,
     BlockLayer,
@@ -23,7 +20,6 @@ from prospr_ops.sparse.layers import (
     PerChannel,
     SparseLayer,
     ToBlocks,
-    filters_of,
 )
 
 
@@ -45,68 +41,6 @@ class SparseModel(keras.Model):
         model = super().from_config(config, custom_objects)
         model.was_sequential = was_sequential
         return model
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What becomes of a masked layer.
-
-    Attributes:
-        layer: Name of the layer.
-        kept: Number of weights that are kept.
-        weights: Number of weights.
-        sparse: Whether it goes sparse.
-        reason: Why it stays dense, or the gain that is expected.
-    """
-
-    layer: str
-    kept: int
-    weights: int
-    sparse: bool
-    reason: str
-
-
-def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict[int, Choice]:
-    """What becomes of each masked layer that the graph of a model calls, by the layer's id."""
-    found: dict[int, Choice] = {}
-    for node in keras_private.nodes(functional(model)):
-        layer = node.operation
-        if is_graph(layer):
-            found |= choices(layer, wanted, batch_size)
-        elif rules.mask_of(layer) is not None and id(layer) not in found:
-            found[id(layer)] = _choice(layer, keras_private.inputs_of(node)[0], wanted, batch_size)
-    return found
-
-
-def _choice(layer: Any, source: Any, wanted: str | set[str], batch_size: int) -> Choice:
-    constraint = rules.mask_of(layer)
-    assert constraint is not None
-    mask = constraint.mask.numpy()
-    kept = int(np.count_nonzero(mask))
-    reason, sparse = rules.reason_against(layer), False
-    if not reason:
-        expected = _gain(layer, mask, source, batch_size)
-        sparse = wanted == "all" or layer.name in wanted
-        if wanted == "auto":
-            sparse = expected >= LEAST_GAIN
-        reason = f"{expected:.1f} × expected"
-    return Choice(layer.name, kept, mask.size, sparse, reason)
-
-
-def _gain(layer: Any, mask: np.ndarray, source: Any, batch_size: int) -> float:
-    shape = tuple(size or 1 for size in source.shape[1:])
-    output = tuple(size or 1 for size in layer.compute_output_shape((1, *shape))[1:])
-    positions = math.prod(output[:-1])
-    uses = batch_size * positions
-    elements = batch_size * (math.prod(shape) + math.prod(output))
-    work = Work(
-        uses * float(np.count_nonzero(mask)),
-        uses * float(mask.size),
-        float(elements),
-        positions,
-        math.prod(filters_of(layer, mask).mask.shape[:2]) > 1,
-    )
-    return gain(work)
 
 
 class _Copy:

@@ -100,6 +100,17 @@ def is_normalisation(operation: Any, rank: int) -> bool:
     )
 
 
+def works_on_blocks(operation: Any, rank: int) -> bool:
+    """Whether an operation on tensors of a rank can work on blocks, if they are given to it."""
+    return (
+        is_elementwise(operation)
+        or is_per_channel(operation)
+        or is_padding(operation)
+        or is_concatenation(operation, rank)
+        or is_normalisation(operation, rank)
+    )
+
+
 def _channels_last(layer: layers.Layer) -> bool:
     return getattr(layer, "data_format", "channels_last") == "channels_last"
 
