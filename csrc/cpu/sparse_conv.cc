@@ -25,9 +25,19 @@ constexpr double kReads = 4;
 // Positions that repay sorting the weights.
 constexpr std::int64_t kSorted = 128;
 
+// Where the results of positions lie: from a pixel on, some pixels apart.
+struct Results {
+  std::int64_t height;
+  std::int64_t width;
+  std::int64_t row;
+  std::int64_t column;
+  std::int64_t row_step;
+  std::int64_t column_step;
+};
+
 // What lies where a filter reads an image of [blocks, rows, columns, channels, kBlockLanes].
 void arrange(Reading* reading, std::int64_t rows, std::int64_t columns, std::int64_t stride_height,
-             std::int64_t stride_width) {
+             std::int64_t stride_width, const Results& results) {
   const std::int64_t channels = reading->source[3];
   if (reading->framed) {
     const std::int64_t channel = reading->frame_columns * kBlockLanes;
@@ -46,12 +56,17 @@ void arrange(Reading* reading, std::int64_t rows, std::int64_t columns, std::int
       1, std::min(reading->source[0],
                   (kPositions + reading->block_positions - 1) / reading->block_positions));
   const Strides& strides = reading->strides;
+  reading->block_results = results.height * results.width;
   reading->positions.reserve(reading->group * reading->block_positions);
+  reading->targets.reserve(reading->group * reading->block_positions);
   for (std::int64_t block = 0; block < reading->group; ++block) {
     for (std::int64_t row = 0; row < rows; ++row) {
       for (std::int64_t column = 0; column < columns; ++column) {
         reading->positions.push_back(block * strides.block + row * stride_height * strides.row +
                                      column * stride_width * strides.column);
+        reading->targets.push_back((block * results.height + results.row + row * results.row_step) *
+                                       results.width +
+                                   results.column + column * results.column_step);
       }
     }
   }
@@ -167,10 +182,10 @@ Reading of_image(const SparseConvShape& shape, const SparsePattern& pattern, std
   reading.frame_columns = (shape.columns() - 1) * window.stride_width + window.span_width();
   reading.above = shape.above();
   reading.left = shape.left();
-  reading.row_distance = reading.column_distance = 1;
   reading.framed = window.kernel_height * window.kernel_width > 1 || reads_often(shape);
   reading.span = window.span_height();
-  arrange(&reading, shape.rows(), shape.columns(), window.stride_height, window.stride_width);
+  arrange(&reading, shape.rows(), shape.columns(), window.stride_height, window.stride_width,
+          {shape.rows(), shape.columns(), 0, 0, 1, 1});
   const Matrix matrix{pattern.taps,
                       pattern.splits,
                       shape.filters,
@@ -185,36 +200,57 @@ Reading of_image(const SparseConvShape& shape, const SparsePattern& pattern, std
   return reading;
 }
 
-// How the transposed filters read gradients by outputs, laid into a frame with zeros between them
-// where the filters moved by more than one.
-Reading of_output(const SparseConvShape& shape, const TransposedPattern& pattern,
-                  std::size_t element) {
+// Along one axis, the pixels of an image that lie `stride` apart, from `first` on: element i of a
+// filter that lies on number r of them was at position r + place(i), if it ever lies there.
+struct Phase {
+  Phase(std::int64_t first, std::int64_t size, std::int64_t kernel, std::int64_t stride,
+        std::int64_t dilation, std::int64_t before)
+      : first(first),
+        stride(stride),
+        dilation(dilation),
+        before(before),
+        pixels((size - first + stride - 1) / stride) {
+    for (std::int64_t i = 0; i < kernel; ++i) {
+      if (!has(i)) continue;
+      least = std::min(least, place(i));
+      most = std::max(most, place(i));
+    }
+  }
+
+  bool has(std::int64_t i) const { return (first + before - i * dilation) % stride == 0; }
+  std::int64_t place(std::int64_t i) const { return (first + before - i * dilation) / stride; }
+
+  std::int64_t first;
+  std::int64_t stride;
+  std::int64_t dilation;
+  std::int64_t before;
+  std::int64_t pixels;
+  std::int64_t least = 0;
+  std::int64_t most = 0;
+};
+
+// How the transposed filters read gradients by outputs, for the pixels of two phases, of which
+// `matrix` has the weights.
+Reading of_output(const SparseConvShape& shape, const Matrix& matrix, const Phase& rows,
+                  const Phase& columns, std::size_t element) {
   const Window& window = shape.window;
   Reading reading;
   reading.source = shape.output();
-  reading.frame_rows = shape.height + window.span_height() - 1;
-  reading.frame_columns = shape.width + window.span_width() - 1;
-  reading.above = window.span_height() - 1 - shape.above();
-  reading.left = window.span_width() - 1 - shape.left();
-  reading.row_distance = window.stride_height;
-  reading.column_distance = window.stride_width;
-  reading.framed = window.kernel_height * window.kernel_width > 1 || window.stride_height > 1 ||
-                   window.stride_width > 1 || reads_often(shape);
-  reading.span = window.span_height();
-  arrange(&reading, shape.height, shape.width, 1, 1);
-  const Matrix matrix{pattern.taps,
-                      pattern.splits,
-                      shape.channels,
-                      shape.weights,
-                      window.kernel_height * window.kernel_width,
-                      shape.filters};
-  set_weights(&reading, matrix, passes_of(reading, matrix, window, element),
-              [&](std::int64_t corner) {
-                const std::int64_t i = window.kernel_height - 1 - corner / window.kernel_width;
-                const std::int64_t j = window.kernel_width - 1 - corner % window.kernel_width;
-                return i * window.dilation_height * reading.strides.row +
-                       j * window.dilation_width * reading.strides.column;
-              });
+  reading.span = rows.most - rows.least + 1;
+  reading.frame_rows = rows.pixels - 1 + reading.span;
+  reading.frame_columns = columns.pixels + columns.most - columns.least;
+  reading.above = -rows.least;
+  reading.left = -columns.least;
+  reading.framed = window.kernel_height * window.kernel_width > 1 || rows.stride > 1 ||
+                   columns.stride > 1 || reads_often(shape);
+  arrange(&reading, rows.pixels, columns.pixels, 1, 1,
+          {shape.height, shape.width, rows.first, columns.first, rows.stride, columns.stride});
+  set_weights(
+      &reading, matrix, passes_of(reading, matrix, window, element), [&](std::int64_t corner) {
+        return (rows.place(corner / window.kernel_width) - rows.least) * reading.strides.row +
+               (columns.place(corner % window.kernel_width) - columns.least) *
+                   reading.strides.column;
+      });
   return reading;
 }
 
@@ -248,19 +284,58 @@ void run_map(const SparseConvShape& shape, const SparseConv<T>& map, Instruction
               instruction_set, parallel_for);
 }
 
+// Pixels that the filters' moves tell apart see different elements of them, so they are a product
+// each: nothing is multiplied with zeros between the positions.
 template <typename T>
 void run_map(const SparseConvShape& shape, const SparseConvInputGradient<T>& map,
              InstructionSet instruction_set, const ParallelFor& parallel_for) {
   if (shape.blocks == 0 || shape.channels == 0) return;
-  const Reading reading = of_output(shape, map.pattern, sizeof(T));
-  std::vector<T> weights(shape.weights);
-  for (std::int64_t k = 0; k < shape.weights; ++k) {
-    const std::int64_t entry = reading.order.empty() ? k : reading.order[k];
-    weights[k] = map.weights[map.pattern.order[entry]];
+  const Window& window = shape.window;
+  const bool moves = window.stride_height > 1 || window.stride_width > 1;
+  const std::int64_t kernel_size = window.kernel_height * window.kernel_width;
+  std::vector<std::int32_t> taps;
+  std::vector<std::int32_t> splits;
+  std::vector<std::int32_t> entries;
+  std::vector<T> weights;
+  for (std::int64_t y = 0; y < std::min(window.stride_height, shape.height); ++y) {
+    const Phase rows(y, shape.height, window.kernel_height, window.stride_height,
+                     window.dilation_height, shape.above());
+    for (std::int64_t x = 0; x < std::min(window.stride_width, shape.width); ++x) {
+      const Phase columns(x, shape.width, window.kernel_width, window.stride_width,
+                          window.dilation_width, shape.left());
+      Matrix matrix{map.pattern.taps, map.pattern.splits, shape.channels,
+                    shape.weights,    kernel_size,        shape.filters};
+      if (moves) {
+        taps.clear();
+        entries.clear();
+        splits.assign(1, 0);
+        for (std::int64_t c = 0; c < shape.channels; ++c) {
+          for (std::int32_t e = map.pattern.splits[c]; e < map.pattern.splits[c + 1]; ++e) {
+            const std::int64_t corner = map.pattern.taps[e] / shape.filters;
+            if (!rows.has(corner / window.kernel_width)) continue;
+            if (!columns.has(corner % window.kernel_width)) continue;
+            taps.push_back(map.pattern.taps[e]);
+            entries.push_back(e);
+          }
+          splits.push_back(static_cast<std::int32_t>(taps.size()));
+        }
+        matrix.taps = taps.data();
+        matrix.splits = splits.data();
+        matrix.weights = static_cast<std::int64_t>(taps.size());
+      }
+      const Reading reading = of_output(shape, matrix, rows, columns, sizeof(T));
+      weights.resize(matrix.weights);
+      for (std::int64_t k = 0; k < matrix.weights; ++k) {
+        std::int64_t entry = reading.order.empty() ? k : reading.order[k];
+        if (moves) entry = entries[entry];
+        weights[k] = map.weights[map.pattern.order[entry]];
+      }
+      multiply<T>(
+          reading,
+          {shape.channels, 1, map.output_gradient, weights.data(), nullptr, map.image_gradient},
+          instruction_set, parallel_for);
+    }
   }
-  multiply<T>(reading,
-              {shape.channels, 1, map.output_gradient, weights.data(), nullptr, map.image_gradient},
-              instruction_set, parallel_for);
 }
 
 // Parts of [0, groups) that are summed on their own. They are part of the definition of the result,

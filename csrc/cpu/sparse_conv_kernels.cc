@@ -47,8 +47,7 @@ class Source {
     group_ = group;
     const std::int64_t end = std::min(
         reading.frame_rows, last / reading.row_positions * reading.row_step + reading.span);
-    const std::int64_t rows = std::min(
-        reading.source[1], (end - reading.above + reading.row_distance - 1) / reading.row_distance);
+    const std::int64_t rows = std::min(reading.source[1], end - reading.above);
     if (rows > laid_) {
       for (std::int64_t b = 0; b < reading.group_blocks(group); ++b) {
         lay(from + b * block(), frame_.data() + b * reading.strides.block, rows);
@@ -69,14 +68,12 @@ class Source {
     const std::int64_t width = reading.source[2];
     const std::int64_t channels = reading.source[3];
     const Strides& strides = reading.strides;
-    const std::int64_t columns =
-        std::min(width, (reading.frame_columns - reading.left + reading.column_distance - 1) /
-                            reading.column_distance);
+    const std::int64_t columns = std::min(width, reading.frame_columns - reading.left);
     for (std::int64_t row = laid_; row < end; ++row) {
       for (std::int64_t column = 0; column < columns; ++column) {
         const T* from = source + (row * width + column) * channels * kBlockLanes;
-        T* to = frame + (reading.above + row * reading.row_distance) * strides.row +
-                (reading.left + column * reading.column_distance) * strides.column;
+        T* to =
+            frame + (reading.above + row) * strides.row + (reading.left + column) * strides.column;
         for (std::int64_t channel = 0; channel < channels; ++channel) {
           write(to, read_pixel(from));
           from += kBlockLanes;
@@ -130,10 +127,14 @@ PROSPR_HD const T* address(const T* const* runs, int position, std::int64_t offs
 // `partial`, [end - begin, kCount, kBlockLanes].
 template <int kCount, int kRun, typename T>
 PROSPR_HD void multiply_tile(const Reading& reading, const SparseProduct<T>& product,
-                             const T* source, const std::int64_t* positions, std::int64_t begin,
+                             const T* source, std::int64_t tile, std::int64_t begin,
                              std::int64_t end, T* partial, T* result) {
+  const std::int64_t* const positions = reading.positions.data() + tile;
+  const std::int64_t* const targets = reading.targets.data() + tile;
   const T* runs[kCount / kRun];
   for (int r = 0; r < kCount / kRun; ++r) runs[r] = source + positions[r * kRun];
+  T* to[kCount];
+  for (int p = 0; p < kCount; ++p) to[p] = result + targets[p] * product.rows * kBlockLanes;
   const std::int32_t* const offsets = reading.offsets.data();
   for (std::int64_t pass = 0; pass < reading.passes; ++pass) {
     const std::int32_t* const starts = reading.starts.data() + pass * product.rows;
@@ -156,10 +157,11 @@ PROSPR_HD void multiply_tile(const Reading& reading, const SparseProduct<T>& pro
         for (int p = 0; p < kCount; ++p)
           add_product(sums[p], weight, address<kRun>(runs, p, offset));
       }
-      const bool done = pass + 1 == reading.passes;
-      T* to = done ? result + row * kBlockLanes : between;
-      const std::int64_t step = done ? product.rows * kBlockLanes : kBlockLanes;
-      for (int p = 0; p < kCount; ++p, to += step) write(to, sums[p]);
+      if (pass + 1 == reading.passes) {
+        for (int p = 0; p < kCount; ++p) write(to[p] + row * kBlockLanes, sums[p]);
+      } else {
+        for (int p = 0; p < kCount; ++p) write(between + p * kBlockLanes, sums[p]);
+      }
     }
   }
 }
@@ -175,12 +177,11 @@ void multiply(const Reading& reading, const SparseProduct<T>& product, std::int6
     const std::int64_t chunk = item % product.chunks;
     const std::int64_t first = product.rows * chunk / product.chunks;
     const std::int64_t last = product.rows * (chunk + 1) / product.chunks;
-    const std::int64_t position = group * reading.group * reading.block_positions;
-    T* const result = product.result + position * product.rows * kBlockLanes;
+    T* const result =
+        product.result + group * reading.group * reading.block_results * product.rows * kBlockLanes;
     for_positions(reading, group, [&](std::int64_t tile, auto count, auto run) {
-      multiply_tile<count, run>(reading, product, sources.of(group, tile + count - 1),
-                                reading.positions.data() + tile, first, last, partial.data(),
-                                result + tile * product.rows * kBlockLanes);
+      multiply_tile<count, run>(reading, product, sources.of(group, tile + count - 1), tile, first,
+                                last, partial.data(), result);
     });
   }
 }

@@ -24,13 +24,11 @@ struct Strides {
 struct Reading {
   Shape source;  // [blocks, height, width, channels, kBlockLanes]
   bool framed;
-  // In the frame: rows, columns, place of the first pixel, and the distance of its neighbours.
+  // In the frame: rows, columns, and the place of the first pixel.
   std::int64_t frame_rows;
   std::int64_t frame_columns;
   std::int64_t above;
   std::int64_t left;
-  std::int64_t row_distance;
-  std::int64_t column_distance;
   Strides strides;  // of what is read
   // What weights read at: positions of a group of blocks, and their number in one block and in a
   // row of it. A row of positions reads `span` rows of the frame, and the next one `row_step`
@@ -42,6 +40,9 @@ struct Reading {
   std::int64_t span;
   bool side_by_side;  // positions of a row are kBlockLanes elements apart
   std::vector<std::int64_t> positions;
+  // Where their results lie, among those of a group; the number of results of one block.
+  std::vector<std::int64_t> targets;
+  std::int64_t block_results;
   // The weights come in passes, each over some of the channels that they read, and in a pass row by
   // row: row r has the weights [starts[pass * rows + r], starts[pass * rows + r + 1]).
   std::int64_t passes;
@@ -57,7 +58,7 @@ struct Reading {
 };
 
 // For each group in [0, groups) x [chunk of rows], in that order, items [begin, end) of
-// groups * chunks: result[position, row] = bias[row] + the sum of its weights times what they read.
+// groups * chunks: result[target, row] = bias[row] + the sum of its weights times what they read.
 template <typename T>
 struct SparseProduct {
   std::int64_t rows;
@@ -65,7 +66,7 @@ struct SparseProduct {
   const T* source;
   const T* weights;  // in the reading's order
   const T* bias;     // or null
-  T* result;         // [blocks, positions, rows, kBlockLanes]
+  T* result;         // [blocks, results, rows, kBlockLanes]
 };
 template <typename T>
 using SparseProductKernel = void (*)(const Reading& reading, const SparseProduct<T>& product,
