@@ -156,6 +156,25 @@ def _of_networks(rows: _Rows) -> Iterator[str]:
         yield f"| {' | '.join([*key, *cells, *(f'{one:.2f}' for one in megabytes)])} |"
 
 
+# Whose gains the README tells.
+_HEADLINE = (
+    *(("VGG-16", "flops=0.1"), ("ResNet-20", "flops=0.1")),
+    *(("MLP 784-2048-2048-10", "sparsity=0.98"), ("LeNet-5-Caffe", "sparsity=0.98")),
+)
+
+
+def headline(record: dict[str, Any]) -> Iterator[str]:
+    """A short table of the networks, in Markdown."""
+    rows = {(row["network"], row["masks"], row["what"]): row for row in record["networks"]}
+    yield "| network | masks | training step | inference, batch 128 |\n| --- | --- | ---: | ---: |"
+    for network, masks in _HEADLINE:
+        cells = []
+        for what in ("step, batch 128", "inference, batch 128"):
+            seconds = rows[network, masks, what]["seconds"]
+            cells.append(f"{seconds['dense'] / seconds['sparse']:.1f} ×")
+        yield f"| {network} | `{masks}` | {' | '.join(cells)} |"
+
+
 def _multiple(row: dict[str, Any]) -> str:
     seconds = row["seconds"]
     return (
