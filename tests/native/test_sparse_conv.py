@@ -16,13 +16,15 @@ IMAGE, WEIGHTS, BIAS = np.ones((2, 2, 3, 2, 16)), np.ones(2), np.ones(2)
 MOVES = ((2, 1), (1, 1), (1, 1), False)
 
 
-# The latter has weights in several passes over the channels.
-@pytest.mark.parametrize(("channels", "row"), [(5, 11), (40, 150)])
+# The second has weights in several passes over the channels; the third is unrolled.
+@pytest.mark.parametrize(
+    ("size", "channels", "row"), [((9, 7, 6), 5, 11), ((9, 7, 6), 40, 150), ((16, 2, 2), 5, 11)]
+)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_same_bits_for_every_number_of_threads(dtype, stride, channels, row):
+def test_the_same_bits_for_every_number_of_threads(dtype, stride, size, channels, row):
     random = np.random.default_rng(0)
-    image = random.normal(size=(9, 7, 6, channels, 16)).astype(dtype)
+    image = random.normal(size=(*size, channels, 16)).astype(dtype)
     taps = np.sort(random.choice(9 * channels, (8, row)), axis=1).astype(np.int32).ravel()
     splits = np.arange(0, 8 * row + 1, row, dtype=np.int32)
     weights, bias = random.normal(size=8 * row).astype(dtype), random.normal(size=8).astype(dtype)
@@ -42,7 +44,7 @@ def test_the_same_bits_for_every_number_of_threads(dtype, stride, channels, row)
                 image, output, taps, splits, *moves, threads, instruction_set
             )
             by_image = _native.sparse_conv_input_gradient(
-                output, weights, *transposed, (7, 6), *moves, threads, instruction_set
+                output, weights, *transposed, size[1:], *moves, threads, instruction_set
             )
             outputs.append([output, by_image, *gradients])
         for one, three in zip(*outputs, strict=True):
