@@ -17,14 +17,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
 RECORD = ROOT / "docs" / "benchmarks" / "sparse.json"
-BLOCK = re.compile(r"(?s)(?<=<!-- sparse -->\n).*?(?=<!-- end of sparse -->\n)")
+BLOCK = re.compile(r"(?s)(?<=<!-- sparse -->).*?(?=<!-- end of sparse -->)")
 
 
 def block(record: dict[str, Any]) -> str:
     """What the README has of a record."""
     from benchmarks import sparse  # noqa: PLC0415 - loads TensorFlow
 
-    return "\n".join(sparse.headline(record)) + "\n"
+    return sparse.headline(record)
 
 
 def main() -> None:
