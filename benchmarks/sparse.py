@@ -1,155 +1,34 @@
 """Sparse: what do layers, training steps and inference cost by the weights that were kept alone?
 
 Layers: forward and all gradients on a batch of 128, by TensorFlow's dense operation and by our op, on
-blocks and with the changes of layout before and after. The rates in prospr_ops/sparse/costs.py are
-fitted to such rows. Networks: a step of training and inference by the dense model, the model with masks and what
-`prospr_ops.sparsify` makes of it, with its own choice of layers. The masks are random.
+blocks and with the changes of layout before and after. Products: the forward pass of a dense layer by
+all that multiplies with a sparse matrix. Networks: a step of training and inference by the dense
+model, the model with masks and what `prospr_ops.sparsify` makes of it, with its own choice of layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-import prospr_ops as po
-from benchmarks.harness import environment, interleaved_seconds, median, on_gpu, write_json
+from benchmarks import sparse_layers, sparse_networks
+from benchmarks.harness import environment, on_gpu, write_json
 from benchmarks.summary import Comparison
-from prospr_ops.sparse import blocks
-from prospr_ops.sparse.blocks import Filters
-from prospr_ops.sparse.layers import SparseLayer
 
-SAMPLES = 128
-# Channels and pixels of the 3 x 3 convolutions of VGG-16 and ResNet-20, and one dense layer.
-LAYERS = (
-    *((64, 32), (128, 16), (256, 8), (512, 4), (512, 2)),
-    *((16, 32), (32, 16), (64, 8), (2048, 0)),
-)
-DENSITIES = (0.2, 0.1, 0.05, 0.02, 0.01)
-NETWORKS = (("mlp", 0.02), ("lenet5_caffe", 0.02), ("resnet20", 0.1), ("vgg16", 0.1))
-BATCHES = (1, 16, 128)
-# The largest difference of a gradient, as a part of the largest of its array.
+# The largest difference of a gradient, as a part of the largest of its array, and of an output.
 _TOLERANCE = 1e-3
+# What is left of each table in a run of all benchmarks.
+SHORT_DENSITIES = (0.1, 0.02)
+SHORT_MASKS = (("flops", 0.1),)
+SHORT_NETWORKS = ("LeNet-5-Caffe", "ResNet-20")
 
-
-def _layer(channels: int, pixels: int, density: float) -> dict[str, Any]:
-    random = np.random.default_rng(0)
-    window = (3, 3) if pixels else (1, 1)
-    mask = random.random((*window, channels, channels)) < density
-    filters = Filters(mask, padding="same")
-    image = tf.random.normal((SAMPLES, pixels or 1, pixels or 1, channels))
-    kernel = np.where(mask, random.normal(0, 0.05, mask.shape), 0).astype(np.float32)
-    upstream, bias = tf.random.normal(image.shape), tf.zeros(channels)
-    constants = filters.constants()
-
-    def gradients(call: Callable[..., tf.Tensor], *inputs: tf.Tensor) -> Callable[[], Any]:
-        @tf.function
-        def compute(upstream: tf.Tensor, *inputs: tf.Tensor) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                output = call(*inputs)
-            return tape.gradient(output, inputs, upstream)
-
-        by = po.ops.to_blocks(upstream) if call is laid else upstream
-        return lambda: [gradient.numpy() for gradient in compute(by, *inputs)]
-
-    def dense(image: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        if pixels:
-            return tf.nn.conv2d(image, kernel, 1, "SAME") + bias
-        product = tf.reshape(image, [-1, channels]) @ tf.reshape(kernel, [channels, channels])
-        return tf.reshape(product + bias, tf.shape(image))
-
-    def laid(images: tf.Tensor, kept: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        return blocks.convolve(images, kept, bias, filters, constants)
-
-    def with_borders(image: tf.Tensor, kept: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        return po.ops.from_blocks(laid(po.ops.to_blocks(image), kept, bias), SAMPLES)
-
-    kept = tf.constant(filters.kept(kernel))
-    calls = {
-        "dense": gradients(dense, image, tf.constant(kernel), bias),
-        "sparse": gradients(laid, po.ops.to_blocks(image), kept, bias),
-        "with borders": gradients(with_borders, image, kept, bias),
-    }
-    by_image, by_kernel, by_bias = calls["dense"]()
-    difference = _difference(calls["with borders"](), [by_image, filters.kept(by_kernel), by_bias])
-    times = interleaved_seconds(calls, seconds=0.8, warmup=1, rounds=4)
-    name = f"3 x 3, {channels} channels, {pixels} x {pixels}" if pixels else f"Dense {channels}"
-    return {
-        "layer": name,
-        "kept": density,
-        "difference": difference,
-        "seconds": {side: median(values) for side, values in times.items()},
-    }
-
-
-def _difference(found: list[Any], expected: list[Any]) -> float:
-    return max(
-        float(np.abs(a - b).max()) / max(float(np.abs(b).max()), 1e-30)
-        for a, b in zip(found, expected, strict=True)
-    )
-
-
-def _network(name: str) -> keras.Model:
-    keras.utils.set_random_seed(1)
-    if name != "mlp":
-        return getattr(po.models, name)()
-    dense = keras.layers.Dense
-    hidden = [dense(2048, activation="relu") for _ in range(2)]
-    return keras.Sequential([keras.Input((784,)), *hidden, dense(10)])
-
-
-def _models(name: str, density: float) -> dict[str, keras.Model]:
-    dense, masked = _network(name), _network(name)
-    random = np.random.default_rng(0)
-    kernels = [layer.kernel for layer in masked.layers if hasattr(layer, "kernel")]
-    po.apply_masks(masked, {v.path: random.random(v.shape) < density for v in kernels})
-    fast = po.sparsify(masked, batch_size=SAMPLES, verbose=0)
-    return {"dense": dense, "masked": masked, "sparse": fast}
-
-
-def _whole(name: str, density: float, batches: tuple[int, ...]) -> list[dict[str, Any]]:
-    models = _models(name, density)
-    shape = models["dense"].input_shape[1:]
-    x = np.random.default_rng(0).normal(size=(SAMPLES, *shape)).astype(np.float32)
-    y = np.arange(SAMPLES) % 10
-    difference = _difference([models["sparse"](x)], [models["masked"](x)])
-    common = {
-        "network": name,
-        "kept": density,
-        "difference": difference,
-        "sparse layers": sum(isinstance(part, SparseLayer) for part in models["sparse"].layers),
-    }
-    rows = []
-    for batch in batches:
-        calls = {side: _inference(model, x[:batch]) for side, model in models.items()}
-        rows.append({**common, "what": f"inference, batch {batch}", "seconds": _medians(calls)})
-    for model in models.values():
-        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    # Keras waits for the loss of each step.
-    calls = {side: _step(model, x, y) for side, model in models.items()}
-    rows.append({**common, "what": f"step, batch {SAMPLES}", "seconds": _medians(calls)})
-    return rows
-
-
-def _inference(model: keras.Model, x: np.ndarray) -> Callable[[], Any]:
-    compute, x = tf.function(lambda x: model(x, training=False)), tf.constant(x)
-    return lambda: compute(x).numpy()
-
-
-def _step(model: keras.Model, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
-    return lambda: model.train_on_batch(x, y)
-
-
-def _medians(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    times = interleaved_seconds(calls, seconds=1.0, warmup=2, rounds=5)
-    return {side: median(values) for side, values in times.items()}
+_Rows = list[dict[str, Any]]
 
 
 def run(out: Path, *, full: bool = True) -> list[Comparison]:
@@ -158,47 +37,149 @@ def run(out: Path, *, full: bool = True) -> list[Comparison]:
     if on_gpu():
         console.print("[dim]sparse: its ops are for CPUs[/dim]")
         return []
-    densities = DENSITIES if full else (0.1, 0.02)
-    layers = [_layer(*shape, density) for shape in LAYERS for density in densities]
-    console.print(_table("Forward and gradients of a layer", "layer", layers))
-    networks = [
-        row for network in NETWORKS for row in _whole(*network, BATCHES if full else BATCHES[-1:])
-    ]
-    console.print(_table("Networks", "network", networks))
-    record = {"benchmark": "sparse", "samples": SAMPLES, "layers": layers, "networks": networks}
-    write_json(out / "sparse.json", record)
+    densities = sparse_layers.DENSITIES if full else SHORT_DENSITIES
+    masks = sparse_networks.MASKS if full else SHORT_MASKS
+    batches = sparse_networks.BATCHES if full else sparse_networks.BATCHES[-1:]
+    networks = [name for name in sparse_networks.NETWORKS if full or name in SHORT_NETWORKS]
+    record: dict[str, Any] = {"benchmark": "sparse", "samples": sparse_layers.SAMPLES}
+    record["bounds"] = sparse_layers.bounds()
+    record["layers"] = sparse_layers.rows_of_layers(densities)
+    console.print(_table("Forward and gradients of a layer", "layer", record["layers"]))
+    console.print(_roofline(record))
+    record["products"] = sparse_layers.rows_of_products(densities)
+    console.print(_table("Forward pass of a dense layer", "layer", record["products"]))
+    record["networks"] = []
+    for name in networks:
+        rows = list(sparse_networks.rows_of(name, masks, batches))
+        record["networks"] += rows
+        console.print(_table(name, "masks", rows))
+        write_json(out / "sparse.json", record)  # what is there, should a later one fail
     console.print(f"[dim]{out / 'sparse.json'}[/dim]")
-    wrong = [row for row in [*layers, *networks] if not row["difference"] <= _TOLERANCE]
+    rows = [*record["layers"], *record["products"], *record["networks"]]
+    wrong = [row for row in rows if not row["difference"] <= _TOLERANCE]
     if wrong:
         msg = f"sparse: results are off by {wrong[0]['difference']:g}: {wrong[0]}"
         raise AssertionError(msg)
     return [
         Comparison(
             "sparse",
-            f"{row.get('layer') or row['network'] + ', ' + row['what']}, {row['kept']:.0%} kept",
+            _case(row),
             "dense",
             row["seconds"]["sparse"],
             row["seconds"]["dense"],
             "s",
             f"yes, {row['difference']:.0e}",
         )
-        for row in [*layers, *networks]
+        for row in rows
     ]
 
 
-def _table(title: str, first: str, rows: list[dict[str, Any]]) -> Table:
+def _case(row: dict[str, Any]) -> str:
+    if "network" in row:
+        return f"{row['network']}, {row['masks']}, {row['what']}"
+    what = "" if "gigaflops" in row else ", forward"
+    return f"{row['layer']}, {row['kept']:.0%} kept{what}"
+
+
+def _table(title: str, first: str, rows: _Rows) -> Table:
     sides = list(rows[0]["seconds"])
     caption = f"Medians of alternating calls in ms, {environment()['threads']} threads"
     table = Table(title=title, caption=caption)
-    for heading in (first, "", "kept", *sides, "dense / sparse"):
-        table.add_column(heading, justify="right" if heading in (*sides, "kept") else "left")
+    for heading in (first, "", *sides, "dense / sparse"):
+        table.add_column(heading, justify="right" if heading in sides else "left")
     for row in rows:
         seconds = row["seconds"]
         table.add_row(
             row[first],
-            row.get("what", ""),
-            f"{row['kept']:.0%}",
+            row.get("what") or f"{row['kept']:.0%}",
             *(f"{1e3 * seconds[side]:.2f}" for side in sides),
             f"{seconds['dense'] / seconds['sparse']:.2f}",
         )
     return table
+
+
+def _roofline(record: dict[str, Any]) -> str:
+    """How fast the kept work goes, against what the machine could do."""
+    bounds = record["bounds"]
+    from_cache = bounds["second-level cache"] / 4 * 2
+    rates = [row["gigaflops"] for row in record["layers"]]
+    return (
+        f"Kept work: {min(rates):.0f} to {max(rates):.0f} GFLOP/s. A matrix product: "
+        f"{bounds['matrix product']:.0f}. One multiply-add per number from the second-level caches "
+        f"({bounds['second-level cache']:.0f} GB/s): {from_cache:.0f}."
+    )
+
+
+def markdown(record: dict[str, Any]) -> Iterator[str]:
+    """The tables of sparse.json in Markdown: multiples of the dense side."""
+    densities = sorted({row["kept"] for row in record["layers"]}, reverse=True)
+    yield "### Layers\n"
+    yield (
+        "Forward and both gradients, as a multiple of TensorFlow's dense layer; in brackets with the "
+        "changes of layout before and after.\n"
+    )
+    yield f"| layer | {' | '.join(f'{density:.0%} kept' for density in densities)} |"
+    yield f"| --- |{' ---: |' * len(densities)}"
+    for name in dict.fromkeys(row["layer"] for row in record["layers"]):
+        cells = [
+            f"{row['seconds']['dense'] / row['seconds']['sparse']:.1f} "
+            f"({row['seconds']['dense'] / row['seconds']['with borders']:.1f})"
+            for row in record["layers"]
+            if row["layer"] == name
+        ]
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield f"\n{_roofline(record)}\n"
+    yield "### A dense layer's forward pass, by what multiplies with sparse matrices\n"
+    sides = [side for side in record["products"][0]["seconds"] if side != "dense"]
+    yield f"As a multiple of `tf.matmul`.\n\n| layer, kept | {' | '.join(sides)} |"
+    yield f"| --- |{' ---: |' * len(sides)}"
+    for row in record["products"]:
+        ratios = [f"{row['seconds']['dense'] / row['seconds'][side]:.2f}" for side in sides]
+        yield f"| {row['layer']}, {row['kept']:.0%} | {' | '.join(ratios)} |"
+    yield from _of_networks(record["networks"])
+
+
+def _of_networks(rows: _Rows) -> Iterator[str]:
+    yield "\n### Networks\n"
+    yield (
+        "As a multiple of the dense, unpruned model; in brackets the masked one. Megabytes of trainable "
+        "variables and of Adam's moments.\n"
+    )
+    whats = [what for what in dict.fromkeys(row["what"] for row in rows) if "inference" in what]
+    yield f"| network | masks | step | {' | '.join(whats)} | MB, dense | MB, sparse |"
+    yield f"| --- | --- |{' ---: |' * (len(whats) + 3)}"
+    for key in dict.fromkeys((row["network"], row["masks"]) for row in rows):
+        own = {row["what"]: row for row in rows if (row["network"], row["masks"]) == key}
+        ((step, row),) = ((what, one) for what, one in own.items() if "bytes" in one)
+        megabytes = [sum(row["bytes"][side].values()) / 1e6 for side in ("dense", "sparse")]
+        cells = [_multiple(own[what]) for what in (step, *whats)]
+        yield f"| {' | '.join([*key, *cells, *(f'{one:.2f}' for one in megabytes)])} |"
+
+
+# Whose gains the README tells.
+_HEADLINE = (
+    *(("VGG-16", "flops=0.1"), ("ResNet-20", "flops=0.1")),
+    *(("MLP 784-2048-2048-10", "sparsity=0.98"), ("LeNet-5-Caffe", "sparsity=0.98")),
+)
+
+
+def headline(record: dict[str, Any]) -> str:
+    """A clause on the steps of some networks, to go on with after a word."""
+    rows = {(row["network"], row["masks"], row["what"]): row for row in record["networks"]}
+    gains = []
+    for network, masks in _HEADLINE:
+        seconds = rows[network, masks, "step, batch 128"]["seconds"]
+        gains.append(f"{network} at `{masks}` {seconds['dense'] / seconds['sparse']:.1f} ×")
+    return f"; a step is faster than a dense one, {', '.join(gains)}"
+
+
+def _multiple(row: dict[str, Any]) -> str:
+    seconds = row["seconds"]
+    return (
+        f"**{seconds['dense'] / seconds['sparse']:.2f}** "
+        f"({seconds['dense'] / seconds['masked']:.2f})"
+    )
+
+
+if __name__ == "__main__":  # the tables of a record
+    sys.stdout.write("\n".join(markdown(json.loads(Path(sys.argv[1]).read_text()))) + "\n")

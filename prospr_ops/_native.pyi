@@ -130,6 +130,39 @@ def batch_norm_second_gradient(
     threads: int = 1,
     instruction_set: str = "",
 ) -> tuple[npt.NDArray[_Float], npt.NDArray[_Float], npt.NDArray[_Float]]: ...
+def block_moments(
+    x: npt.NDArray[_Float],
+    samples: int,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> tuple[npt.NDArray[_Float], npt.NDArray[_Float], npt.NDArray[np.float64]]: ...
+def block_norm(
+    x: npt.NDArray[_Float],
+    residual: npt.NDArray[_Float] | None,
+    scale: npt.NDArray[_Float],
+    offset: npt.NDArray[_Float],
+    moments: npt.NDArray[np.float64],
+    epsilon: float,
+    samples: int,
+    relu: bool,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
+def block_norm_gradient(
+    y_gradient: npt.NDArray[_Float],
+    x: npt.NDArray[_Float],
+    residual: npt.NDArray[_Float] | None,
+    scale: npt.NDArray[_Float],
+    offset: npt.NDArray[_Float],
+    moments: npt.NDArray[np.float64],
+    epsilon: float,
+    samples: int,
+    relu: bool,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> tuple[
+    npt.NDArray[_Float], npt.NDArray[_Float] | None, npt.NDArray[_Float], npt.NDArray[_Float]
+]: ...
 def max_pool(
     image: npt.NDArray[_Float],
     window: tuple[int, int],

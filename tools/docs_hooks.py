@@ -33,6 +33,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         "benchmarks.md": _benchmarks,
         "meta_gradient.md": _meta_gradient,
         "cuda.md": _cuda,
+        "sparse.md": _sparse,
     }
     if page.file.src_uri not in references:
         return markdown
@@ -102,6 +103,18 @@ def _first_call() -> Iterator[str]:
     record = _record("first_call.json")
     yield f"{_where(record)}:\n"
     yield from first_call.markdown(record)
+
+
+def _sparse() -> Iterator[str]:
+    """Where and when this benchmark was run in full, and its tables."""
+    from benchmarks import sparse  # noqa: PLC0415 - loads TensorFlow
+
+    record = _record("sparse.json")
+    if "networks" not in record:
+        yield "It was not run in full yet."
+        return
+    yield f"{_where(record)}.\n"
+    yield from sparse.markdown(record)
 
 
 def _cuda() -> Iterator[str]:

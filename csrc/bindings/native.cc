@@ -113,6 +113,7 @@ PYBIND11_MODULE(_native, module) {
   define_curvature(module);
   define_select(module);
   define_normalisation(module);
+  define_block_normalisation(module);
   define_pooling(module);
   define_sparse_conv(module);
 }

@@ -39,6 +39,7 @@ void define_gamma(py::module_& module);
 void define_curvature(py::module_& module);
 void define_select(py::module_& module);
 void define_normalisation(py::module_& module);
+void define_block_normalisation(py::module_& module);
 void define_pooling(py::module_& module);
 void define_sparse_conv(py::module_& module);
 

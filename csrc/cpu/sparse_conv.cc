@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/sparse_conv_kernels.h"
+#include "cpu/sparse_plan.h"
 
 namespace prospr::cpu {
 namespace {
@@ -11,110 +12,34 @@ namespace {
 // Products that a thread adds up per nanosecond, and bytes that it moves.
 constexpr double kSpeed = 16;
 constexpr double kBytes = 4;
-// Positions whose sums a kernel keeps side by side; groups of blocks have at least so many.
-constexpr std::int64_t kPositions = 8;
 // Items that a product is cut into at least, if its rows are enough.
 constexpr std::int64_t kItems = 16;
-
-// What lies where a filter reads an image of [blocks, rows, columns, channels, kBlockLanes].
-void arrange(Reading* reading, std::int64_t rows, std::int64_t columns, std::int64_t stride_height,
-             std::int64_t stride_width) {
-  const std::int64_t channels = reading->source[3];
-  if (reading->framed) {
-    const std::int64_t channel = reading->frame_columns * kBlockLanes;
-    reading->strides = {channels * channel, kBlockLanes, channel,
-                        reading->frame_rows * channels * channel};
-  } else {
-    const std::int64_t column = channels * kBlockLanes;
-    const std::int64_t row = reading->source[2] * column;
-    reading->strides = {row, column, kBlockLanes, reading->source[1] * row};
-  }
-  reading->block_positions = rows * columns;
-  reading->group = std::max<std::int64_t>(
-      1, std::min(reading->source[0],
-                  (kPositions + reading->block_positions - 1) / reading->block_positions));
-  const Strides& strides = reading->strides;
-  reading->positions.reserve(reading->group * reading->block_positions);
-  for (std::int64_t block = 0; block < reading->group; ++block) {
-    for (std::int64_t row = 0; row < rows; ++row) {
-      for (std::int64_t column = 0; column < columns; ++column) {
-        reading->positions.push_back(block * strides.block + row * stride_height * strides.row +
-                                     column * stride_width * strides.column);
-      }
-    }
-  }
-}
-
-// The offset of tap (i, j, channel).
-template <typename Place>
-void set_offsets(Reading* reading, const std::int32_t* taps, std::int64_t weights,
-                 std::int64_t kernel_size, std::int64_t channels, Place place) {
-  std::vector<std::int64_t> corners(kernel_size);
-  for (std::int64_t i = 0; i < kernel_size; ++i) corners[i] = place(i);
-  reading->offsets.resize(weights);
-  const auto stride = static_cast<std::int32_t>(reading->strides.channel);
-  if (kernel_size == 1) {
-    for (std::int64_t k = 0; k < weights; ++k) reading->offsets[k] = taps[k] * stride;
-    return;
-  }
-  const auto count = static_cast<std::uint32_t>(channels);
-  for (std::int64_t k = 0; k < weights; ++k) {
-    const auto tap = static_cast<std::uint32_t>(taps[k]);
-    const std::uint32_t corner = tap / count;
-    reading->offsets[k] = static_cast<std::int32_t>(corners[corner]) +
-                          static_cast<std::int32_t>(tap - corner * count) * stride;
-  }
-}
-
-// How filters read images.
-Reading of_image(const SparseConvShape& shape, const std::int32_t* taps) {
-  const Window& window = shape.window;
-  Reading reading;
-  reading.source = shape.image();
-  reading.frame_rows = (shape.rows() - 1) * window.stride_height + window.span_height();
-  reading.frame_columns = (shape.columns() - 1) * window.stride_width + window.span_width();
-  reading.above = shape.above();
-  reading.left = shape.left();
-  reading.row_distance = reading.column_distance = 1;
-  reading.framed = window.kernel_height * window.kernel_width > 1;
-  arrange(&reading, shape.rows(), shape.columns(), window.stride_height, window.stride_width);
-  set_offsets(&reading, taps, shape.weights, window.kernel_height * window.kernel_width,
-              shape.channels, [&](std::int64_t corner) {
-                return corner / window.kernel_width * window.dilation_height * reading.strides.row +
-                       corner % window.kernel_width * window.dilation_width *
-                           reading.strides.column;
-              });
-  return reading;
-}
-
-// How the transposed filters read gradients by outputs, laid into a frame with zeros between them
-// where the filters moved by more than one.
-Reading of_output(const SparseConvShape& shape, const std::int32_t* taps) {
-  const Window& window = shape.window;
-  Reading reading;
-  reading.source = shape.output();
-  reading.frame_rows = shape.height + window.span_height() - 1;
-  reading.frame_columns = shape.width + window.span_width() - 1;
-  reading.above = window.span_height() - 1 - shape.above();
-  reading.left = window.span_width() - 1 - shape.left();
-  reading.row_distance = window.stride_height;
-  reading.column_distance = window.stride_width;
-  reading.framed = window.kernel_height * window.kernel_width > 1 || window.stride_height > 1 ||
-                   window.stride_width > 1;
-  arrange(&reading, shape.height, shape.width, 1, 1);
-  set_offsets(&reading, taps, shape.weights, window.kernel_height * window.kernel_width,
-              shape.filters, [&](std::int64_t corner) {
-                const std::int64_t i = window.kernel_height - 1 - corner / window.kernel_width;
-                const std::int64_t j = window.kernel_width - 1 - corner % window.kernel_width;
-                return i * window.dilation_height * reading.strides.row +
-                       j * window.dilation_width * reading.strides.column;
-              });
-  return reading;
-}
+// Nanoseconds of reading a number from anywhere.
+constexpr double kGather = 2;
 
 double products_of(const Reading& reading) {
   return static_cast<double>(reading.offsets.size() + 1) *
          static_cast<double>(reading.block_positions * reading.source[0] * kBlockLanes);
+}
+
+// Calls one(i) for each of [0, count).
+template <typename One>
+void for_each(std::int64_t count, const ParallelFor& parallel_for, const One& one) {
+  if (count == 0) return;
+  parallel_for(count, kGather, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) one(i);
+  });
+}
+
+// Weights in the order of a reading; where they are, if that is theirs.
+template <typename T>
+const T* in_order(const T* weights, const std::vector<std::int32_t>& which, std::vector<T>* memory,
+                  const ParallelFor& parallel_for) {
+  if (which.empty()) return weights;
+  memory->resize(which.size());
+  for_each(static_cast<std::int64_t>(which.size()), parallel_for,
+           [&](std::int64_t k) { (*memory)[k] = weights[which[k]]; });
+  return memory->data();
 }
 
 template <typename T>
@@ -130,24 +55,30 @@ void multiply(const Reading& reading, SparseProduct<T> product, InstructionSet i
 }
 
 template <typename T>
-void run_map(const SparseConvShape& shape, const SparseConv<T>& map, InstructionSet instruction_set,
+void run_map(const SparsePlan& plan, const SparseConv<T>& map, InstructionSet instruction_set,
              const ParallelFor& parallel_for) {
-  if (shape.blocks == 0 || shape.filters == 0) return;  // other sizes may be anything
-  multiply<T>(of_image(shape, map.pattern.taps),
-              {map.pattern.splits, shape.filters, 1, map.image, map.weights, map.bias, map.output},
+  std::vector<T> memory;
+  const T* const weights = in_order(map.weights, plan.weights[0], &memory, parallel_for);
+  std::vector<T> biases;
+  for (std::int64_t copy = 0; plan.copies > 1 && copy < plan.copies; ++copy) {
+    biases.insert(biases.end(), map.bias, map.bias + plan.shape.filters / plan.copies);
+  }
+  multiply<T>(plan.readings[0],
+              {plan.shape.filters, 1, map.image, weights, biases.empty() ? map.bias : biases.data(),
+               map.output},
               instruction_set, parallel_for);
 }
 
 template <typename T>
-void run_map(const SparseConvShape& shape, const SparseConvInputGradient<T>& map,
+void run_map(const SparsePlan& plan, const SparseConvInputGradient<T>& map,
              InstructionSet instruction_set, const ParallelFor& parallel_for) {
-  if (shape.blocks == 0 || shape.channels == 0) return;
-  std::vector<T> weights(shape.weights);
-  for (std::int64_t e = 0; e < shape.weights; ++e) weights[e] = map.weights[map.pattern.order[e]];
-  multiply<T>(of_output(shape, map.pattern.taps),
-              {map.pattern.splits, shape.channels, 1, map.output_gradient, weights.data(), nullptr,
-               map.image_gradient},
-              instruction_set, parallel_for);
+  std::vector<T> memory;
+  for (std::size_t i = 0; i < plan.readings.size(); ++i) {
+    const T* const weights = in_order(map.weights, plan.weights[i], &memory, parallel_for);
+    multiply<T>(plan.readings[i],
+                {plan.shape.channels, 1, map.output_gradient, weights, nullptr, map.image_gradient},
+                instruction_set, parallel_for);
+  }
 }
 
 // Parts of [0, groups) that are summed on their own. They are part of the definition of the result,
@@ -163,15 +94,10 @@ std::int64_t parts_of(const SparseConvShape& shape, const Reading& reading) {
 }
 
 template <typename T>
-void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& map,
-             InstructionSet instruction_set, const ParallelFor& parallel_for) {
-  if (shape.filters == 0) return;
-  if (shape.blocks == 0) {
-    std::fill_n(map.weights_gradient, shape.weights, T{0});
-    std::fill_n(map.bias_gradient, shape.filters, T{0});
-    return;
-  }
-  const Reading reading = of_image(shape, map.pattern.taps);
+void add_up(const SparsePlan& plan, const SparseConvFilterGradient<T>& map,
+            InstructionSet instruction_set, const ParallelFor& parallel_for) {
+  const SparseConvShape& shape = plan.shape;
+  const Reading& reading = plan.readings[0];
   const std::int64_t groups = reading.groups();
   const std::int64_t parts = parts_of(shape, reading);
   const std::int64_t chunks = std::min(shape.filters, kItems / parts);
@@ -182,11 +108,10 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
   const std::int64_t items = parts * chunks;
   parallel_for(items, std::max(1.0, products_of(reading) / kSpeed / static_cast<double>(items)),
                [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t item = begin; item < end; ++item) {
+                 for (std::int64_t item = begin; item < end;) {
+                   // The chunks of a part together, so that an image is laid once.
                    const std::int64_t part = item / chunks;
-                   const std::int64_t chunk = item % chunks;
-                   const std::int64_t first = shape.filters * chunk / chunks;
-                   const std::int64_t last = shape.filters * (chunk + 1) / chunks;
+                   const std::int64_t next = std::min(end, (part + 1) * chunks);
                    T* by_weights = map.weights_gradient;
                    T* by_biases = map.bias_gradient;
                    if (part > 0) {
@@ -194,8 +119,10 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
                      by_biases = by_weights + shape.weights;
                    }
                    kernel(reading, shape.filters, map, groups * part / parts,
-                          groups * (part + 1) / parts, first, last,
-                          by_weights + map.pattern.splits[first], by_biases + first);
+                          groups * (part + 1) / parts,
+                          shape.filters * (item - part * chunks) / chunks,
+                          shape.filters * (next - part * chunks) / chunks, by_weights, by_biases);
+                   item = next;
                  }
                });
   for (std::int64_t part = 1; part < parts; ++part) {
@@ -207,12 +134,72 @@ void run_map(const SparseConvShape& shape, const SparseConvFilterGradient<T>& ma
   }
 }
 
+template <typename T>
+void run_map(const SparsePlan& plan, const SparseConvFilterGradient<T>& map,
+             InstructionSet instruction_set, const ParallelFor& parallel_for) {
+  if (plan.uses_splits.empty()) {
+    add_up(plan, map, instruction_set, parallel_for);
+    return;
+  }
+  // The sums of all uses of a weight, and of all rows of a filter.
+  std::vector<T> by_uses(plan.shape.weights);
+  std::vector<T> by_rows(plan.shape.filters);
+  SparseConvFilterGradient<T> whole = map;
+  whole.weights_gradient = by_uses.data();
+  whole.bias_gradient = by_rows.data();
+  add_up(plan, whole, instruction_set, parallel_for);
+  const auto weights = static_cast<std::int64_t>(plan.uses_splits.size()) - 1;
+  for_each(weights, parallel_for, [&](std::int64_t k) {
+    T sum = 0;
+    for (std::int32_t use = plan.uses_splits[k]; use < plan.uses_splits[k + 1]; ++use) {
+      sum += by_uses[plan.uses[use]];
+    }
+    map.weights_gradient[k] = sum;
+  });
+  const std::int64_t filters = plan.shape.filters / plan.copies;
+  for (std::int64_t f = 0; f < filters; ++f) {
+    T sum = 0;
+    for (std::int64_t copy = 0; copy < plan.copies; ++copy) sum += by_rows[copy * filters + f];
+    map.bias_gradient[f] = sum;
+  }
+}
+
+// Whether there is nothing to compute; what is written is then zero. Other sizes may be anything.
+template <typename T>
+bool done(const SparseConvShape& shape, const SparseConv<T>&) {
+  return shape.blocks == 0 || shape.filters == 0;
+}
+template <typename T>
+bool done(const SparseConvShape& shape, const SparseConvInputGradient<T>&) {
+  return shape.blocks == 0 || shape.channels == 0;
+}
+template <typename T>
+bool done(const SparseConvShape& shape, const SparseConvFilterGradient<T>& map) {
+  if (shape.blocks == 0) {
+    std::fill_n(map.weights_gradient, shape.weights, T{0});
+    std::fill_n(map.bias_gradient, shape.filters, T{0});
+  }
+  return shape.blocks == 0 || shape.filters == 0;
+}
+
 }  // namespace
+
+template <typename Map>
+void run(const SparseConvShape& shape, const Map& map, Plan* plan, InstructionSet instruction_set,
+         const ParallelFor& parallel_for) {
+  if (done(shape, map)) return;
+  if (*plan == nullptr) {
+    *plan = std::make_shared<const SparsePlan>(
+        plan_of(shape, map.pattern, sizeof(typename Map::Element)));
+  }
+  run_map(**plan, map, instruction_set, parallel_for);
+}
 
 template <typename Map>
 void run(const SparseConvShape& shape, const Map& map, InstructionSet instruction_set,
          const ParallelFor& parallel_for) {
-  run_map(shape, map, instruction_set, parallel_for);
+  Plan plan;
+  run(shape, map, &plan, instruction_set, parallel_for);
 }
 
 template <typename Map>
@@ -226,8 +213,9 @@ void run(const Map& map, InstructionSet instruction_set, const ParallelFor& para
                [&](std::int64_t begin, std::int64_t end) { kernel(map, begin, end); });
 }
 
-#define INSTANTIATE(Map) \
-  template void run(const SparseConvShape&, const Map&, InstructionSet, const ParallelFor&)
+#define INSTANTIATE(Map)                                                                     \
+  template void run(const SparseConvShape&, const Map&, InstructionSet, const ParallelFor&); \
+  template void run(const SparseConvShape&, const Map&, Plan*, InstructionSet, const ParallelFor&)
 INSTANTIATE(SparseConv<float>);
 INSTANTIATE(SparseConv<double>);
 INSTANTIATE(SparseConvInputGradient<float>);

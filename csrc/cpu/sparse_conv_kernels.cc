@@ -1,27 +1,12 @@
 #include "cpu/sparse_conv_kernels.h"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "cpu/aligned_buffer.h"
-#include "cpu/vector.h"
+#include "cpu/block_pixel.h"
 
 namespace prospr::cpu::PROSPR_ISA {
 namespace {
-
-// A pixel of one channel in all samples of a block.
-template <typename T>
-struct Pixel {
-  static constexpr int kParts = kBlockLanes / kVectorLanes<T>;
-  Vector<T> parts[kParts];
-};
-
-template <typename T>
-PROSPR_HD Pixel<T> read_pixel(const T* from) {
-  Pixel<T> pixel;
-  __builtin_memcpy(&pixel, from, sizeof pixel);
-  return pixel;
-}
 
 template <typename T>
 PROSPR_HD void add_product(Pixel<T>& sum, const Pixel<T>& one, const T* other) {
@@ -39,115 +24,165 @@ PROSPR_HD void add_product(Pixel<T>& sum, T weight, const T* other) {
   }
 }
 
-template <typename T>
-PROSPR_HD void add(Pixel<T>& sum, const Pixel<T>& other) {
-  for (int i = 0; i < Pixel<T>::kParts; ++i) sum.parts[i] += other.parts[i];
-}
-
 // Positions whose sums are kept side by side: enough that no addition waits for the one before, as
 // far as there are registers.
 constexpr int kTile = kVectorBytes / 8;
 
-template <int kNumber>
-using Constant = std::integral_constant<int, kNumber>;
-
-// Calls part(first, count) until all of [0, count) have had their turn, kMost at once while there
-// are so many.
-template <int kMost, typename Part>
-PROSPR_HD void for_tiles(std::int64_t first, std::int64_t count, Part part) {
-  for (; count - first >= kMost; first += kMost) part(first, Constant<kMost>());
-  if constexpr (kMost > 1) for_tiles<kMost / 2>(first, count, part);
-}
-
-// What is read of a group of blocks: where it is, or laid into `frame`, whose rest is zero.
+// What is read of a group of blocks: where it is, or laid into a frame, whose rest is zero, row by
+// row as it is asked for, so that it is read again soon after it was written.
 template <typename T>
-const T* lay(const Reading& reading, const T* source, std::int64_t group, T* frame) {
-  const std::int64_t height = reading.source[1];
-  const std::int64_t width = reading.source[2];
-  const std::int64_t channels = reading.source[3];
-  const std::int64_t block = height * width * channels * kBlockLanes;
-  source += group * reading.group * block;
-  if (!reading.framed) return source;
-  const Strides& strides = reading.strides;
-  const std::int64_t rows =
-      std::min(height, (reading.frame_rows - reading.above + reading.row_distance - 1) /
-                           reading.row_distance);
-  const std::int64_t columns =
-      std::min(width, (reading.frame_columns - reading.left + reading.column_distance - 1) /
-                          reading.column_distance);
-  for (std::int64_t b = 0; b < reading.group_blocks(group); ++b) {
-    for (std::int64_t row = 0; row < rows; ++row) {
-      T* const to = frame + b * strides.block +
-                    (reading.above + row * reading.row_distance) * strides.row +
-                    reading.left * strides.column;
-      for (std::int64_t channel = 0; channel < channels; ++channel) {
-        const T* from = source + b * block + (row * width * channels + channel) * kBlockLanes;
-        T* pixel = to + channel * strides.channel;
-        for (std::int64_t column = 0; column < columns; ++column) {
-          write(pixel, read_pixel(from));
-          from += channels * kBlockLanes;
-          pixel += reading.column_distance * kBlockLanes;
+class Source {
+ public:
+  Source(const Reading& reading, const T* source)
+      : reading_(reading), source_(source), frame_(reading.frame_size()) {
+    std::fill_n(frame_.data(), reading.frame_size(), T{0});
+  }
+
+  // A group, as far as positions up to `last` read it.
+  const T* of(std::int64_t group, std::int64_t last) {
+    const Reading& reading = reading_;
+    const T* const from = source_ + group * reading.group * block();
+    if (!reading.framed) return from;
+    if (group != group_) laid_ = 0;
+    group_ = group;
+    const std::int64_t end = std::min(
+        reading.frame_rows, last / reading.row_positions * reading.row_step + reading.span);
+    const std::int64_t rows = std::min(reading.source[1], end - reading.above);
+    if (rows > laid_) {
+      for (std::int64_t b = 0; b < reading.group_blocks(group); ++b) {
+        lay(from + b * block(), frame_.data() + b * reading.strides.block, rows);
+      }
+      laid_ = rows;
+    }
+    return frame_.data();
+  }
+
+ private:
+  std::int64_t block() const {
+    return reading_.source[1] * reading_.source[2] * reading_.source[3] * kBlockLanes;
+  }
+
+  // Lays the rows of a block that were not, up to `end`.
+  void lay(const T* source, T* frame, std::int64_t end) {
+    const Reading& reading = reading_;
+    const std::int64_t width = reading.source[2];
+    const std::int64_t channels = reading.source[3];
+    const Strides& strides = reading.strides;
+    const std::int64_t columns = std::min(width, reading.frame_columns - reading.left);
+    for (std::int64_t row = laid_; row < end; ++row) {
+      for (std::int64_t column = 0; column < columns; ++column) {
+        const T* from = source + (row * width + column) * channels * kBlockLanes;
+        T* to =
+            frame + (reading.above + row) * strides.row + (reading.left + column) * strides.column;
+        for (std::int64_t channel = 0; channel < channels; ++channel) {
+          write(to, read_pixel(from));
+          from += kBlockLanes;
+          to += strides.channel;
         }
       }
     }
   }
-  return frame;
+
+  const Reading& reading_;
+  const T* source_;
+  AlignedBuffer<T> frame_;
+  std::int64_t group_ = -1;
+  std::int64_t laid_ = 0;
+};
+
+// Calls part(first, count, run) for all positions of a group, kTile at once while there are so
+// many: of `count` positions each `run` lie side by side, so that one address does for all of them.
+template <int kRun, typename Part>
+PROSPR_HD void for_runs(std::int64_t first, std::int64_t last, Part part) {
+  for_tiles<kTile>(first, last, [&](std::int64_t tile, auto count) {
+    constexpr int kCount = count;
+    part(tile, Constant<kCount>(), Constant < kCount<kRun ? kCount : kRun>());
+  });
 }
 
-template <typename T>
-AlignedBuffer<T> empty_frame(const Reading& reading) {
-  AlignedBuffer<T> frame(reading.frame_size());
-  std::fill_n(frame.data(), reading.frame_size(), T{0});
-  return frame;
+template <typename Part>
+PROSPR_HD void for_positions(const Reading& reading, std::int64_t group, Part part) {
+  const std::int64_t all = reading.group_blocks(group) * reading.block_positions;
+  const std::int64_t row = reading.row_positions;
+  if (reading.side_by_side && row >= kTile) {
+    for (std::int64_t first = 0; first < all; first += row) {
+      for_runs<kTile>(first, first + row, part);
+    }
+  } else if (reading.side_by_side && row % 4 == 0) {
+    for_runs<4>(0, all, part);
+  } else if (reading.side_by_side && row % 2 == 0) {
+    for_runs<2>(0, all, part);
+  } else {
+    for_runs<1>(0, all, part);
+  }
 }
 
-// Some rows of a sparse matrix at kCount positions side by side.
-template <int kCount, typename T>
+// The addresses of some positions, a run after the other.
+template <int kRun, typename T>
+PROSPR_HD const T* address(const T* const* runs, int position, std::int64_t offset) {
+  return runs[position / kRun] + offset + position % kRun * kBlockLanes;
+}
+
+// Some rows of a sparse matrix at kCount positions. Between passes the sums lie in
+// `partial`, [end - begin, kCount, kBlockLanes].
+template <int kCount, int kRun, typename T>
 PROSPR_HD void multiply_tile(const Reading& reading, const SparseProduct<T>& product,
-                             const T* source, const std::int64_t* positions, std::int64_t begin,
-                             std::int64_t end, T* result) {
-  const T* from[kCount];
-  for (int p = 0; p < kCount; ++p) from[p] = source + positions[p];
+                             const T* source, std::int64_t tile, std::int64_t begin,
+                             std::int64_t end, T* partial, T* result) {
+  const std::int64_t* const positions = reading.positions.data() + tile;
+  const std::int64_t* const targets = reading.targets.data() + tile;
+  const T* runs[kCount / kRun];
+  for (int r = 0; r < kCount / kRun; ++r) runs[r] = source + positions[r * kRun];
+  T* to[kCount];
+  for (int p = 0; p < kCount; ++p) to[p] = result + targets[p] * product.rows * kBlockLanes;
   const std::int32_t* const offsets = reading.offsets.data();
-  for (std::int64_t row = begin; row < end; ++row) {
-    Pixel<T> sums[kCount];
-    const T bias = product.bias == nullptr ? T{0} : product.bias[row];
-    for (auto& sum : sums) {
-      for (auto& part : sum.parts) part = Vector<T>{} + bias;
-    }
-    const std::int64_t last = product.splits[row + 1];
-    for (std::int64_t k = product.splits[row]; k < last; ++k) {
-      const std::int64_t offset = offsets[k];
-      const T weight = product.weights[k];
+  for (std::int64_t pass = 0; pass < reading.passes; ++pass) {
+    const std::int32_t* const starts = reading.starts.data() + pass * product.rows;
+    T* between = partial;
+    for (std::int64_t row = begin; row < end; ++row, between += kCount * kBlockLanes) {
+      Pixel<T> sums[kCount];
+      if (pass == 0) {
+        const T bias = product.bias == nullptr ? T{0} : product.bias[row];
+        for (auto& sum : sums) {
+          for (auto& part : sum.parts) part = Vector<T>{} + bias;
+        }
+      } else {
+        for (int p = 0; p < kCount; ++p) sums[p] = read_pixel(between + p * kBlockLanes);
+      }
+      const std::int64_t last = starts[row + 1];
+      for (std::int64_t k = starts[row]; k < last; ++k) {
+        const std::int64_t offset = offsets[k];
+        const T weight = product.weights[k];
 #pragma GCC unroll 8
-      for (int p = 0; p < kCount; ++p) add_product(sums[p], weight, from[p] + offset);
+        for (int p = 0; p < kCount; ++p)
+          add_product(sums[p], weight, address<kRun>(runs, p, offset));
+      }
+      if (pass + 1 == reading.passes) {
+        for (int p = 0; p < kCount; ++p) write(to[p] + row * kBlockLanes, sums[p]);
+      } else {
+        for (int p = 0; p < kCount; ++p) write(between + p * kBlockLanes, sums[p]);
+      }
     }
-    T* to = result + row * kBlockLanes;
-    for (int p = 0; p < kCount; ++p, to += product.rows * kBlockLanes) write(to, sums[p]);
   }
 }
 
 template <typename T>
 void multiply(const Reading& reading, const SparseProduct<T>& product, std::int64_t begin,
               std::int64_t end) {
-  AlignedBuffer<T> frame = empty_frame<T>(reading);
-  std::int64_t laid = -1;
-  const T* source = nullptr;
+  Source<T> sources(reading, product.source);
+  const std::int64_t most = (product.rows + product.chunks - 1) / product.chunks;
+  AlignedBuffer<T> partial(reading.passes > 1 ? most * kTile * kBlockLanes : 0);
   for (std::int64_t item = begin; item < end; ++item) {
     const std::int64_t group = item / product.chunks;
     const std::int64_t chunk = item % product.chunks;
-    if (group != laid) source = lay(reading, product.source, group, frame.data());
-    laid = group;
     const std::int64_t first = product.rows * chunk / product.chunks;
     const std::int64_t last = product.rows * (chunk + 1) / product.chunks;
-    const std::int64_t position = group * reading.group * reading.block_positions;
-    T* const result = product.result + position * product.rows * kBlockLanes;
-    for_tiles<kTile>(0, reading.group_blocks(group) * reading.block_positions,
-                     [&](std::int64_t tile, auto count) {
-                       multiply_tile<count>(reading, product, source,
-                                            reading.positions.data() + tile, first, last,
-                                            result + tile * product.rows * kBlockLanes);
-                     });
+    T* const result =
+        product.result + group * reading.group * reading.block_results * product.rows * kBlockLanes;
+    for_positions(reading, group, [&](std::int64_t tile, auto count, auto run) {
+      multiply_tile<count, run>(reading, product, sources.of(group, tile + count - 1), tile, first,
+                                last, partial.data(), result);
+    });
   }
 }
 
@@ -182,33 +217,37 @@ PROSPR_HD T total(const Partial<T>& lanes) {
   return sum;
 }
 
-// Adds to the sums of some filters' weights what kCount positions side by side add.
-template <int kCount, typename T>
-PROSPR_HD void add_tile(const Reading& reading, std::int64_t filters,
-                        const SparseConvFilterGradient<T>& map, const T* source,
+// Adds to the sums of some filters' weights, pass by pass, what kCount positions add.
+template <int kCount, int kRun, typename T>
+PROSPR_HD void add_tile(const Reading& reading, std::int64_t filters, const T* source,
                         const std::int64_t* positions, const T* gradient, std::int64_t begin,
                         std::int64_t end, Partial<T>* sums, Partial<T>* biases) {
-  const std::int32_t* const splits = map.pattern.splits;
   const std::int32_t* const offsets = reading.offsets.data();
-  const T* from[kCount];
-  for (int p = 0; p < kCount; ++p) from[p] = source + positions[p];
-  for (std::int64_t f = begin; f < end; ++f) {
-    Pixel<T> gradients[kCount];
-    Pixel<T> bias{};
-    for (int p = 0; p < kCount; ++p) {
-      gradients[p] = read_pixel(gradient + (p * filters + f) * kBlockLanes);
-      add(bias, gradients[p]);
-    }
-    biases[f - begin] += partial<T>(bias);
-    for (std::int64_t k = splits[f]; k < splits[f + 1]; ++k) {
-      const std::int64_t offset = offsets[k];
-      Pixel<T> sum[kCount == 1 ? 1 : 2] = {};  // two, so that no addition waits for the one before
-#pragma GCC unroll 8
+  const T* runs[kCount / kRun];
+  for (int r = 0; r < kCount / kRun; ++r) runs[r] = source + positions[r * kRun];
+  for (std::int64_t pass = 0; pass < reading.passes; ++pass) {
+    const std::int32_t* const starts = reading.starts.data() + pass * filters;
+    for (std::int64_t f = begin; f < end; ++f) {
+      Pixel<T> gradients[kCount];
       for (int p = 0; p < kCount; ++p) {
-        add_product(sum[kCount == 1 ? 0 : p % 2], gradients[p], from[p] + offset);
+        gradients[p] = read_pixel(gradient + (p * filters + f) * kBlockLanes);
       }
-      if constexpr (kCount > 1) add(sum[0], sum[1]);
-      sums[k - splits[begin]] += partial<T>(sum[0]);
+      if (pass == 0) {
+        Pixel<T> bias{};
+        for (int p = 0; p < kCount; ++p) add(bias, gradients[p]);
+        biases[f - begin] += partial<T>(bias);
+      }
+      for (std::int64_t k = starts[f]; k < starts[f + 1]; ++k) {
+        const std::int64_t offset = offsets[k];
+        Pixel<T> sum[kCount == 1 ? 1 : 2] =
+            {};  // two, so that no addition waits for the one before
+#pragma GCC unroll 8
+        for (int p = 0; p < kCount; ++p) {
+          add_product(sum[kCount == 1 ? 0 : p % 2], gradients[p], address<kRun>(runs, p, offset));
+        }
+        if constexpr (kCount > 1) add(sum[0], sum[1]);
+        *sums++ += partial<T>(sum[0]);
+      }
     }
   }
 }
@@ -217,27 +256,35 @@ template <typename T>
 void filter_gradient(const Reading& reading, std::int64_t filters,
                      const SparseConvFilterGradient<T>& map, std::int64_t first, std::int64_t last,
                      std::int64_t begin, std::int64_t end, T* by_weights, T* by_biases) {
-  const std::int32_t* const splits = map.pattern.splits;
-  const std::int64_t count = splits[end] - splits[begin];
-  AlignedBuffer<Partial<T>> memory(count + end - begin);
+  const auto start = [&](std::int64_t pass, std::int64_t f) -> std::int64_t {
+    return reading.starts[pass * filters + f];
+  };
+  std::int64_t weights = 0;
+  for (std::int64_t pass = 0; pass < reading.passes; ++pass) {
+    weights += start(pass, end) - start(pass, begin);
+  }
+  AlignedBuffer<Partial<T>> memory(weights + end - begin);
   Partial<T>* const sums = memory.data();
-  Partial<T>* const biases = sums + count;
-  std::fill_n(sums, count + end - begin, Partial<T>{});
-  AlignedBuffer<T> frame = empty_frame<T>(reading);
+  Partial<T>* const biases = sums + weights;
+  std::fill_n(sums, weights + end - begin, Partial<T>{});
+  Source<T> sources(reading, map.image);
   for (std::int64_t group = first; group < last; ++group) {
-    const T* const source = lay(reading, map.image, group, frame.data());
     const T* const gradient = map.output_gradient + group * reading.group *
                                                         reading.block_positions * filters *
                                                         kBlockLanes;
-    for_tiles<kTile>(0, reading.group_blocks(group) * reading.block_positions,
-                     [&](std::int64_t tile, auto size) {
-                       add_tile<size>(
-                           reading, filters, map, source, reading.positions.data() + tile,
-                           gradient + tile * filters * kBlockLanes, begin, end, sums, biases);
-                     });
+    for_positions(reading, group, [&](std::int64_t tile, auto count, auto run) {
+      add_tile<count, run>(reading, filters, sources.of(group, tile + count - 1),
+                           reading.positions.data() + tile, gradient + tile * filters * kBlockLanes,
+                           begin, end, sums, biases);
+    });
   }
-  for (std::int64_t k = 0; k < count; ++k) by_weights[k] = total<T>(sums[k]);
-  for (std::int64_t f = 0; f < end - begin; ++f) by_biases[f] = total<T>(biases[f]);
+  const Partial<T>* sum = sums;
+  for (std::int64_t pass = 0; pass < reading.passes; ++pass) {
+    for (std::int64_t k = start(pass, begin); k < start(pass, end); ++k) {
+      by_weights[reading.order.empty() ? k : reading.order[k]] = total<T>(*sum++);
+    }
+  }
+  for (std::int64_t f = begin; f < end; ++f) by_biases[f] = total<T>(biases[f - begin]);
 }
 
 // Calls part(first sample, samples, first element, elements, where they lie in the blocks) for each

@@ -87,6 +87,7 @@ std::string check_transposed(const Shape& image, std::int64_t filters, const Sha
 // dilation, s * stride - left + column * dilation, channel].
 template <typename T>
 struct SparseConv {
+  using Element = T;
   SparsePattern pattern;
   const T* image;
   const T* weights;  // [weights]
@@ -97,6 +98,7 @@ struct SparseConv {
 // The transpose of it, without the bias.
 template <typename T>
 struct SparseConvInputGradient {
+  using Element = T;
   TransposedPattern pattern;
   const T* output_gradient;
   const T* weights;
@@ -106,6 +108,7 @@ struct SparseConvInputGradient {
 // The gradients by weights and bias.
 template <typename T>
 struct SparseConvFilterGradient {
+  using Element = T;
   SparsePattern pattern;
   const T* image;
   const T* output_gradient;

@@ -7,6 +7,7 @@
 #include <string>
 #include <type_traits>
 
+#include "cpu/block_normalisation.h"
 #include "cpu/curvature.h"
 #include "cpu/gamma.h"
 #include "cpu/normalisation.h"

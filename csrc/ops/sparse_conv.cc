@@ -1,5 +1,9 @@
 #include "kernels/sparse_conv.h"
 
+#include <mutex>
+#include <utility>
+#include <vector>
+
 #include "ops/register.h"
 
 namespace prospr::ops {
@@ -19,6 +23,37 @@ absl::Status read_window(Context* context, Window* window) {
   return status_of(check_window(kernel_size, strides, dilations, padding == "SAME", window));
 }
 
+// The plan of the pattern and the shape that were given last. The pattern's tensors are held, so
+// that nothing else comes to lie where they are.
+class LastPlan {
+ public:
+  using Numbers = std::vector<std::int64_t>;
+
+  cpu::Plan find(const std::vector<Tensor>& pattern, const Numbers& shape) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (shape != shape_ || pattern.size() != pattern_.size()) return nullptr;
+    for (std::size_t i = 0; i < pattern.size(); ++i) {
+      if (pattern[i].data() != pattern_[i].data() || pattern[i].shape() != pattern_[i].shape()) {
+        return nullptr;
+      }
+    }
+    return plan_;
+  }
+
+  void keep(const std::vector<Tensor>& pattern, const Numbers& shape, cpu::Plan plan) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    pattern_ = pattern;
+    shape_ = shape;
+    plan_ = std::move(plan);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Tensor> pattern_;
+  Numbers shape_;
+  cpu::Plan plan_;
+};
+
 class WindowOp : public OpKernel {
  public:
   explicit WindowOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -37,7 +72,21 @@ class WindowOp : public OpKernel {
         check_filters(image, shape_of(taps), shape_of(splits), *pattern, window_, shape));
   }
 
+  // Runs a kernel by the plan of the last call, if that was of this shape and pattern.
+  template <typename Device, typename Map>
+  absl::Status launch_planned(OpKernelContext* context, const SparseConvShape& shape,
+                              const Map& map, const std::vector<Tensor>& pattern) {
+    const LastPlan::Numbers numbers{shape.blocks,   shape.height,  shape.width,
+                                    shape.channels, shape.filters, shape.weights};
+    cpu::Plan plan = last_plan_.find(pattern, numbers);
+    const bool is_new = plan == nullptr;
+    TF_RETURN_IF_ERROR(launch<Device>(context, shape, map, &plan));
+    if (is_new) last_plan_.keep(pattern, numbers, std::move(plan));
+    return absl::OkStatus();
+  }
+
   Window window_;
+  LastPlan last_plan_;
 };
 
 absl::Status check(const char* name, const Tensor& tensor, const Shape& wanted) {
@@ -115,7 +164,8 @@ class SparseConvOp : public WindowOp {
     OP_REQUIRES_OK(context, check("weights", weights, {shape.weights}));
     OP_REQUIRES_OK(context, check("bias", bias, {shape.filters}));
     OP_REQUIRES_OK(context, allocate(context, 0, shape.output(), &map.output));
-    OP_REQUIRES_OK(context, launch<Device>(context, shape, map));
+    OP_REQUIRES_OK(context, this->template launch_planned<Device>(
+                                context, shape, map, {context->input(3), context->input(4)}));
   }
 };
 PROSPR_REGISTER(SparseConv, OnCpu, Floats);
@@ -195,7 +245,8 @@ class SparseConvInputGradientOp : public WindowOp {
     OP_REQUIRES_OK(context, check("output_gradient", gradient, shape.output()));
     OP_REQUIRES_OK(context, check("weights", weights, {shape.weights}));
     OP_REQUIRES_OK(context, allocate(context, 0, image, &map.image_gradient));
-    OP_REQUIRES_OK(context, launch<Device>(context, shape, map));
+    OP_REQUIRES_OK(
+        context, this->template launch_planned<Device>(context, shape, map, {taps, splits, order}));
   }
 };
 PROSPR_REGISTER(SparseConvInputGradient, OnCpu, Floats);
@@ -255,7 +306,8 @@ class SparseConvFilterGradientOp : public WindowOp {
     OP_REQUIRES_OK(context, check("output_gradient", output_gradient, shape.output()));
     OP_REQUIRES_OK(context, allocate(context, 0, {shape.weights}, &map.weights_gradient));
     OP_REQUIRES_OK(context, allocate(context, 1, {shape.filters}, &map.bias_gradient));
-    OP_REQUIRES_OK(context, launch<Device>(context, shape, map));
+    OP_REQUIRES_OK(context, this->template launch_planned<Device>(
+                                context, shape, map, {context->input(2), context->input(3)}));
   }
 };
 PROSPR_REGISTER(SparseConvFilterGradient, OnCpu, Floats);

@@ -16,7 +16,8 @@ from prospr_ops.network import keras_private
 from prospr_ops.pruning.channels.graph import is_graph
 from prospr_ops.pruning.masks import masked_weights
 from prospr_ops.sparse.layers import SparseLayer
-from prospr_ops.sparse.rewriting import Choice, DenseCopy, SparseCopy, SparseModel, choices
+from prospr_ops.sparse.planning import Choice, choices
+from prospr_ops.sparse.rewriting import DenseCopy, SparseCopy, SparseModel
 from prospr_ops.utils.tables import Rows, percent, rich_table
 
 

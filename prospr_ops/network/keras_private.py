@@ -62,6 +62,7 @@ __all__ = [
     "operation_of",
     "optimizer_states",
     "output_structure",
+    "outputs_of",
     "own_trainable_variables",
     "run_graph",
     "seed_states",
@@ -282,6 +283,11 @@ def input_signature(model: keras.Model) -> list[Any]:
 def inputs_of(node: Any) -> list[keras.KerasTensor]:
     """The symbolic tensors that an operation was called on, from `nodes`."""
     return node.input_tensors
+
+
+def outputs_of(node: Any) -> list[keras.KerasTensor]:
+    """The symbolic tensors that an operation gave, from `nodes`."""
+    return node.output_tensors
 
 
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

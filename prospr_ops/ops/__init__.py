@@ -8,6 +8,7 @@ number of threads and in every run.
 
 from __future__ import annotations
 
+from prospr_ops.ops.block_normalisation import block_moments, block_norm, block_norm_gradient
 from prospr_ops.ops.curvature import (
     conv_curvature,
     dense_curvature,
@@ -38,6 +39,9 @@ __all__ = [
     "batch_norm",
     "batch_norm_gradient",
     "batch_norm_second_gradient",
+    "block_moments",
+    "block_norm",
+    "block_norm_gradient",
     "conv_curvature",
     "dense_curvature",
     "embedding_curvature",

@@ -6,6 +6,11 @@ against the twin. Nothing in this package uses the compiled library.
 
 from __future__ import annotations
 
+from prospr_ops.reference.block_normalisation import (
+    block_moments,
+    block_norm,
+    block_norm_gradient,
+)
 from prospr_ops.reference.curvature import (
     conv_curvature,
     dense_curvature,
@@ -52,6 +57,9 @@ __all__ = [
     "batch_norm_gradient",
     "batch_norm_second_gradient",
     "best_n_of_m",
+    "block_moments",
+    "block_norm",
+    "block_norm_gradient",
     "block_sums",
     "conv_curvature",
     "dense_curvature",

@@ -131,8 +131,10 @@ def normalise(
     beta: tf.Tensor,
     epsilon: float,
     samples: tf.Tensor,
+    residual: tf.Tensor | None = None,
+    relu: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Batch normalisation by the batch's own statistics.
+    """Batch normalisation by the batch's own statistics, with the sum and the ReLU behind it.
 
     Args:
         blocks: Blocks of samples, `[blocks, ..., channels, 16]`.
@@ -140,70 +142,70 @@ def normalise(
         beta: Offset of each channel.
         epsilon: What is added to each variance.
         samples: Number of samples in the blocks.
+        residual: What is added before the ReLU, or None.
+        relu: Whether there is a ReLU.
 
     Returns:
         The normalised blocks, and mean and variance of each channel. Only the former has a gradient.
     """
     if needs_tensorflow():
-        return normalise_in_full(blocks, gamma, beta, epsilon, samples)
-    channels = blocks.shape[-2]
-    dtype = blocks.dtype
-
-    def occupied(values: tf.Tensor) -> tf.Tensor:
-        """Zero where there is no sample."""
-        lanes = tf.range(tf.shape(values)[0] * BLOCK) < samples
-        shape = [-1, *[1] * (values.shape.rank - 2), BLOCK]
-        return tf.where(tf.reshape(lanes, shape), values, tf.zeros([], dtype))
-
-    def masked(values: tf.Tensor) -> tf.Tensor:
-        return tf.cond(tf.equal(samples % BLOCK, 0), lambda: values, lambda: occupied(values))
-
-    def per_channel(lanes: tf.Tensor) -> tf.Tensor:
-        """Sums over the lanes of each channel."""
-        return tf.reduce_sum(tf.reshape(lanes, [-1, channels, BLOCK]), axis=-1)
-
-    def per_lane(values: tf.Tensor) -> tf.Tensor:
-        return tf.repeat(values, BLOCK, axis=-1)
-
-    @tf.custom_gradient
-    def normalised(blocks: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
-        # To our ops each lane of each channel is a channel; here its moments become its channel's.
-        shape = tf.shape(blocks)
-        x = tf.reshape(masked(blocks), [-1, channels * BLOCK])
-        rows = tf.cast(tf.shape(x)[0], tf.float64)
-        count = tf.cast(tf.shape(x)[0] // shape[0] * samples, tf.float64)
-        lane_mean, lane_variance = tf.unstack(ops.batch_moments(x)[-1])
-        powers = per_channel(tf.stack([lane_mean, lane_variance + lane_mean**2])) * rows / count
-        mean, variance = powers[0], tf.maximum(powers[1] - powers[0] ** 2, 0)
-        moments = per_lane(tf.stack([mean, variance]))
-        scale, offset = per_lane(gamma), per_lane(beta)
-        y = tf.reshape(ops.batch_norm(x, scale, offset, moments, epsilon), shape)
-        y.set_shape(blocks.shape)
-
-        def gradients(by_y: tf.Tensor, *_: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            g = tf.reshape(by_y, [-1, channels * BLOCK])
-            by_x, *by_lanes = ops.batch_norm_gradient(g, x, scale, moments, epsilon)
-            sums = tf.cast(tf.stack(by_lanes), tf.float64)
-            by_channels = per_channel(sums)
-            # The op took each lane's own means from the gradient; they should be the channel's.
-            slope = tf.cast(scale, tf.float64) * tf.math.rsqrt(moments[1] + epsilon)
-            excess = tf.cast((sums / rows - per_lane(by_channels) / count) * slope, dtype)
-            by_x += ops.batch_norm(x, excess[0], excess[1], moments, epsilon)
-            by_gamma, by_beta = tf.unstack(tf.cast(by_channels, dtype))
-            return masked(tf.reshape(by_x, shape)), by_gamma, by_beta
-
-        return (y, tf.cast(mean, dtype), tf.cast(variance, dtype)), gradients
-
-    return normalised(blocks, gamma, beta)
+        return normalise_in_full(blocks, gamma, beta, epsilon, samples, residual, relu)
+    mean, variance, moments = ops.block_moments(blocks, samples)
+    y = ops.block_norm(blocks, gamma, beta, moments, epsilon, samples, residual, relu)
+    return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
 def normalise_in_full(
-    blocks: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, samples: tf.Tensor
+    blocks: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    samples: tf.Tensor,
+    residual: tf.Tensor | None = None,
+    relu: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The same by TensorFlow's operations."""
     values = reference.from_blocks(blocks, samples)
     mean, variance = tf.nn.moments(values, list(range(values.shape.rank - 1)))
-    outputs = reference.to_blocks(
-        tf.nn.batch_normalization(values, mean, variance, beta, gamma, epsilon)
-    )
+    outputs = tf.nn.batch_normalization(values, mean, variance, beta, gamma, epsilon)
+    if residual is not None:
+        outputs += reference.from_blocks(residual, samples)
+    outputs = reference.to_blocks(tf.nn.relu(outputs) if relu else outputs)
     return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+
+def normalise_by(
+    moments: tuple[tf.Tensor, tf.Tensor],
+    blocks: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    samples: tf.Tensor,
+    residual: tf.Tensor | None = None,
+    relu: bool = False,
+) -> tf.Tensor:
+    """Batch normalisation by given means and variances, which have no gradient."""
+    mean, variance = moments
+
+    def in_full(blocks: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *residual: Any) -> tf.Tensor:
+        scale = gamma * tf.math.rsqrt(variance + epsilon)
+        offset = beta - mean * scale
+        outputs = blocks * scale[:, tf.newaxis] + offset[:, tf.newaxis]
+        outputs = tf.add_n([outputs, *residual])
+        return tf.nn.relu(outputs) if relu else outputs
+
+    @tf.custom_gradient
+    def normalised(*tensors: tf.Tensor) -> Any:
+        def gradients(by_y: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                y = in_full(*tensors)
+            return tape.gradient(y, tensors, by_y)
+
+        values, scale, offset, *added = tensors
+        both = tf.cast(tf.stack(moments), tf.float64)
+        numbers = (scale, offset, both, epsilon, samples)
+        return ops.block_norm(values, *numbers, next(iter(added), None), relu), gradients
+
+    tensors = [blocks, gamma, beta, *([] if residual is None else [residual])]
+    return in_full(*tensors) if needs_tensorflow() else normalised(*tensors)

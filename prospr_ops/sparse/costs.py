@@ -1,24 +1,29 @@
-"""How long a masked layer takes dense and sparse: what was measured on one kind of machine.
+"""How long a layer takes dense and sparse, as `tools/measure_costs.py` has measured it.
 
-The rates were measured on two cores of an AMD EPYC (Zen 5, AVX-512), forward and both gradients at
-batch 128; `python -m benchmarks sparse` measures such layers. They are of one machine, but as ratios they decide alike where both sides scale with the
-cores. A layer whose gain is near 1 stays dense.
+Seconds of one core for forward and both gradients. Both sides scale with the cores, so that what is
+compared is their ratio. `python tools/measure_costs.py --write` fits the numbers below on the machine at hand.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-# 10⁹ operations per second of TensorFlow's convolutions and matrix products, and of our kernels on
-# images of at least 8 pixels and on smaller ones.
-_DENSE_CONVOLUTION, _DENSE_PRODUCT = 420.0, 320.0
-_SPARSE_IMAGE, _SPARSE_POINT = 190.0, 110.0
-# 10⁹ bytes per second that a layer reads and writes, and that change their layout.
-_PASSING, _CONVERTING = 25.0, 18.0
-# Seconds of one op.
-_CALL = 5e-5
-# What a gain must be for a layer to go sparse: the machine at hand may be another.
-LEAST_GAIN = 1.2
+from prospr_ops.ops.sparse_convolution import BLOCK
+
+# Nanoseconds per 1,000 multiply-adds, per 1,000 elements of input and output, per 1,000 weights, and
+# microseconds of a call. Measured on an AMD EPYC (Zen 5, AVX-512), one core.
+_DENSE_CONVOLUTION = (20.4, 736.0, 9660.0, 0.0)
+_DENSE_PRODUCT = (28.1, 0.0, 0.22, 117.0)
+_SPARSE = (47.2, 292.0, 8800.0, 110.0)
+_SPARSE_NARROW = (39.4, 874.0, 25500.0, 0.0)
+# Nanoseconds per 1,000 elements of a change of layout, there and back, and of a batch normalisation by
+# Keras and by our op.
+_BORDER = 1120.0
+_NORMALISATION = 3940.0
+_NORMALISATION_OF_BLOCKS = 819.0
+# By how much the sparse side must be faster than it is expected to be: the machine may be another.
+MARGIN = 1.1
 
 
 @dataclass(frozen=True)
@@ -26,25 +31,53 @@ class Work:
     """What a layer does for a batch.
 
     Attributes:
-        kept: Multiply-adds with weights that are kept.
-        all: Multiply-adds with all weights.
-        elements: Elements of input and output.
+        samples: Number of samples.
+        weights: Number of all weights.
+        kept: Number of weights that are kept.
+        elements: Elements of input and output, per sample.
         positions: Positions of the filters in one sample.
-        convolution: Whether the dense layer is a convolution with filters of more than one pixel.
+        columns: Positions side by side, of filters of more than one pixel; else 0.
     """
 
-    kept: float
-    all: float
-    elements: float
+    samples: int
+    weights: int
+    kept: int
+    elements: int
     positions: int
-    convolution: bool
+    columns: int
 
 
-def gain(work: Work) -> float:
-    """The time of the dense layer by that of the sparse one, with both changes of layout."""
-    dense = 3 * 2 * work.all / 1e9 / (_DENSE_CONVOLUTION if work.convolution else _DENSE_PRODUCT)
-    rate = _SPARSE_IMAGE if work.positions >= 8 else _SPARSE_POINT
-    passing = 3 * 4 * work.elements / 1e9 / _PASSING
-    converting = 2 * 8 * work.elements / 1e9 / _CONVERTING
-    sparse = 3 * (2 * work.kept / 1e9 / rate + _CALL) + passing + converting
-    return (dense + 3 * _CALL) / sparse
+def _seconds(numbers: tuple[float, ...], work: Work, samples: int, weights: int) -> float:
+    uses = samples * work.positions * weights
+    by_work, by_elements, by_weights, call = numbers
+    return (
+        by_work * uses + by_elements * samples * work.elements + by_weights * weights
+    ) / 1e12 + call / 1e6
+
+
+def dense_seconds(work: Work) -> float:
+    """Seconds of the dense layer."""
+    numbers = _DENSE_PRODUCT if work.positions == 1 else _DENSE_CONVOLUTION
+    return _seconds(numbers, work, work.samples, work.weights)
+
+
+def sparse_seconds(work: Work) -> float:
+    """Seconds of the sparse layer, which works on whole blocks of samples."""
+    narrow = 0 < work.columns < 8  # what kernels have side by side
+    numbers = _SPARSE_NARROW if narrow else _SPARSE
+    return _seconds(numbers, work, in_blocks(work.samples), work.kept)
+
+
+def in_blocks(samples: int) -> int:
+    """As many samples as the blocks of some samples have."""
+    return math.ceil(samples / BLOCK) * BLOCK
+
+
+def border_seconds(elements: int) -> float:
+    """Seconds of a change of layout in both directions."""
+    return _BORDER * elements / 1e12
+
+
+def normalisation_seconds(elements: int, *, blocks: bool) -> float:
+    """Seconds of a batch normalisation with the ReLU behind it."""
+    return (_NORMALISATION_OF_BLOCKS if blocks else _NORMALISATION) * elements / 1e12

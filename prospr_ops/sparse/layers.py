@@ -7,6 +7,7 @@ and operations of Keras work on that as they are; the rest is here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -92,11 +93,25 @@ def _merged(shape: Any) -> tuple[int | None, ...]:
 
 @_register
 class BlockedBatchNormalization(layers.BatchNormalization):
-    """Batch normalisation of blocks, whose samples are as many as those of a second tensor."""
+    """Batch normalisation of blocks, and what lies behind it: a ReLU, or a sum and a ReLU.
 
-    def __init__(self, **kwargs: Any) -> None:
+    It is called on the blocks, on a tensor with as many samples as they hold, and, if there is a sum,
+    on the sum's other input.
+
+    Args:
+        behind: The layers behind it that it stands for, or their configurations.
+        place: Which input of the sum it is.
+        **kwargs: As of the stock layer.
+    """
+
+    def __init__(self, behind: Sequence[Any] = (), place: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_jit = False
+        self.behind = [
+            keras.saving.serialize_keras_object(one) if isinstance(one, layers.Layer) else one
+            for one in behind
+        ]
+        self.place = place
 
     def build(self, input_shape: Any) -> None:
         """Makes the weights of the stock layer."""
@@ -105,17 +120,16 @@ class BlockedBatchNormalization(layers.BatchNormalization):
 
     def call(self, inputs: list[tf.Tensor], training: bool | None = None) -> tf.Tensor:
         """Normalises by the batch in training, by the moving averages otherwise."""
-        values, like = inputs
+        values, like, *residual = inputs
         size = (self.moving_mean.shape[0],)
         gamma = self.gamma.value if self.scale else tf.ones(size, values.dtype)
         beta = self.beta.value if self.center else tf.zeros(size, values.dtype)
+        given = (values, gamma, beta, self.epsilon, tf.shape(like)[0])
+        behind = (next(iter(residual), None), bool(self.behind))
         if not (training and self.trainable):
-            scale = gamma * tf.math.rsqrt(self.moving_variance.value + self.epsilon)
-            offset = beta - self.moving_mean.value * scale
-            return values * scale[:, tf.newaxis] + offset[:, tf.newaxis]
-        outputs, mean, variance = blocks.normalise(
-            values, gamma, beta, self.epsilon, tf.shape(like)[0]
-        )
+            averages = (self.moving_mean.value, self.moving_variance.value)
+            return blocks.normalise_by(averages, *given, *behind)
+        outputs, mean, variance = blocks.normalise(*given, *behind)
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             average.assign(average * self.momentum + value * (1 - self.momentum))
         return outputs
@@ -123,6 +137,18 @@ class BlockedBatchNormalization(layers.BatchNormalization):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the blocks."""
         return tuple(input_shape[0])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the configuration, which holds those of the layers behind it."""
+        return {**super().get_config(), "behind": self.behind, "place": self.place}
+
+    def dense(self) -> list[layers.Layer]:
+        """Makes the stock layer again, without its weights, and those behind it."""
+        config = self.get_config()
+        behind = config.pop("behind")
+        del config["place"]
+        stock = layers.BatchNormalization.from_config(config)
+        return [stock, *map(keras.saving.deserialize_keras_object, behind)]
 
 
 @_register

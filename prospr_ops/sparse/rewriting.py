@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
 
 from prospr_ops.network import keras_private
 from prospr_ops.pruning.channels.graph import functional, is_graph
 from prospr_ops.sparse import rules
-from prospr_ops.sparse.costs import LEAST_GAIN, Work, gain
 from prospr_ops.sparse.layers import (
     BlockedBatchNormalization,
     BlockLayer,
@@ -23,7 +20,6 @@ from prospr_ops.sparse.layers import (
     PerChannel,
     SparseLayer,
     ToBlocks,
-    filters_of,
 )
 
 
@@ -45,68 +41,6 @@ class SparseModel(keras.Model):
         model = super().from_config(config, custom_objects)
         model.was_sequential = was_sequential
         return model
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What becomes of a masked layer.
-
-    Attributes:
-        layer: Name of the layer.
-        kept: Number of weights that are kept.
-        weights: Number of weights.
-        sparse: Whether it goes sparse.
-        reason: Why it stays dense, or the gain that is expected.
-    """
-
-    layer: str
-    kept: int
-    weights: int
-    sparse: bool
-    reason: str
-
-
-def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict[int, Choice]:
-    """What becomes of each masked layer that the graph of a model calls, by the layer's id."""
-    found: dict[int, Choice] = {}
-    for node in keras_private.nodes(functional(model)):
-        layer = node.operation
-        if is_graph(layer):
-            found |= choices(layer, wanted, batch_size)
-        elif rules.mask_of(layer) is not None and id(layer) not in found:
-            found[id(layer)] = _choice(layer, keras_private.inputs_of(node)[0], wanted, batch_size)
-    return found
-
-
-def _choice(layer: Any, source: Any, wanted: str | set[str], batch_size: int) -> Choice:
-    constraint = rules.mask_of(layer)
-    assert constraint is not None
-    mask = constraint.mask.numpy()
-    kept = int(np.count_nonzero(mask))
-    reason, sparse = rules.reason_against(layer), False
-    if not reason:
-        expected = _gain(layer, mask, source, batch_size)
-        sparse = wanted == "all" or layer.name in wanted
-        if wanted == "auto":
-            sparse = expected >= LEAST_GAIN
-        reason = f"{expected:.1f} × expected"
-    return Choice(layer.name, kept, mask.size, sparse, reason)
-
-
-def _gain(layer: Any, mask: np.ndarray, source: Any, batch_size: int) -> float:
-    shape = tuple(size or 1 for size in source.shape[1:])
-    output = tuple(size or 1 for size in layer.compute_output_shape((1, *shape))[1:])
-    positions = math.prod(output[:-1])
-    uses = batch_size * positions
-    elements = batch_size * (math.prod(shape) + math.prod(output))
-    work = Work(
-        uses * float(np.count_nonzero(mask)),
-        uses * float(mask.size),
-        float(elements),
-        positions,
-        math.prod(filters_of(layer, mask).mask.shape[:2]) > 1,
-    )
-    return gain(work)
 
 
 class _Copy:
@@ -163,6 +97,64 @@ def _copy_weights(layer: Any, copy: Any) -> None:
             copy.finalize_state()
 
 
+@dataclass(frozen=True)
+class Postponed:
+    """A batch normalisation that waits for what it takes along: the ReLU, or the sum and the ReLU.
+
+    Attributes:
+        tensor: What stands for its output, and then for the sum.
+        operation: The layer.
+        inputs: What it is called on, and how.
+        place: Which input of the sum it is.
+        residual: The sum's other input, once the sum was met; else None.
+    """
+
+    tensor: keras.KerasTensor
+    operation: Any
+    inputs: tuple[Any, dict[str, Any]]
+    place: int = 0
+    residual: Any = None
+
+
+def behind_normalisations(graph: Any, uses: Mapping[int, int]) -> dict[int, list[Any]]:
+    """The layers behind each batch normalisation that it can take along, by its id.
+
+    Args:
+        graph: A functional model.
+        uses: How often each operation is called, by its id.
+
+    Returns:
+        Of some normalisations, a ReLU, or a sum and a ReLU, of which nothing else sees the inputs.
+    """
+    calls: dict[int, list[Any]] = {}
+    for node in keras_private.nodes(graph):
+        for tensor in keras_private.inputs_of(node):
+            calls.setdefault(id(tensor), []).append(node)
+    seen = {id(tensor) for tensor in keras.tree.flatten(graph.outputs)}
+
+    def only_call_on(node: Any) -> Any:
+        """The only call on what a call gives, of a layer that is called once; or None."""
+        (output,) = keras_private.outputs_of(node)
+        found = calls.get(id(output), [])
+        alone = len(found) == 1 and id(output) not in seen and uses[id(found[0].operation)] == 1
+        return found[0] if alone else None
+
+    behind: dict[int, list[Any]] = {}
+    taken: set[int] = set()
+    for node in keras_private.nodes(graph):
+        if type(node.operation) is not layers.BatchNormalization or uses[id(node.operation)] != 1:
+            continue
+        follower, chain = only_call_on(node), []
+        if follower and rules.is_sum_of_two(follower.operation, keras_private.inputs_of(follower)):
+            chain, follower = [follower.operation], only_call_on(follower)
+        if follower and rules.is_relu(follower.operation):
+            chain.append(follower.operation)
+            if not taken & {id(one) for one in chain}:  # a sum of two normalisations is of one
+                behind[id(node.operation)] = chain
+                taken |= {id(one) for one in chain}
+    return behind
+
+
 class SparseCopy(_Copy):
     """A copy in which some layers are sparse, and what lies between them works on their blocks."""
 
@@ -174,11 +166,14 @@ class SparseCopy(_Copy):
         self._plain: dict[int, Any] = {}
         self._lanes: dict[int, Any] = {}
         self._batch: Any = None
+        self._behind: dict[int, list[Any]] = {}
+        self._postponed: dict[int, Postponed] = {}
 
     def model(self, model: keras.Model) -> SparseModel:
         """The copy of a model."""
         graph = functional(model)
         self._uses.update(id(node.operation) for node in keras_private.nodes(graph))
+        self._behind |= behind_normalisations(graph, self._uses)
         outer, inputs = self._batch, self.inputs(model)
         self._batch = keras.tree.flatten(inputs)[0]
         outputs = keras_private.run_graph(
@@ -200,6 +195,11 @@ class SparseCopy(_Copy):
         if id(operation) in self._chosen:
             layer = self.made(operation, "sparse", lambda: SparseLayer(operation))
             return self._note(layer(self._to_blocks(arguments[0])))
+        postponed = [
+            self._postponed[id(tensor)] for tensor in tensors if id(tensor) in self._postponed
+        ]
+        if postponed:
+            return self._note(self._taken_along(operation, tensors, postponed[0]))
         call = None
         named = {name: value for name, value in named.items() if value is not None}
         if any(id(tensor) in self._blocked for tensor in tensors):
@@ -237,12 +237,43 @@ class SparseCopy(_Copy):
                 operation, "blocks", lambda: PerChannel(_remade(operation), name=operation.name)
             )
         if rules.is_normalisation(operation, rank) and self._uses[id(operation)] == 1:
-            config = {**operation.get_config(), "axis": rank - 1}
-            layer = self.made(
-                operation, "blocks", lambda: BlockedBatchNormalization.from_config(config)
-            )
-            return lambda values, **named: layer([values, self._batch], **named)
+            if id(operation) in self._behind:
+                return lambda values, **named: self._postpone(operation, values, named)
+            return lambda values, **named: self._normalisation(operation, [values], named)
         return None
+
+    def _normalisation(
+        self, operation: Any, inputs: list[Any], named: Any, behind: Any = (), place: int = 0
+    ) -> Any:
+        values, *residual = inputs
+        config = {**operation.get_config(), "axis": len(values.shape) - 2}
+        layer = self.made(
+            operation,
+            "blocks",
+            lambda: BlockedBatchNormalization(behind=behind, place=place, **config),
+        )
+        return layer([values, self._batch, *residual], **named)
+
+    def _postpone(self, operation: Any, values: Any, named: Any) -> Any:
+        tensor = keras.KerasTensor(values.shape, values.dtype)
+        self._postponed[id(tensor)] = Postponed(tensor, operation, (values, named))
+        return tensor
+
+    def _taken_along(self, operation: Any, tensors: list[Any], postponed: Postponed) -> Any:
+        """The output of a ReLU, or what stands for that of a sum, behind a normalisation."""
+        behind = self._behind[id(postponed.operation)]
+        values, named = postponed.inputs
+        if operation is behind[-1]:
+            residual = [] if postponed.residual is None else [postponed.residual]
+            return self._normalisation(
+                postponed.operation, [values, *residual], named, behind, postponed.place
+            )
+        place = next(i for i, tensor in enumerate(tensors) if tensor is postponed.tensor)
+        tensor = keras.KerasTensor(values.shape, values.dtype)
+        self._postponed[id(tensor)] = replace(
+            postponed, tensor=tensor, place=place, residual=self._to_blocks(tensors[1 - place])
+        )
+        return tensor
 
     def _note(self, outputs: Any) -> Any:
         for tensor in keras.tree.flatten(outputs):
@@ -273,9 +304,13 @@ class DenseCopy(_Copy):
         parts: list[Any] = []
 
         def call(operation: Any) -> Callable[..., Any]:
+            if isinstance(operation, BlockedBatchNormalization):
+                chain = self._normalised(operation)
+                parts.extend(chain)
+                return lambda inputs, **named: _called(chain, operation.place, inputs, named)
             layer = self._operation(operation)
             parts.extend([layer] if isinstance(layer, layers.Layer) else [])
-            takes_batch = isinstance(operation, (FromBlocks, BlockedBatchNormalization))
+            takes_batch = isinstance(operation, FromBlocks)
             return lambda first, *a, **k: layer(first[0] if takes_batch else first, *a, **k)
 
         outputs = keras_private.run_graph(functional(model), inputs, call)
@@ -288,11 +323,6 @@ class DenseCopy(_Copy):
             return lambda tensor: tensor
         if isinstance(operation, SparseLayer):
             return self.made(operation, "dense", operation.dense)
-        if isinstance(operation, BlockedBatchNormalization):
-            config = operation.get_config()
-            return self.made(
-                operation, "dense", lambda: layers.BatchNormalization.from_config(config)
-            )
         if isinstance(operation, PerChannel):
             return self.made(operation, "dense", lambda: _remade(operation.layer))
         if is_graph(operation):
@@ -306,6 +336,25 @@ class DenseCopy(_Copy):
             )(tensor)
         assert not isinstance(operation, BlockLayer)
         return self.same(operation)
+
+    def _normalised(self, operation: BlockedBatchNormalization) -> list[layers.Layer]:
+        """A stock batch normalisation, and the layers behind it."""
+        stock, *behind = operation.dense()
+        return [self.made(operation, "dense", lambda: stock), *behind]
+
+
+def _called(chain: list[Any], place: int, inputs: list[Any], named: dict[str, Any]) -> Any:
+    """The output of a stock batch normalisation and what is behind it."""
+    values, _, *residual = inputs
+    stock, *behind = chain
+    outputs = stock(values, **named)
+    for layer in behind:
+        if residual:
+            both = [outputs, residual.pop()]
+            outputs = layer(both if place == 0 else both[::-1])
+        else:
+            outputs = layer(outputs)
+    return outputs
 
 
 def _remade(operation: Any, **changed: Any) -> Any:

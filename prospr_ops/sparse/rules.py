@@ -46,6 +46,30 @@ def is_elementwise(operation: Any) -> bool:
     )
 
 
+def is_relu(operation: Any) -> bool:
+    """Whether a layer is a plain ReLU."""
+    if type(operation) is layers.ReLU:
+        plain = (None, 0.0, 0.0)
+        given = (operation.max_value, operation.negative_slope, operation.threshold)
+        return given == plain and operation.dtype_policy.name == "float32"
+    return (
+        type(operation) is layers.Activation
+        and operation.activation is keras.activations.relu
+        and operation.dtype_policy.name == "float32"
+    )
+
+
+def is_sum_of_two(operation: Any, tensors: list[Any]) -> bool:
+    """Whether a layer adds two tensors of one shape."""
+    return (
+        type(operation) is layers.Add
+        and len(tensors) == 2
+        and tensors[0] is not tensors[1]
+        and tensors[0].shape == tensors[1].shape
+        and operation.dtype_policy.name == "float32"
+    )
+
+
 def is_per_channel(operation: Any) -> bool:
     """Whether a layer treats all channels, along the last axis, alike."""
     return type(operation) in _PER_CHANNEL and _channels_last(operation)
@@ -73,6 +97,17 @@ def is_normalisation(operation: Any, rank: int) -> bool:
         and not operation.synchronized
         and not getattr(operation, "renorm", False)
         and operation.dtype_policy.name == "float32"
+    )
+
+
+def works_on_blocks(operation: Any, rank: int) -> bool:
+    """Whether an operation on tensors of a rank can work on blocks, if they are given to it."""
+    return (
+        is_elementwise(operation)
+        or is_per_channel(operation)
+        or is_padding(operation)
+        or is_concatenation(operation, rank)
+        or is_normalisation(operation, rank)
     )
 
 

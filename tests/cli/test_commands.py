@@ -20,7 +20,7 @@ import prospr_ops as po
 from prospr_ops import cli, models
 from prospr_ops.cli import commands, parser
 from prospr_ops.data import datasets as data
-from prospr_ops.sparse import rewriting
+from prospr_ops.sparse import costs
 
 PRUNE = ["prune", "lenet_300_100", "--data", "mnist", "--sparsity", "0.9", "--steps", "1"]
 
@@ -643,7 +643,7 @@ def test_masks_are_applied_before_training():
 
 @pytest.mark.usefixtures("files")
 def test_training_by_the_kept_weights_alone_gives_the_masked_model(monkeypatch, capfd):
-    monkeypatch.setattr(rewriting, "LEAST_GAIN", 0)  # or none of so few weights would go sparse
+    monkeypatch.setattr(costs, "MARGIN", 0)  # or none of so few weights would go sparse
     run("prune model.keras --data data.npz --sparsity 0.75 --seed 1 --out pruned.keras")
     run("train pruned.keras --data data.npz --epochs 2 --out masked.keras")
     assert "sparsify" not in capfd.readouterr().out

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/block_normalisation.h"
 #include "cpu/curvature.h"
 #include "cpu/gamma.h"
 #include "cpu/normalisation.h"
@@ -478,6 +479,58 @@ void run_sparse_conv_input_gradient(Bytes& bytes, const SparseConvShape& shape,
 }
 
 template <typename T>
+void run_block_normalisation(Bytes& bytes, const BlockNormShape& shape) {
+  const std::int64_t pixels = shape.blocks() * shape.positions * shape.channels;
+  const std::int64_t size = pixels * kBlockLanes;
+  std::vector<std::vector<T>> tensors;
+  for (int i = 0; i < 3; ++i) {
+    tensors.push_back(values<T>(static_cast<double>(size), bytes.byte()));
+  }
+  const auto channels = static_cast<double>(shape.channels);
+  const std::vector<T> scale = values<T>(channels, bytes.byte());
+  const std::vector<T> offset = values<T>(channels, bytes.byte());
+  const std::vector<double> moments = values<double>(2 * channels, bytes.byte());
+  const double epsilon = values<double>(1, bytes.byte())[0];
+  const int op = bytes.choice(7);
+  const bool relu = op % 3 != 0;
+  const T* const residual = op % 3 == 2 ? tensors[2].data() : nullptr;
+  // Each result ends where the next one begins, but for the last.
+  const auto run = [&](std::int64_t results, const auto& arguments) {
+    run_twice(bytes, std::vector<T>(results),
+              [&](T* result, auto instruction_set, const auto& parallel_for) {
+                cpu::run(shape, arguments(result), instruction_set, parallel_for);
+              });
+  };
+  if (op == 6) {
+    std::vector<double> found(2 * shape.channels);
+    run(2 * shape.channels, [&](T* result) {
+      return BlockMoments<T>{tensors[0].data(), result, result + shape.channels, found.data()};
+    });
+  } else if (op < 3) {
+    run(size, [&](T* result) {
+      return BlockNorm<T>{epsilon,      relu,          tensors[0].data(), residual,
+                          scale.data(), offset.data(), moments.data(),    result};
+    });
+  } else {
+    const std::int64_t both = residual == nullptr ? size : 2 * size;
+    run(both + 2 * shape.channels, [&](T* result) {
+      return BlockNormGradient<T>{epsilon,
+                                  relu,
+                                  tensors[1].data(),
+                                  tensors[0].data(),
+                                  residual,
+                                  scale.data(),
+                                  offset.data(),
+                                  moments.data(),
+                                  result,
+                                  residual == nullptr ? nullptr : result + size,
+                                  result + both,
+                                  result + both + shape.channels};
+    });
+  }
+}
+
+template <typename T>
 void run_blocks(Bytes& bytes, std::int64_t samples, std::int64_t elements) {
   const std::int64_t blocks = (samples + kBlockLanes - 1) / kBlockLanes * kBlockLanes * elements;
   const bool forward = bytes.choice(2) == 0;
@@ -624,6 +677,28 @@ TARGET(normalisation) {
     run_normalisation<float>(bytes, {rows, channels});
   } else {
     run_normalisation<double>(bytes, {rows, channels});
+  }
+  return 0;
+}
+
+TARGET(block_normalisation) {
+  Bytes bytes(data, size);
+  const std::int64_t samples = bytes.number();
+  Shape tensor = bytes.numbers(bytes.choice(5));
+  if (bytes.choice(8) != 0) {  // what fits
+    tensor.insert(tensor.begin(), samples < 1 ? samples : blocks_of(samples & 0xff));
+    tensor.push_back(kBlockLanes);
+  }
+  BlockNormShape shape;
+  const Shape channels = {tensor.size() < 2 ? 0 : tensor[tensor.size() - 2]};
+  if (!check_block_norm({{"x", tensor}}, samples, {{"scale", channels}}, nullptr, &shape).empty()) {
+    return 0;
+  }
+  if (!small({tensor})) return 0;
+  if (bytes.choice(2) == 0) {
+    run_block_normalisation<float>(bytes, shape);
+  } else {
+    run_block_normalisation<double>(bytes, shape);
   }
   return 0;
 }

@@ -16,17 +16,23 @@ IMAGE, WEIGHTS, BIAS = np.ones((2, 2, 3, 2, 16)), np.ones(2), np.ones(2)
 MOVES = ((2, 1), (1, 1), (1, 1), False)
 
 
+# The second has weights in several passes over the channels; the third is unrolled.
+@pytest.mark.parametrize(
+    ("size", "channels", "row"), [((9, 7, 6), 5, 11), ((9, 7, 6), 40, 150), ((16, 2, 2), 5, 11)]
+)
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_same_bits_for_every_number_of_threads(dtype):
+def test_the_same_bits_for_every_number_of_threads(dtype, stride, size, channels, row):
     random = np.random.default_rng(0)
-    image = random.normal(size=(9, 7, 6, 5, 16)).astype(dtype)
-    taps = np.sort(random.choice(45, (8, 11)), axis=1).astype(np.int32).ravel()
-    splits = np.arange(0, 89, 11, dtype=np.int32)
-    weights, bias = random.normal(size=88).astype(dtype), random.normal(size=8).astype(dtype)
-    moves = ((3, 3), (1, 1), (1, 1), True)
-    order = np.argsort(taps % 5, kind="stable").astype(np.int32)
-    by_channel = np.cumsum([0, *np.bincount(taps % 5, minlength=5)]).astype(np.int32)
-    transposed = ((taps // 5 * 8 + np.arange(88) // 11)[order].astype(np.int32), by_channel, order)
+    image = random.normal(size=(*size, channels, 16)).astype(dtype)
+    taps = np.sort(random.choice(9 * channels, (8, row)), axis=1).astype(np.int32).ravel()
+    splits = np.arange(0, 8 * row + 1, row, dtype=np.int32)
+    weights, bias = random.normal(size=8 * row).astype(dtype), random.normal(size=8).astype(dtype)
+    moves = ((3, 3), (stride, stride), (1, 1), True)
+    order = np.argsort(taps % channels, kind="stable").astype(np.int32)
+    by_channel = np.cumsum([0, *np.bincount(taps % channels, minlength=channels)]).astype(np.int32)
+    filter_of = np.arange(8 * row) // row
+    transposed = ((taps // channels * 8 + filter_of)[order].astype(np.int32), by_channel, order)
     first = None
     for instruction_set in INSTRUCTION_SETS:
         outputs = []
@@ -38,7 +44,7 @@ def test_the_same_bits_for_every_number_of_threads(dtype):
                 image, output, taps, splits, *moves, threads, instruction_set
             )
             by_image = _native.sparse_conv_input_gradient(
-                output, weights, *transposed, (7, 6), *moves, threads, instruction_set
+                output, weights, *transposed, size[1:], *moves, threads, instruction_set
             )
             outputs.append([output, by_image, *gradients])
         for one, three in zip(*outputs, strict=True):

@@ -9,6 +9,9 @@ from tensorflow.python.framework import op_callbacks
 
 # Those of ours that have kernels for the CPU alone: where there is a GPU, nothing may call them.
 CPU_ONLY = {
+    "Prospr>BlockMoments",
+    "Prospr>BlockNorm",
+    "Prospr>BlockNormGradient",
     "Prospr>FromBlocks",
     "Prospr>SparseConv",
     "Prospr>SparseConvFilterGradient",

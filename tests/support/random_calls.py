@@ -192,6 +192,29 @@ def sparse_filters(name: str, rng: random.Random, dtype: str) -> dict[str, Any]:
     }
 
 
+def normalised_blocks(name: str, rng: random.Random, dtype: str) -> dict[str, Any]:
+    """Arguments of an op of batch normalisation on blocks that fit."""
+    samples, channels, relu = rng.randrange(1, 40), rng.randrange(1, 4), rng.random() < 0.5
+    size = [
+        -(-samples // 16),
+        *[rng.randrange(1, 4) for _ in range(rng.randrange(3))],
+        channels,
+        16,
+    ]
+    fitting = {
+        **{name: tensor(rng, size, dtype) for name in ("x", "y_gradient")},
+        **{name: tensor(rng, [channels], dtype) for name in ("scale", "offset")},
+        "moments": tensor(rng, [2, channels], "float64"),
+        "epsilon": 1e-3,
+        "samples": samples,
+        "residual": tensor(rng, size, dtype) if relu and rng.random() < 0.5 else None,
+        "relu": relu,
+    }
+    return {
+        argument: fitting[argument] for argument in inspect.signature(getattr(ops, name)).parameters
+    }
+
+
 def call_of(name: str, rng: random.Random) -> dict[str, Any]:
     """Arguments of the public function `name` that fit."""
     dtype = rng.choice(["float32", "float64"])
@@ -208,6 +231,8 @@ def call_of(name: str, rng: random.Random) -> dict[str, Any]:
         if name != "batch_moments":
             fitting |= {"moments": tensor(rng, [2, dims[-1]], "float64"), "epsilon": 1e-3}
         return fitting
+    if name.startswith("block_"):
+        return normalised_blocks(name, rng, dtype)
     if "pool" in name and "conv" not in name:
         window, size = ([rng.randrange(1, 4) for _ in "hw"] for _ in range(2))
         size = [a + b for a, b in zip(window, size, strict=True)]
@@ -287,6 +312,8 @@ def of_the_op(arguments: dict[str, Any]) -> dict[str, Any]:
             result[name] = tf.constant(value, dtype)
         elif name == "padding":
             result[name] = value.upper()
+        elif name == "residual":
+            result[name] = [] if value is None else [value]
         elif name == "packed":
             result["mask_type"] = tf.uint8 if value else tf.bool
         else:
