@@ -96,7 +96,7 @@ def layer(channels: int, filters: int, pixels: int, density: float) -> dict[str,
     by_image, by_kernel, by_bias = calls["dense"]()
     expected = [by_image, of_mask.kept(by_kernel), by_bias]
     difference = difference_of(calls["with borders"](), expected)
-    seconds = medians(calls, 0.5, 5)
+    seconds = medians(calls, 0.3, 5)
     operations = 3 * 2 * int(mask.sum()) * SAMPLES * edge**2
     return {
         "layer": _name(channels, filters, pixels),

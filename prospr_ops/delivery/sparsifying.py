@@ -80,7 +80,7 @@ def sparsify(
     try:
         with own_objects(model):
             fast = copy.model(model)
-            copy.finish()
+            copy.finish(fast)
     except Exception as error:  # of a layer's own code
         msg = f"sparsify cannot make a layer of model {model.name!r} again: {described(error)}"
         raise ValueError(msg) from error
@@ -119,7 +119,7 @@ def densify(model: keras.Model) -> keras.Model:
     copy = DenseCopy()
     with own_objects(model):
         masked = copy.model(model)
-        copy.finish()
+        copy.finish(masked)
     check_copy(model, masked, "densify", SMALLER)
     _compile_alike(model, masked)
     return masked

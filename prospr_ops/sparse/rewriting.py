@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from prospr_ops.network import keras_private
+from prospr_ops.pruning import masks
 from prospr_ops.pruning.channels.graph import functional, is_graph
 from prospr_ops.sparse import rules
 from prospr_ops.sparse.layers import (
@@ -48,12 +49,16 @@ class _Copy:
 
     def __init__(self) -> None:
         self._copies: dict[Any, Any] = {}
-        self._weights: list[Callable[[], None]] = []
+        self._weights: list[Callable[[], dict[int, Any]]] = []
 
-    def finish(self) -> None:
-        """Gives all layers of the copies their weights."""
+    def finish(self, model: keras.Model) -> None:
+        """Gives all layers of a copy their weights, and the masks that no configuration carried."""
+        lost: dict[int, Any] = {}
         for assign in self._weights:
-            assign()
+            lost |= assign()
+        held = {v.path: lost[id(v)] for v in model.variables if id(v) in lost}
+        if held:
+            masks.hold_masks(model, held)
 
     def inputs(self, model: keras.Model) -> Any:
         return keras.tree.map_structure(
@@ -81,7 +86,9 @@ class _Copy:
         return self._copies[key]
 
 
-def _copy_weights(layer: Any, copy: Any) -> None:
+def _copy_weights(layer: Any, copy: Any) -> dict[int, Any]:
+    """Gives a copy the weights of a layer; returns the masks that it has lost, by its variable's id."""
+    lost = {}
     if isinstance(copy, SparseLayer):
         copy.set_kept(layer.kernel.numpy())
         if layer.use_bias:
@@ -93,8 +100,12 @@ def _copy_weights(layer: Any, copy: Any) -> None:
     else:
         for variable, target in zip(layer.variables, copy.variables, strict=True):
             target.assign(variable)
+            mask = masks.mask_of(variable)
+            if mask is not None and masks.mask_of(target) is None:
+                lost[id(target)] = mask
         if isinstance(layer, layers.Normalization):
             copy.finalize_state()
+    return lost
 
 
 @dataclass(frozen=True)

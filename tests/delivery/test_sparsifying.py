@@ -137,11 +137,12 @@ def _gradients(model, x, y):
 def test_the_gradients_of_one_step_are_those_of_the_masked_model(network):
     keras.utils.set_random_seed(0)
     masked = _network() if network == "own" else getattr(po.models, network)((16, 16, 3))
+    if network == "vgg16":  # whose gradient jumps where rounding decides which pixel is the largest
+        config = masked.get_config()
+        for layer in config["layers"]:
+            layer["class_name"] = layer["class_name"].replace("MaxPooling", "AveragePooling")
+        masked = keras.Sequential.from_config(config)
     _masked(masked)
-    # Where rounding moves the input of a ReLU across 0, a gradient jumps: here it is far from 0.
-    for layer in masked.layers if network == "vgg16" else []:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.beta.assign(np.random.default_rng(2).choice([6.0, -6.0], layer.beta.shape))
     fast = po.sparsify(masked, layers="all", verbose=0)
     shape = masked.input_shape[1:]
     x = np.random.default_rng(1).normal(size=(18, *shape)).astype(np.float32)
@@ -155,7 +156,7 @@ def test_the_gradients_of_one_step_are_those_of_the_masked_model(network):
         if path in sparse:
             exact = sparse[path].kept(exact.reshape(sparse[path].mask.shape))
         error = np.abs(ours - exact).max() / np.abs(exact).max()
-        assert error < 5e-4, path
+        assert error < 1e-4, path
 
 
 def test_nested_models_callbacks_averages_and_a_fresh_process(tmp_path):
@@ -195,3 +196,21 @@ def test_nested_models_callbacks_averages_and_a_fresh_process(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), fast(x), atol=1e-6)
+
+
+def test_what_stays_dense_keeps_its_masks():
+    inputs = keras.Input((5, 8))
+    attended = keras.layers.MultiHeadAttention(2, 4)(inputs, inputs)
+    masked = keras.Model(inputs, keras.layers.Dense(3, name="last")(attended))
+    random = np.random.default_rng(0)
+    kernels = [v for v in masked.trainable_variables if v.name == "kernel"]
+    with pytest.warns(UserWarning, match="will not write"):  # those of the attention
+        po.apply_masks(masked, {v.path: random.random(v.shape) < 0.4 for v in kernels})
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    x, y = random.normal(size=(32, 5, 8)).astype(np.float32), np.zeros((32, 5, 3))
+    for model in (masked, fast):
+        model.compile("adam", "mse")
+        model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_allclose(fast(x), masked(x), atol=1e-5)
+    kept = [int(np.count_nonzero(v)) for v in masked.get_weights()]
+    assert [int(np.count_nonzero(v)) for v in po.densify(fast).get_weights()] == kept
