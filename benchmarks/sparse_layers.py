@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -144,7 +145,9 @@ def _in_torch(kernel: np.ndarray, columns: np.ndarray) -> Callable[[], np.ndarra
     import torch  # noqa: PLC0415 - an optional dependency
 
     torch.set_num_threads(environment()["threads"])
-    matrix = torch.from_numpy(np.ascontiguousarray(kernel.T)).to_sparse_csr()
+    with warnings.catch_warnings():  # that it is in beta state
+        warnings.simplefilter("ignore", UserWarning)
+        matrix = torch.from_numpy(np.ascontiguousarray(kernel.T)).to_sparse_csr()
     right = torch.from_numpy(columns)
 
     def multiply() -> np.ndarray:
