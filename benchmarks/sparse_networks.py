@@ -122,10 +122,8 @@ def rows_of(
 
 
 def _data(model: keras.Model, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    shape = (samples, *model.input_shape[1:])
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32), np.arange(
-        samples
-    ) % CLASSES
+    x = np.random.default_rng(0).normal(size=(samples, *model.input_shape[1:]))
+    return x.astype(np.float32), np.arange(samples) % model.output_shape[-1]
 
 
 def _copy(model: keras.Model, make: Callable[[], keras.Model]) -> keras.Model:
