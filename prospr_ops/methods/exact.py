@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from prospr_ops.curvature.estimate import sum_dtype
 from prospr_ops.methods.engine.descent import final_gradient, gradient_descent, set_all, zero
 from prospr_ops.methods.engine.joining import joined, parted
 from prospr_ops.methods.engine.passes import (
@@ -53,8 +54,8 @@ def exact_scorer(problem: Problem) -> Scorer:
 
     with one Hessian-vector product each. Nothing else grows with the number of steps. A step's product
     needs its gradients' tape, which is kept for the last steps, as many as `memory` has room for; for
-    those before, and where a batch is evaluated in parts, the gradients are computed again, to the same
-    bits.
+    those before, and where a batch is evaluated in parts, the gradients are computed again. On a CPU both
+    give the same bits.
 
     A checkpoint holds λ and ν, not the weights of all steps: a resumed run repeats the forward
     steps, a third of its work, and continues backwards from where it was.
@@ -73,7 +74,7 @@ def exact_scorer(problem: Problem) -> Scorer:
     adjoint: list[tf.Variable] = []
     log_scale = tf.Variable(0.0, dtype=tf.float64)
     vector, apply_product = _adjoint_step(problem, variables, adjoint, log_scale)
-    if not passes.eager:
+    if passes.whole and not passes.eager:  # else it is called within a graph
         vector = traced(vector)
     products = hessian_products_by(
         problem, gradients, variables, vector, lambda: trajectory[-1].kept
@@ -98,7 +99,7 @@ def exact_scorer(problem: Problem) -> Scorer:
         found = {}
         by_weights = parted(tf.convert_to_tensor(adjoint[0]), variables)
         for (path, weight), by_weight in zip(initial.items(), by_weights, strict=False):
-            derivative = problem.log_numbers(by_weight)
+            derivative = problem.log_numbers(tf.cast(by_weight, sum_dtype(weight.dtype)))
             log = derivative.log + tf.cast(log_scale, derivative.log.dtype)
             found[path] = LogNumbers(log, derivative.sign).times(problem.log_numbers(weight))
         return passes.found(found)

@@ -166,14 +166,15 @@ def logits_of(prediction: Any) -> Any:
 def last_axis_as_minus_one() -> Iterator[None]:
     """Normalises over a last axis as over axis -1, for which Keras does not reshape all that it takes.
 
-    For one thread at a time.
+    For one thread at a time: within `prospr_ops.network.tf_functions.replaced`, which sees to that.
     """
     stock = backend_nn.batch_normalization
 
     def batch_normalization(
         x: Any, mean: Any, variance: Any, axis: int, *args: Any, **options: Any
     ) -> Any:
-        axis = -1 if axis == len(x.shape) - 1 else axis
+        if axis != -1 and axis == len(x.shape) - 1:
+            axis = -1
         return stock(x, mean, variance, axis, *args, **options)
 
     backend_nn.batch_normalization = batch_normalization

@@ -44,10 +44,10 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def graphs_optimised(wanted: bool) -> Iterator[None]:
-    """Functions that are first called within run as they were traced, unless optimisation is `wanted`.
+    """Functions that are called within run as they were traced, unless optimisation is `wanted`.
 
-    TensorFlow's rewriting of a graph takes longer than to trace it, and saves no more than some per cent
-    of a run on a CPU. What another thread calls meanwhile is optimised.
+    TensorFlow's rewriting of a graph takes longer than to trace it, and saves no time that could be
+    measured on a CPU (docs/meta_gradient.md). What another thread calls meanwhile is optimised.
     """
     if wanted:
         yield

@@ -13,15 +13,15 @@ from prospr_ops.ops.sparse_convolution import BLOCK
 
 # Nanoseconds per 1,000 multiply-adds, per 1,000 elements of input and output, per 1,000 weights, and
 # microseconds of a call. Measured on an AMD EPYC (Zen 5, AVX-512), one core.
-_DENSE_CONVOLUTION = (20.4, 736.0, 9660.0, 0.0)
-_DENSE_PRODUCT = (28.1, 0.0, 0.22, 117.0)
-_SPARSE = (47.2, 292.0, 8800.0, 110.0)
-_SPARSE_NARROW = (39.4, 874.0, 25500.0, 0.0)
+_DENSE_CONVOLUTION = (21.6, 557.0, 8340.0, 0.0)
+_DENSE_PRODUCT = (26.9, 0.0, 0.21, 151.0)
+_SPARSE = (42.5, 270.0, 5140.0, 158.0)
+_SPARSE_NARROW = (44.1, 919.0, 0.0, 0.0)
 # Nanoseconds per 1,000 elements of a change of layout, there and back, and of a batch normalisation by
 # Keras and by our op.
-_BORDER = 1120.0
-_NORMALISATION = 3940.0
-_NORMALISATION_OF_BLOCKS = 819.0
+_BORDER = 867.0
+_NORMALISATION = 3510.0
+_NORMALISATION_OF_BLOCKS = 702.0
 # By how much the sparse side must be faster than it is expected to be: the machine may be another.
 MARGIN = 1.1
 

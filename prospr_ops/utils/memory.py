@@ -60,16 +60,22 @@ def free_bytes() -> int:
     return max(0, min(free))
 
 
+_spared = False
+
+
 @contextmanager
 def old_objects_left_alone() -> Iterator[None]:
-    """Garbage collection looks at no object meanwhile that is there already.
+    """Garbage collection looks at no object meanwhile that is there already, the first time this is used.
 
-    In a process with TensorFlow there are so many that to look at all takes 0.2 s, which a first call
-    would do twice.
+    What importing TensorFlow and Keras makes is so much that to look at all of it takes 0.2 s, which a
+    first call would do twice. Later calls would only keep from collection what the calls before have
+    left.
     """
-    if gc.get_freeze_count():  # others have frozen some, which are not ours to thaw
+    global _spared  # noqa: PLW0603 - of the process, as the collector is
+    if _spared or gc.get_freeze_count():  # others have frozen some, which are not ours to thaw
         yield
         return
+    _spared = True
     gc.freeze()
     try:
         yield

@@ -220,6 +220,24 @@ def test_steps_that_cannot_be_repeated_are_refused(tmp_path, monkeypatch):
         _score(PROBLEMS[0], model, path, method="exact")
 
 
+def test_a_state_of_other_shapes_is_refused(tmp_path, monkeypatch):
+    """As versions before had of the same run."""
+    model = PROBLEMS[0].model()
+    path = tmp_path / "run.ckpt"
+    save = checkpoints.Checkpoint.save
+
+    def save_in_parts(self, progress: checkpoints.Progress, state: Any) -> None:
+        save(self, progress, [tf.reshape(state[0], [1, -1]), *state[1:]])
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoint, "save", save_in_parts)
+        with pytest.raises(Killed):
+            _score(PROBLEMS[0], model, path, method="exact")
+    with pytest.raises(ValueError, match=r"run\.ckpt is the checkpoint of another version"):
+        _score(PROBLEMS[0], model, path, method="exact")
+
+
 def test_damage_is_refused(tmp_path, monkeypatch):
     model = PROBLEMS[0].model()
     path = _left_behind(tmp_path, monkeypatch, model)

@@ -219,6 +219,27 @@ def test_memory_of_a_step_is_let_go():
 
 
 @pytest.mark.usefixtures("execution")
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("dtypes", [("float64", "float32"), ("float32", "float64")])
+def test_weights_of_two_dtypes(dtypes, momentum):
+    first, second = (layers.Dense(3, dtype=dtype) for dtype in dtypes)
+    model = keras.Sequential([keras.Input([4], dtype=dtypes[0]), first, second])
+    twin = keras.Sequential([keras.Input([4]), *(layers.Dense(3, dtype="float64") for _ in "12")])
+    twin.set_weights(model.get_weights())
+    random = np.random.default_rng(0)
+    data = random.standard_normal([40, 4]), random.standard_normal([40, 3])
+
+    def scores(model):
+        options = {"momentum": momentum, "batch_size": 8, "learning_rate": 0.1, "seed": 0}
+        return po.score(model, data, method="exact", loss="mse", verbose=0, **options)
+
+    found, expected = scores(model).values(), scores(twin).values()
+    for values, others, dtype in zip(found, expected, dtypes, strict=True):
+        assert values.dtype == dtype
+        np.testing.assert_allclose(values, others, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("execution")
 @pytest.mark.parametrize(("memory", "kept"), [(0, 0), (99, 0), (250, 2), (10**9, 4), (None, 4)])
 def test_what_is_kept_is_not_computed_again_and_gives_the_same_bits(memory, kept, monkeypatch):
     """Each step makes the process grow by 100 bytes here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 
 import pytest
@@ -32,3 +33,23 @@ def test_the_limit_of_a_control_group_counts(tmp_path, monkeypatch):
         assert memory.free_bytes() == expected
     limit.write_text("max\n")
     assert memory.free_bytes() > 10_000
+
+
+def test_old_objects_are_left_alone_once(monkeypatch):
+    """Else each would keep from collection what the one before has left."""
+    monkeypatch.setattr(memory, "_spared", False)
+    for frozen in (True, False):
+        with memory.old_objects_left_alone():
+            assert bool(gc.get_freeze_count()) == frozen
+        assert gc.get_freeze_count() == 0
+
+
+def test_what_others_have_frozen_stays_frozen(monkeypatch):
+    monkeypatch.setattr(memory, "_spared", False)
+    gc.freeze()
+    try:
+        with memory.old_objects_left_alone():
+            pass
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()

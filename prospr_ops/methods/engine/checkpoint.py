@@ -258,7 +258,7 @@ class Checkpoint:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: The file is damaged, or the batches or losses differ.
+            ValueError: The file is damaged or of another version, or the batches or losses differ.
         """
         found = self._found
         if found is None or found["round"][0] != self._round.number or not found["done"]:
@@ -276,6 +276,12 @@ class Checkpoint:
             for number, variable in enumerate(state):
                 # NumPy reads bfloat16 as raw bytes; the view restores the dtype.
                 values = arrays[f"state/{number}"].view(variable.dtype.as_numpy_dtype)
+                if values.shape != tuple(variable.shape):
+                    msg = (
+                        f"{self._path} is the checkpoint of another version of prospr_ops; finish the "
+                        "run with that, give another path or delete the file"
+                    )
+                    raise ValueError(msg)
                 variable.assign(values)
         return Progress(found["done"], list(found["losses"]), dict(found["estimators"]))
 

@@ -100,7 +100,7 @@ def log_final_gradient(passes: Passes, gradients: Evaluate) -> Callable[[], dict
     """A function: ∇L(w) of the next batch at the current weights, by variable path."""
     problem = passes.problem
 
-    # Other variables' gradients are neither computed, in a traced pass, nor reduced over replicas.
+    # Other variables' gradients are not reduced over replicas.
     def of_weights(batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         loss, by_variable = gradients(batch, seed)
         return loss, by_variable[: len(problem.weights)]

@@ -13,8 +13,12 @@ _stock_gelu, _stock_silu = tf.nn.gelu, tf.nn.silu
 Function = Callable[[tf.Tensor], tf.Tensor]
 
 
+# Where a tanh or a normal density is constant in any dtype, and no square overflows.
+_FAR = 100.0
+
+
 class _Activation(NamedTuple):
-    """A function of each element, and its first two derivatives."""
+    """A function of each element, and its first two derivatives, which take float32 or float64."""
 
     value: Function
     first: Function
@@ -24,15 +28,21 @@ class _Activation(NamedTuple):
         @tf.custom_gradient
         def times_slope(g: tf.Tensor, x: tf.Tensor) -> Any:
             def gradient(v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                return times_slope(v, x), v * g * self.second(x)
+                return times_slope(v, x), v * g * _in_full(self.second, x)
 
-            return g * self.first(x), gradient
+            return g * _in_full(self.first, x), gradient
 
         @tf.custom_gradient
         def activation(x: tf.Tensor) -> Any:
             return self.value(x), lambda g: times_slope(g, x)
 
         return activation(x)
+
+
+def _in_full(function: Function, x: tf.Tensor) -> tf.Tensor:
+    """A function of x, computed in float32 where x is in half precision."""
+    wide = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+    return tf.cast(function(wide), x.dtype)
 
 
 def _silu_slope(x: tf.Tensor) -> tf.Tensor:
@@ -54,6 +64,7 @@ def _gelu_slope(x: tf.Tensor) -> tf.Tensor:
 
 
 def _gelu_bend(x: tf.Tensor) -> tf.Tensor:
+    x = tf.clip_by_value(x, -_FAR, _FAR)
     return _normal_density(x) * (2.0 - tf.square(x))
 
 
@@ -69,11 +80,13 @@ def _tanh_of_cubic(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _tanh_gelu_slope(x: tf.Tensor) -> tf.Tensor:
+    x = tf.clip_by_value(x, -_FAR, _FAR)
     t, slope = _tanh_of_cubic(x)
     return 0.5 * (1.0 + t + x * (1.0 - tf.square(t)) * slope)
 
 
 def _tanh_gelu_bend(x: tf.Tensor) -> tf.Tensor:
+    x = tf.clip_by_value(x, -_FAR, _FAR)
     t, slope = _tanh_of_cubic(x)
     bend = 3.0 * _ROOT * _CUBIC * x  # u'' / 2
     return (1.0 - tf.square(t)) * (slope + x * (bend - t * tf.square(slope)))
