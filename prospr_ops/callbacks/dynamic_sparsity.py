@@ -43,9 +43,10 @@ class DynamicSparsity(MaskChanges):
         every: Number of steps between two changes of the masks; ≥ 1.
         fraction: Fraction of a layer's weights that the first change moves, in [0, 1).
         grow: "gradient" for weights of the largest gradient in the step before, or "random".
-        begin: Step of the optimizer of the first change; None for `every`.
+        begin: Step of the optimizer of the first change; None for `every` steps after this `fit` began.
         end: Step of the optimizer after which masks stay; None for three quarters of this `fit`, if
-            Keras knows its number of steps, else for no end and a constant fraction.
+            Keras knows its number of steps, else for no end and a constant fraction. A `fit` with an
+            `initial_epoch` began with epoch 0.
         scope: How random masks are spread: "erk" for Erdős–Rényi-kernel, lower densities in larger
             layers, as RigL does; "layer" for the same sparsity in each layer; or "global".
         prunable: Weights that may be pruned, as in `prospr_ops.prune`.
@@ -54,8 +55,8 @@ class DynamicSparsity(MaskChanges):
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range. In `fit`: the model has no prunable weights, has
-            masks of another sparsity, or has none and `sparsity` is None; or its weights are spread
-            over several replicas and `grow` is "gradient".
+            masks of another sparsity, or has none and `sparsity` is None; it has none, and the
+            optimizer is beyond `end`; or the weights are spread over several replicas and `grow` is "gradient".
 
     Examples:
         >>> import numpy as np
@@ -90,7 +91,8 @@ class DynamicSparsity(MaskChanges):
         self._grow = choose("grow", grow, ("gradient", "random"))
         self._scope = choose("scope", scope, CHOICES["scope"])
         self._seed = check_integer("seed", seed, at_least=0)
-        self._given_end = self.end
+        self._given = begin, self.end
+        self._start = 0  # step of the optimizer at which the fraction begins to fall
         self._gradients: dict[str, tf.Variable] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -99,10 +101,6 @@ class DynamicSparsity(MaskChanges):
         if self._grow == "gradient" and replicas > 1:
             msg = f'grow="gradient" works on one replica, and there are {replicas}; use "random"'
             raise ValueError(msg)
-        self.end = self._given_end
-        steps = self.params.get("steps")
-        if self.end is None and steps:
-            self.end = max(self.begin, int(_MOVING_PART * steps * self.params["epochs"]))
         super().on_train_begin(logs)
         if self._grow == "gradient":
             self._gradients = {
@@ -113,6 +111,7 @@ class DynamicSparsity(MaskChanges):
 
     def prepare(self) -> None:
         """Takes the model's masks, or those that a checkpoint's zeros show, or draws some."""
+        self._schedule()
         had = self.masks
         if self._wanted is None:
             if all(mask.all() for mask in had.values()):
@@ -142,13 +141,31 @@ class DynamicSparsity(MaskChanges):
                 path: _largest(nonzero[path].astype(np.float32), int(mask.sum()))
                 for path, mask in drawn.items()
             }
+        elif self.end is not None and self.step > self.end:
+            msg = (
+                f"end is step {self.end}, and the optimizer has taken {self.step} steps already: leave "
+                "end out, or compile the model again"
+            )
+            raise ValueError(msg)
         self.set_masks(drawn)
+
+    def _schedule(self) -> None:
+        """Sets the steps that were not given, from that at which this `fit`, or what it resumes, began."""
+        begin, self.end = self._given
+        steps = self.params.get("steps")
+        began = max(0, self.step - self.first_epoch * (steps or 0))
+        self._start = began if self.end is None else 0
+        self.begin = self._start + self.every if begin is None else begin
+        if self.end is None and steps:
+            lasts = int(_MOVING_PART * steps * self.params["epochs"])
+            self.end = max(self.begin, self._start + lasts)
 
     def change(self, step: int) -> None:
         """Drops and grows weights in each layer."""
         fraction = self._fraction
         if self.end is not None:
-            fraction *= (1 + math.cos(math.pi * min(1.0, step / max(1, self.end)))) / 2
+            time = (step - self._start) / max(1, self.end - self._start)
+            fraction *= (1 + math.cos(math.pi * min(1.0, time))) / 2
         random = np.random.default_rng((self._seed, step))
         changed = {}
         for path, mask in self.masks.items():

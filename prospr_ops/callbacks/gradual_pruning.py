@@ -36,7 +36,9 @@ class GradualPruning(MaskChanges):
     is traced anew when masks change.
 
     Training can be interrupted and resumed from a checkpoint of weights and optimizer, as
-    `keras.callbacks.BackupAndRestore` keeps: the zeros in the weights are the mask. The same data,
+    `keras.callbacks.BackupAndRestore` keeps: the zeros in the weights are the mask, and s_0 is what led
+    to their number at the step of the last change. A dense model that is beyond `begin` is pruned at
+    once as far as the schedule has come. The same data,
     weights and `seed` give the same masks where training itself is deterministic.
 
     Args:
@@ -103,17 +105,26 @@ class GradualPruning(MaskChanges):
 
     def prepare(self) -> None:
         """Takes the masks that the model has, and those that a checkpoint's zeros show."""
-        self._initial_sparsity = self.sparsity
-        if self._initial_sparsity > self.final_sparsity:
+        masks, now = self.masks, self.step
+        if now > self.begin:
+            nonzero = kept_where_nonzero(self._weights)
+            masks = {path: mask & nonzero[path] for path, mask in masks.items()}
+        size = sum(mask.size for mask in masks.values())
+        sparsity = 1.0 - sum(int(mask.sum()) for mask in masks.values()) / size
+        rounding = len(self._weights) / size
+        if sparsity > self.final_sparsity + (rounding if now > self.begin else 0.0):
             msg = (
-                f"the model's sparsity is {self._initial_sparsity:.4g} already, which is more than "
+                f"the model's sparsity is {sparsity:.4g} already, which is more than "
                 f"final_sparsity={self.final_sparsity:g}"
             )
             raise ValueError(msg)
-        if self.step > self.begin:
-            nonzero = kept_where_nonzero(self._weights)
-            self.set_masks({path: mask & nonzero[path] for path, mask in self.masks.items()})
-        rounding = len(self._weights) / sum(mask.size for mask in self.masks.values())
+        self.set_masks(masks)
+        self._initial_sparsity = sparsity
+        last = now - (now - self.begin) % self.every
+        left = self._left_at(last) if now > self.begin else 1.0
+        if sparsity > rounding and left:
+            before = self.final_sparsity + (sparsity - self.final_sparsity) / left
+            self._initial_sparsity = min(max(before, 0.0), sparsity)
         if self.step > self._end and self.sparsity < self.final_sparsity - rounding:
             msg = (
                 f"the schedule ended at step {self._end}, and the optimizer has taken {self.step} "
@@ -123,8 +134,7 @@ class GradualPruning(MaskChanges):
 
     def change(self, step: int) -> None:
         """Prunes what the schedule says, of what is left."""
-        time = (step - self.begin) / max(1, self._end - self.begin)
-        left = self._left(time) if step < self._end else 0.0
+        left = self._left_at(step)
         sparsity = self.final_sparsity + (self._initial_sparsity - self.final_sparsity) * left
         masks = self.masks
         gone = {path: ~mask for path, mask in masks.items()}
@@ -132,6 +142,12 @@ class GradualPruning(MaskChanges):
             dead_last(self._scores(step), gone), sparsity, self._scope, model=self.model
         )
         self.set_masks({path: mask & chosen[path] for path, mask in masks.items()})
+
+    def _left_at(self, step: int) -> float:
+        """What is left of the way to the final sparsity at a step."""
+        if step >= self._end:
+            return 0.0
+        return self._left((step - self.begin) / (self._end - self.begin))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature
         """Warns if training ended before the schedule."""

@@ -47,6 +47,7 @@ class MaskChanges(keras.callbacks.Callback, ABC):
         self._weights: dict[str, keras.Variable] = {}
         self._done = -1  # step of the last change that was made
         self._prepared = False
+        self.first_epoch = 0  # number of the epoch with which this `fit` begins
 
     @property
     def step(self) -> int:
@@ -90,6 +91,11 @@ class MaskChanges(keras.callbacks.Callback, ABC):
         )
         self.model.make_train_function(force=True)
         self._done, self._prepared = -1, False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Notes with which epoch training begins or is resumed."""
+        if not self._prepared:
+            self.first_epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002 - Keras's signature
         """Makes the first masks."""

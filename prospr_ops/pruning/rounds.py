@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from prospr_ops.pruning.arrays import Masks
 from prospr_ops.pruning.channels.groups import ChannelGroups
 from prospr_ops.pruning.masks import mask_of
 from prospr_ops.pruning.patterns import Block, NByM
-from prospr_ops.pruning.target import Target
+from prospr_ops.pruning.target import Target, kept_count
 
 # Offset between the seeds of a model's random layers in consecutive rounds.
 _SEED_STRIDE = 0x85EBCA6B
@@ -134,6 +135,17 @@ def _dead(
     return dead
 
 
+# Up to so many rounds are tried out.
+_FEW = 200
+
+
+def _each_prunes(rounds: int, size: int, before: float, target: Target) -> bool:
+    """Whether each of so many rounds prunes at least one of `size` weights or channels."""
+    ways = [target.at(r / rounds, before).sparsity for r in range(1, rounds + 1)]
+    counts = [round(size * before), *(kept_count(size, way or 0.0) for way in ways)]
+    return all(less < more for more, less in itertools.pairwise(counts))
+
+
 def check_rounds(rounds: int, size: int, before: float, target: Target) -> None:
     """Refuses so many rounds that one would prune nothing.
 
@@ -175,6 +187,9 @@ def check_rounds(rounds: int, size: int, before: float, target: Target) -> None:
     density, most = target.density, 1
     if density < before:
         most = max(1, int(math.log(before / density) / math.log1p(1 / (size * density))))
+    if target.ranks_all and most < _FEW:  # the bound, which takes no rounding, may be too low
+        while most < rounds and _each_prunes(most + 1, size, before, target):
+            most += 1
     if rounds > most:
         msg = (
             f"rounds must be at most {most:,}, not {rounds:,}: from {before:.4g} to {density:.4g} of "

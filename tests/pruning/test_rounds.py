@@ -452,8 +452,8 @@ def test_a_checkpoint_of_other_rounds_is_refused(tmp_path, monkeypatch):
         (2.0, TypeError, r"rounds must be an integer, not float \(2.0\)"),
         (True, TypeError, "rounds must be an integer, not bool"),
         ("5", TypeError, "rounds must be an integer, not str"),
-        (19, ValueError, "rounds must be at most 18, not 19: .* 48 weights"),
-        (10**12, ValueError, "rounds must be at most 18, not 1,000,000,000,000"),
+        (21, ValueError, "rounds must be at most 20, not 21: .* 48 weights"),
+        (10**12, ValueError, "rounds must be at most 20, not 1,000,000,000,000"),
     ],
 )
 def test_refused(rounds, error, message):
@@ -501,3 +501,12 @@ def test_the_summary_says_how_many(capsys):
     result = _prune(PROBLEMS[0], _twin(PROBLEMS[0]), method="snip")
     result.summary()
     assert "SNIP in 3 rounds" in " ".join(capsys.readouterr().out.split())
+
+
+def test_as_many_rounds_as_each_prune_something():
+    """Of 4 channels 2 rounds keep 3 and 2."""
+    target = Target.of(sparsity=0.5)
+    check_rounds(2, 4, 1.0, target)
+    check_rounds(1, 4, 1.0, target)
+    with pytest.raises(ValueError, match="rounds must be at most 2, not 3: from 1 to"):
+        check_rounds(3, 4, 1.0, target)
