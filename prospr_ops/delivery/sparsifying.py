@@ -135,7 +135,10 @@ def _check_graph(model: keras.Model, what: str) -> None:
         msg = f"{what}: model {model.name!r} is sparse already"
         raise ValueError(msg)
     if not is_graph(model):
-        msg = f"{what}: Python code calls the layers of model {model.name!r}, so its graph is not known"
+        msg = (
+            f"{what} takes functional and Sequential models: Python code calls the layers of model "
+            f"{model.name!r}, so its graph is not known"
+        )
         raise ValueError(msg)
 
 

@@ -69,9 +69,10 @@ def prune(
             iterable of such batches; y may be absent if the model brings its loss. Methods with
             steps draw `steps` + 1 batches, starting over at the end of the data; "snip" and "grasp"
             draw one. Arrays are shuffled. None for methods "synflow", "magnitude" and "random".
-        sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights exactly
-            ⌈n (1 − sparsity)⌉ are kept; ties go to the lower index. Exactly one of `sparsity` and
-            `flops` is given, unless `pattern` or `scope` says already how much of every layer stays.
+        sparsity: Fraction of the prunable weights to set to zero, in [0, 1). Of n weights (with
+            scope="layer", of each layer's) exactly ⌈n (1 − sparsity)⌉ are kept; ties go to the lower
+            index. Exactly one of `sparsity` and `flops` is given, unless `pattern` or `scope` says
+            already how much of every layer stays.
         flops: Fraction of the prunable layers' multiply-adds to keep, in (0, 1]. Weights are ranked
             by score per use (log score − log uses), and as many as fit are kept: the next one in
             rank would not. Weights that take part in none, as those of an Embedding, are free. With
