@@ -360,8 +360,15 @@ def markdown(record: dict[str, Any]) -> list[str]:
     return lines + [f"| {' | '.join(cells)} |" for cells in _cells(_rows(record))]
 
 
-def headline(record: dict[str, Any]) -> list[str]:
-    """Seconds of first calls, a row per side, as a table of Markdown for the README."""
+_HEADLINE = """## How long the first call takes
+
+`python -m benchmarks first_call`: a fresh process per number, M = 3 ([all rows, memory](docs/benchmarks.md#the-first-call)).
+
+"""
+
+
+def headline(record: dict[str, Any]) -> str:
+    """The README's section: seconds of first calls, a row per side, as a table of Markdown."""
     seconds = {(row.side, row.network): _seconds(row.seconds) for row in _rows(record)}
     networks = list(dict.fromkeys(row.network for row in _rows(record)))
     lines = [f"| seconds | {' | '.join(networks)} |", "| --- " + "| ---: " * len(networks) + "|"]
@@ -370,4 +377,4 @@ def headline(record: dict[str, Any]) -> list[str]:
         if any(cell != "–" for cell in cells):
             name = f"`{side}`" if side in METHODS else side
             lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+    return _HEADLINE + "\n".join(lines) + "\n"

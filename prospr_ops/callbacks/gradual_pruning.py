@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from prospr_ops.callbacks.mask_changes import MaskChanges, kept_where_nonzero
+from prospr_ops.callbacks.mask_changes import MaskChanges, kept_where_nonzero, sparsity_of
 from prospr_ops.methods import METHODS
 from prospr_ops.network.weights import Prunable
 from prospr_ops.pruning.api import score
@@ -106,20 +106,18 @@ class GradualPruning(MaskChanges):
     def prepare(self) -> None:
         """Takes the masks that the model has, and those that a checkpoint's zeros show."""
         masks, now = self.masks, self.step
-        if now > self.begin:
-            nonzero = kept_where_nonzero(self._weights)
-            masks = {path: mask & nonzero[path] for path, mask in masks.items()}
-        size = sum(mask.size for mask in masks.values())
-        sparsity = 1.0 - sum(int(mask.sum()) for mask in masks.values()) / size
-        rounding = len(self._weights) / size
-        if sparsity > self.final_sparsity + (rounding if now > self.begin else 0.0):
+        if sparsity_of(masks) > self.final_sparsity:
             msg = (
-                f"the model's sparsity is {sparsity:.4g} already, which is more than "
+                f"the model's sparsity is {sparsity_of(masks):.4g} already, which is more than "
                 f"final_sparsity={self.final_sparsity:g}"
             )
             raise ValueError(msg)
+        if now > self.begin:
+            nonzero = kept_where_nonzero(self._weights)
+            masks = {path: mask & nonzero[path] for path, mask in masks.items()}
         self.set_masks(masks)
-        self._initial_sparsity = sparsity
+        self._initial_sparsity = sparsity = sparsity_of(masks)
+        rounding = len(self._weights) / sum(mask.size for mask in masks.values())
         last = now - (now - self.begin) % self.every
         left = self._left_at(last) if now > self.begin else 1.0
         if sparsity > rounding and left:

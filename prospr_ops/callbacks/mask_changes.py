@@ -63,8 +63,7 @@ class MaskChanges(keras.callbacks.Callback, ABC):
     @property
     def sparsity(self) -> float:
         """The fraction of the weights that the masks prune now."""
-        masks = self.masks.values()
-        return 1.0 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
+        return sparsity_of(self.masks)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -133,6 +132,12 @@ class MaskChanges(keras.callbacks.Callback, ABC):
             weight.assign(keras.ops.where(mask, weight, 0))
             for state in keras_private.optimizer_states(self.model.optimizer, weight):
                 state.assign(keras.ops.where(mask & before, state, 0))
+
+
+def sparsity_of(masks: Mapping[str, np.ndarray]) -> float:
+    """The fraction of the weights that masks prune."""
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    return 1.0 - kept / sum(mask.size for mask in masks.values())
 
 
 def kept_where_nonzero(weights: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:

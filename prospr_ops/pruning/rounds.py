@@ -135,7 +135,7 @@ def _dead(
     return dead
 
 
-# Up to so many rounds are tried out.
+# Where the bound on the number of rounds is lower than this, more are tried out.
 _FEW = 200
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import operator
 import re
 import sys
@@ -36,11 +35,11 @@ def test_the_readme_is_short():
     assert len(README.read_text("utf-8").splitlines()) <= 120
 
 
-def test_the_readme_has_the_first_calls_of_the_record(monkeypatch):
+@pytest.mark.parametrize("name", ["first_call", "sparse"])
+def test_the_readme_has_what_the_record_says(name, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "tools")])
-    tool = importlib.import_module("first_call_table")
-    record = json.loads(tool.RECORD.read_text()) if tool.RECORD.exists() else None
-    assert tool.BLOCK.findall(README.read_text("utf-8")) == [tool.block(record)]
+    tool = importlib.import_module("record_table")
+    assert tool.BLOCKS[name].findall(README.read_text("utf-8")) == [tool.block(name)]
 
 
 def test_the_readme_has_a_row_for_each_method():

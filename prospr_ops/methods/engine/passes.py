@@ -43,8 +43,8 @@ Pass = Callable[[Batch, tf.Tensor], PassOutput]
 
 
 # A gradient costs less as a graph, after a first one that costs more: to create, differentiate and load
-# an operation takes as long as this many eager calls of it, whatever the model (docs/meta_gradient.md has
-# the measurements).
+# an operation takes as long as about so many eager calls of it (docs/meta_gradient.md has the
+# measurements).
 EAGER_PASSES = 9
 
 
