@@ -45,6 +45,7 @@ from benchmarks.harness import (
     environment,
     forget_peak_memory,
     fresh_processes,
+    on_gpu,
     peak_megabytes,
     write_json,
 )
@@ -150,6 +151,8 @@ def _timed(call: Callable[[], Any]) -> tuple[float, float]:
     cell = tracing_compilation._graph_building_time_counter.get_cell()
     traced, start = cell.value(), time.perf_counter()
     call()
+    if on_gpu():
+        tf.test.experimental.sync_devices()
     return time.perf_counter() - start, (cell.value() - traced) / 1e6
 
 
@@ -227,6 +230,7 @@ def _in_torch(network: str) -> Measured:
         STEPS,
         LEARNING_RATE,
         environment()["threads"],
+        "cuda" if on_gpu() else "cpu",
     )
     found = subprocess.run(
         [sys.executable, "-m", "benchmarks.pytorch_first_call", json.dumps(problem._asdict())],

@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 
 
 class Problem(NamedTuple):
-    """A network of `pytorch_networks`, and data in the shape `inputs` of a sample, of words if there are any."""
+    """A network of `pytorch_networks`, and data in the shape `inputs` of a sample, of words if there are any.
+
+    It runs on `device`, a "cuda" or the "cpu".
+    """
 
     network: str
     inputs: list[int]
@@ -26,6 +29,7 @@ class Problem(NamedTuple):
     steps: int
     learning_rate: float
     threads: int
+    device: str
 
 
 def _meta_gradient(problem: Problem) -> Callable[[], Any]:
@@ -36,13 +40,13 @@ def _meta_gradient(problem: Problem) -> Callable[[], Any]:
 
     torch.manual_seed(0)
     torch.set_num_threads(problem.threads)
-    model = pytorch_networks.network(problem.network)
+    model = pytorch_networks.network(problem.network).to(problem.device)
     model.train()
     samples = (problem.steps + 1) * problem.batch
     shape = (samples, *problem.inputs)
     x = torch.randn(shape) if problem.words is None else torch.randint(problem.words, shape)
-    inputs = x.split(problem.batch)
-    labels = torch.randint(problem.classes, (samples,)).split(problem.batch)
+    inputs = x.to(problem.device).split(problem.batch)
+    labels = torch.randint(problem.classes, (samples,)).to(problem.device).split(problem.batch)
     initial = {key: value.detach().requires_grad_() for key, value in model.named_parameters()}
     masks = {
         key: torch.ones_like(value, requires_grad=True)
@@ -65,7 +69,10 @@ def _meta_gradient(problem: Problem) -> Callable[[], Any]:
                 key: value - problem.learning_rate * gradient
                 for (key, value), gradient in zip(weights.items(), gradients, strict=True)
             }
-        return torch.autograd.grad(loss_of(problem.steps), [*masks.values()])
+        scores = torch.autograd.grad(loss_of(problem.steps), [*masks.values()])
+        if problem.device == "cuda":
+            torch.cuda.synchronize()
+        return scores
 
     return meta_gradient
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PART_BYTES = 58 << 20
+PART_BYTES = 53 << 20
 # What a compressor may still hold back when a part is ended.
 _HELD_BACK = 1 << 18
 

@@ -1,6 +1,6 @@
 """Builds, tests, times and compares all kernels on this machine's card, and writes what it found.
 
-    run.sh [--out FOLDER] [--deadline SECONDS] [--emulate]
+    run.sh [--out FOLDER] [--deadline SECONDS] [--only WORD ...] [--emulate]
 
 Writes results.json, results.md and log.txt into the folder, anew after every step. A step that fails
 or takes too long is recorded, and the next one begins; when the time is over, what is left is
@@ -40,8 +40,10 @@ DIFFER = "the results differ"  # of a comparison
 class Session:
     """The steps of one run, and what they found."""
 
-    def __init__(self, out: Path, deadline: float, environment: dict[str, Any]) -> None:
-        self.out, self.end = out, time.monotonic() + deadline
+    def __init__(
+        self, out: Path, deadline: float, environment: dict[str, Any], only: list[str] | None = None
+    ) -> None:  # fmt: skip
+        self.out, self.end, self._only = out, time.monotonic() + deadline, only or []
         self.results: dict[str, Any] = {"environment": environment, "steps": []}
         self.results |= {name: [] for name in LISTS.values()}
         out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +54,8 @@ class Session:
         environment: dict[str, str] | None = None, folder: Path | None = None,
     ) -> bool:  # fmt: skip
         """Runs a command; whether it exited as wanted, within its limit and the deadline."""
+        if self._only and not any(word in name for word in self._only):
+            return self._record(name, "skipped", 0, "not asked for", "")
         left = self.end - time.monotonic()
         if left < needs:
             return self._record(name, "left", 0, f"{max(left, 0):.0f} s left", "")
@@ -198,13 +202,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--deadline", type=float, default=480, help="seconds in all")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORD",
+        help="the build, and steps with one of these in their names",
+    )
     parser.add_argument("--emulate", action="store_true", help="without a GPU, on tiny sizes")
     options = parser.parse_args()
     environment = card_environment(emulate=options.emulate)
     if environment is None:
         print("nvidia-smi names no GPU; --emulate runs without one", file=sys.stderr)
         return 2
-    session = Session(options.out, options.deadline, environment)
+    only = ["build", *options.only] if options.only else []
+    session = Session(options.out, options.deadline, environment, only)
     take_steps(session, environment["architecture"], emulate=options.emulate)
     return session.finish()
 

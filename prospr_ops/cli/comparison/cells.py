@@ -23,15 +23,18 @@ DURING = {
     "gradual": "Gradual pruning",
     "rigl": "RigL",
     "set": "SET",
-    "random_erk": "Random, by ERK",  # the masks that RigL and SET begin with, held
     "exact_rigl": "RigL from the masks of ProsPr-exact",
 }
+
+
+# What is pruned before training by no method of `prospr_ops.prune`: the masks that RigL and SET begin with.
+DRAWN = {"random_erk": "Random, by ERK"}
 
 
 # The names in `Cell.identity`.
 IDENTITY = (
     "model", "dataset", "pretrained", "method", "steps", "rounds", "revive", "learning_rate", "batch_size",
-    "sparsity", "seed", *(f"training_{field.name}" for field in fields(Training)), "validation",
+    "sparsity", "flops", "seed", *(f"training_{field.name}" for field in fields(Training)), "validation",
 )  # fmt: skip
 
 
@@ -40,7 +43,8 @@ class Contender:
     """A row of the comparison.
 
     Attributes:
-        method: A pruning method's name, one of `DURING`, or "dense" for the network that is not pruned.
+        method: A pruning method's name, one of `DURING` or `DRAWN`, or "dense" for the network that is
+            not pruned.
         steps: Prospect steps; None for a method that takes none.
         control: "shuffled" or "reinit" for a sanity check of the method's masks, else "".
         rounds: Rounds of pruning; None for the method's own number.
@@ -72,7 +76,7 @@ class Contender:
             control, rest = "", text
         rest, at, count = rest.partition("@")
         method, _, number = rest.partition(":")
-        choose("the method of a contender", method, [*METHODS, *DURING, DENSE])
+        choose("the method of a contender", method, [*METHODS, *DURING, *DRAWN, DENSE])
         if control and method == DENSE:
             msg = f"the dense network has no masks, so there is no {text!r}"
             raise ValueError(msg)
@@ -83,7 +87,7 @@ class Contender:
             msg = f"{method} takes no steps, so {text!r} cannot have {number}"
             raise ValueError(msg)
         if at and method not in METHODS:
-            msg = f"{method} is not pruned before training, so {text!r} cannot have rounds"
+            msg = f"{method} has no scores, so {text!r} cannot have rounds"
             raise ValueError(msg)
         count, plus, option = count.partition("+")
         if (
@@ -135,7 +139,7 @@ class Cell:
     Attributes:
         model: Name of a function in `prospr_ops.models`.
         contender: How it is pruned.
-        sparsity: In [0, 1); 0 for the dense network.
+        sparsity: In [0, 1); 0 for the dense network. None where `flops` is given.
         seed: Of the initial weights, the pruning and the training.
         pruning: How the scores are made.
         training: How it is trained.
@@ -144,17 +148,19 @@ class Cell:
         dataset: Name of a data set in `prospr_ops.data`.
         pretrained: Name of the data set that the dense network was trained on before, in the same way;
             None for initial weights.
+        flops: Fraction of the multiply-adds that are kept, in (0, 1], in the place of a sparsity.
     """
 
     model: str
     contender: Contender
-    sparsity: float
+    sparsity: float | None
     seed: int
     pruning: Pruning
     training: Training
     validation: bool = False
     dataset: str = "mnist"
     pretrained: str | None = None
+    flops: float | None = None
 
     def identity(self) -> dict[str, Any]:
         """What tells the cell from others in a journal, flat, as JSON can hold it."""
@@ -171,6 +177,7 @@ class Cell:
             "learning_rate": self.pruning.learning_rate if self.contender.steps else None,
             "batch_size": self.pruning.batch_size if prospect else None,
             "sparsity": self.sparsity,
+            "flops": self.flops,  # older journals do not have it
             "seed": self.seed,
             **{f"training_{name}": value for name, value in asdict(self.training).items()},
             "validation": self.validation,
@@ -187,17 +194,21 @@ def grid(
     validation: bool,
     dataset: str = "mnist",
     pretrained: str | None = None,
+    flops: Sequence[float] = (),
 ) -> list[Cell]:
     """All cells, seed after seed; those which share their scores follow each other."""
+    budgets = [(sparsity, None) for sparsity in sparsities] + [(None, share) for share in flops]
     by_scores: dict[Contender, list[Contender]] = {}
     for contender in dict.fromkeys(contenders):
         by_scores.setdefault(replace(contender, control=""), []).append(contender)
     return [
-        Cell(model, contender, sparsity, seed, pruning, training, validation, dataset, pretrained)
+        Cell(
+            model, contender, sparsity, seed, pruning, training, validation, dataset, pretrained, share
+        )
         for seed in seeds
         for group in by_scores.values()
         for contender in group
-        for sparsity in ([0.0] if contender.method == DENSE else sparsities)
+        for sparsity, share in ([(0.0, None)] if contender.method == DENSE else budgets)
     ]
 
 

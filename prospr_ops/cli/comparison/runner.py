@@ -15,13 +15,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prospr_ops.cli.comparison import journal, worker
-from prospr_ops.cli.comparison.cells import DENSE, IDENTITY, Cell, Contender, Pruning, grid
+from prospr_ops.cli.comparison.cells import (
+    DENSE,
+    DRAWN,
+    DURING,
+    IDENTITY,
+    Cell,
+    Contender,
+    Pruning,
+    grid,
+)
 from prospr_ops.cli.comparison.training import Training
 from prospr_ops.data.datasets import DATASETS
+from prospr_ops.pruning.target import Target
 from prospr_ops.utils.checks import check_integer, check_real, choose
 from prospr_ops.utils.stderr import quiet_stderr
 
-MODELS = ("lenet_300_100", "lenet5", "lenet5_caffe")
+MODELS = ("lenet_300_100", "lenet5", "lenet5_caffe", "vgg7", "resnet20")
+SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
 CONTENDERS = (
     "dense", "exact:3", "diagonal:3", "first_order:3", "snip", "magnitude",
     "random", "shuffled:exact:3", "reinit:exact:3",
@@ -33,7 +44,8 @@ def compare(
     *,
     model: str = "lenet_300_100",
     contenders: Sequence[str] = CONTENDERS,
-    sparsities: Sequence[float] = (0.9, 0.95, 0.98, 0.99, 0.995),
+    sparsities: Sequence[float] | None = None,
+    flops: Sequence[float] = (),
     seeds: int = 5,
     pruning: Pruning | None = None,
     training: Training | None = None,
@@ -52,14 +64,17 @@ def compare(
 
     Args:
         path: The journal, a file of JSON lines; created if there is none.
-        model: Name of a LeNet in `prospr_ops.models`.
+        model: Name of a network in `prospr_ops.models`, but for `vgg16`.
         contenders: Each "[control:]method[:steps][@rounds[+revive]]", with a method of `prospr_ops.prune`;
             or "dense"; or what is pruned during training: "gradual" (`GradualPruning` to half of the
-            steps), "rigl" and "set" (`DynamicSparsity`), "random_erk", the masks that these two begin
-            with, and "exact_rigl", which begins with those of "exact:3". Control "shuffled" shuffles the method's masks within each layer, "reinit" trains them
+            steps), "rigl" and "set" (`DynamicSparsity`), and "exact_rigl", which begins with the masks
+            of "exact:3"; or "random_erk", the masks that "rigl" and "set" begin with. Control "shuffled" shuffles the method's masks within each layer, "reinit" trains them
             on newly drawn weights: a method that is no better than these has only found how many
             weights each layer needs.
-        sparsities: Fractions of the weights to prune, in [0, 1).
+        sparsities: Fractions of the weights to prune, in [0, 1); None for 0.9, 0.95, 0.98, 0.99 and
+            0.995, or for none where `flops` is given.
+        flops: Fractions of the multiply-adds to keep, in (0, 1]: more columns. Only contenders with
+            scores can meet these.
         seeds: How many: 0, 1, ….
         pruning: How the scores are made.
         training: How the networks are trained.
@@ -88,7 +103,9 @@ def compare(
     if pretrained is not None:
         choose("pretrained", pretrained, DATASETS)
     check_integer("seeds", seeds, at_least=1)
-    if not contenders or not sparsities:
+    if sparsities is None:
+        sparsities = () if flops else SPARSITIES
+    if not contenders or not (sparsities or flops):
         msg = f"contenders and sparsities must not be empty, got {contenders!r} and {sparsities!r}"
         raise ValueError(msg)
     if all(text == DENSE for text in contenders):
@@ -96,12 +113,18 @@ def compare(
         raise ValueError(msg)
     for sparsity in sparsities:
         check_real("sparsity", sparsity, below=1.0)
+    for share in flops:
+        Target.of(flops=share)
+    parsed = [Contender.parse(text) for text in contenders]
+    if flops and (unmet := [str(c) for c in parsed if c.method in {*DURING, *DRAWN}]):
+        msg = f"{', '.join(unmet)} cannot meet flops, which needs scores: give sparsities instead"
+        raise ValueError(msg)
     if workers is None:
         workers = len(os.sched_getaffinity(0))
     check_integer("workers", workers, at_least=1)
     cells = grid(
         model,
-        [Contender.parse(text) for text in contenders],
+        parsed,
         [float(sparsity) for sparsity in sparsities],
         range(seeds),
         pruning or Pruning(),
@@ -109,6 +132,7 @@ def compare(
         validation,
         dataset,
         pretrained,
+        [float(share) for share in flops],
     )
     journal.read(path)  # refuses a file that is something else before it is written to
     journal.mend(path)

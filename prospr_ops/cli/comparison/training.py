@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -74,7 +74,13 @@ class Training:
 
 
 def train(
-    model: keras.Model, x: np.ndarray, y: np.ndarray, training: Training, *, seed: int
+    model: keras.Model,
+    x: np.ndarray,
+    y: np.ndarray,
+    training: Training,
+    *,
+    seed: int,
+    after_epoch: Callable[[], None] | None = None,
 ) -> None:
     """Trains a classifier.
 
@@ -89,6 +95,7 @@ def train(
         y: Labels `[n]`, integers.
         training: How.
         seed: Of the order of the samples, and of nothing else.
+        after_epoch: Called at the end of each.
 
     Raises:
         ValueError: There are fewer samples than a batch has.
@@ -121,6 +128,8 @@ def train(
     for number in range(training.epochs):
         optimizer.learning_rate = training.rate(number)
         epoch(inputs, labels, tf.constant(random.permutation(len(x)), tf.int32))
+        if after_epoch is not None:
+            after_epoch()
 
 
 def fit(

@@ -18,10 +18,11 @@ import tensorflow as tf
 from prospr_ops import models
 from prospr_ops.callbacks import DynamicSparsity, GradualPruning
 from prospr_ops.cli.comparison import journal
-from prospr_ops.cli.comparison.cells import DURING, Cell, Contender
+from prospr_ops.cli.comparison.cells import DRAWN, DURING, Cell, Contender
 from prospr_ops.cli.comparison.training import Training, error_percent, fit, train
 from prospr_ops.data.datasets import DATASETS, Dataset
 from prospr_ops.delivery.sparsifying import sparsify
+from prospr_ops.network.weights import prunable_weights
 from prospr_ops.pruning.api import prune, score
 from prospr_ops.pruning.arrays import Masks, Scores
 from prospr_ops.pruning.masks import apply_masks
@@ -62,6 +63,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     before = time.perf_counter()
     masks = _masks(cell)
     pruned = time.perf_counter()
+    errors: list[float] = []
     if cell.contender.control == "reinit":
         model = _drawn(cell.model, cell.seed + _REDRAWN, data)
     else:
@@ -72,12 +74,17 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         if masks:
             apply_masks(model, masks)
             model = sparsify(model, layers="all", batch_size=cell.training.batch_size, verbose=0)
-        train(model, data.x_train, data.y_train, cell.training, seed=cell.seed)
+        train(
+            model, data.x_train, data.y_train, cell.training, seed=cell.seed,
+            after_epoch=lambda: errors.append(error_percent(model, data.x_test, data.y_test)),
+        )  # fmt: skip
     trained = time.perf_counter()
-    error = error_percent(model, data.x_test, data.y_test)
+    error = errors[-1] if errors else error_percent(model, data.x_test, data.y_test)
     return {
         **cell.identity(),
         "validation_error" if cell.validation else "test_error": error,
+        # Of the epochs' ends, as SNIP's code reports it; one that is picked by looking at these samples.
+        "lowest_error": min(errors, default=None),
         "kept": {path: int(np.count_nonzero(mask)) for path, mask in masks.items()},
         "prune_seconds": round(pruned - before, 3),
         "train_seconds": round(trained - pruned, 3),
@@ -154,7 +161,6 @@ def _trained_and_pruned(cell: Cell, model: keras.Model, data: Dataset) -> Masks:
         callback = DynamicSparsity(
             None if name == "exact_rigl" else sparsity,
             every,
-            0.0 if name == "random_erk" else 0.3,
             grow="gradient" if name.endswith("rigl") else "random",
             seed=cell.seed,
         )
@@ -165,6 +171,8 @@ def _trained_and_pruned(cell: Cell, model: keras.Model, data: Dataset) -> Masks:
 def _masks(cell: Cell) -> Masks:
     """The masks before training; none for a network that is dense then."""
     method, rounds = cell.contender.scored, cell.contender.rounds
+    if cell.contender.method in DRAWN:
+        return _drawn_masks(cell)
     if method is None:
         return {}
     uncontrolled = replace(cell, contender=replace(cell.contender, control=""))
@@ -172,11 +180,23 @@ def _masks(cell: Cell) -> Masks:
         masks = _pruned(uncontrolled)  # the rounds are on the way to its sparsity
     else:
         # That a method empties a layer is one of the things to find out.
-        masks = select(_scores(replace(uncontrolled, sparsity=0.0)), cell.sparsity)
+        scores = _scores(replace(uncontrolled, sparsity=0.0, flops=None))
+        data = load(cell.dataset, cell.validation)
+        masks = select(
+            scores, cell.sparsity, flops=cell.flops, model=_drawn(cell.model, cell.seed, data)
+        )
     if cell.contender.control != "shuffled":
         return masks
     random = np.random.default_rng(cell.seed)
     return {path: random.permuted(mask.ravel()).reshape(mask.shape) for path, mask in masks.items()}
+
+
+def _drawn_masks(cell: Cell) -> Masks:
+    """Random masks as `DynamicSparsity` draws them."""
+    model = _drawn(cell.model, cell.seed, load(cell.dataset, cell.validation))
+    random = np.random.default_rng(cell.seed)
+    numbers = {path: random.random(weight.shape) for path, weight in prunable_weights(model).items()}
+    return select(numbers, cell.sparsity, "erk", model=model)
 
 
 def _pruned(cell: Cell) -> Masks:
@@ -184,7 +204,7 @@ def _pruned(cell: Cell) -> Masks:
     model, data, options = _options(cell)
     contender = cell.contender
     options.update(
-        sparsity=cell.sparsity, rounds=contender.rounds, revive=contender.revive, allow_empty=True
+        sparsity=cell.sparsity, flops=cell.flops, rounds=contender.rounds, revive=contender.revive, allow_empty=True
     )
     return dict(prune(model, data, **options).masks)
 
