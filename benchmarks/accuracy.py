@@ -20,7 +20,7 @@ class Study(NamedTuple):
     """A grid of the study.
 
     Attributes:
-        model: A LeNet.
+        model: Of `prospr_ops.models`.
         contenders: Its rows.
         sparsities: Its columns.
         seeds: How many.
@@ -28,6 +28,7 @@ class Study(NamedTuple):
         pruning: How the scores are made.
         dataset: Data set that they are trained on.
         pretrained: Data set that they are trained on before they are pruned, or None.
+        flops: More of its columns: fractions of the multiply-adds that are kept.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Study(NamedTuple):
     pruning: Pruning = Pruning()
     dataset: str = "mnist"
     pretrained: str | None = None
+    flops: tuple[float, ...] = ()
 
 
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
@@ -46,8 +48,44 @@ _CONVOLUTIONAL = Training(epochs=6, learning_rate=0.03)
 # Pruned ones do not where their gradients' norm is limited.
 _LONG = Training(epochs=34, clip_norm=1.0)
 
+_FASHION = "fashion_mnist"
+_FLOPS = (0.2, 0.1, 0.05)
+# With the sanity checks, and random masks of the densities that RigL takes.
+_MAIN = ("dense", "exact:3", "exact:3@5", "snip", "snip@5", "random_erk", "shuffled:exact:3",
+         "reinit:exact:3")  # fmt: skip
+# Networks with batch normalisation, which take longer per epoch.
+_NORMALISED = Training(epochs=4)
+
 # The rows that a claim hangs on have five seeds. What is in two grids is run once.
 STUDIES = (
+    # Clothes instead of digits.
+    Study("lenet_300_100", _MAIN, _SPARSITIES, seeds=5, training=Training(), dataset=_FASHION),
+    Study("vgg7", ("dense", "exact:3", "exact:3@5", "snip", "snip@5"), (0.9, 0.95, 0.98), seeds=3,
+          training=_NORMALISED, dataset=_FASHION, flops=_FLOPS),
+    Study("lenet5_caffe", _MAIN, (0.9, 0.98, 0.99, 0.995), seeds=5, training=_CONVOLUTIONAL,
+          dataset=_FASHION),
+    Study("resnet20", ("dense", "exact:3", "exact:3@5", "snip", "snip@5"), (0.9, 0.98), seeds=3,
+          training=_NORMALISED, dataset=_FASHION, flops=(0.1,)),
+    # What rounds do on convolutions, where ProsPr in one is level with SNIP.
+    Study("lenet5_caffe", ("exact:3@5", "snip@5"), (0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL),
+    Study("vgg7", ("random_erk", "shuffled:exact:3", "reinit:exact:3", "magnitude", "synflow"),
+          (0.9, 0.95, 0.98), seeds=3, training=_NORMALISED, dataset=_FASHION),
+    # What pruning during training would have given, and the other methods.
+    Study("lenet_300_100", ("gradual", "rigl"), (0.9, 0.98, 0.99, 0.995), seeds=3, training=Training(),
+          dataset=_FASHION),
+    Study(
+        "lenet_300_100",
+        ("exact:3@20", "snip@20", "first_order:3", "first_order:3@5", "magnitude", "grasp", "synflow",
+         "random"),
+        (0.9, 0.98, 0.995), seeds=3, training=Training(), dataset=_FASHION,
+    ),
+    Study("lenet_300_100", ("exact:3@5", "snip@5"), (), seeds=3, training=Training(),
+          dataset=_FASHION, flops=_FLOPS),
+    Study("resnet20", ("random_erk", "shuffled:exact:3"), (0.9, 0.98), seeds=3,
+          training=_NORMALISED, dataset=_FASHION),
+    Study("vgg7", ("gradual", "rigl"), (0.9, 0.95, 0.98), seeds=3, training=_NORMALISED,
+          dataset=_FASHION),
     Study(
         "lenet_300_100",
         ("dense", "exact:3", "shuffled:exact:3", "reinit:exact:3", "snip", "shuffled:snip",
@@ -125,6 +163,7 @@ def run_studies(
                 model=study.model,
                 contenders=study.contenders,
                 sparsities=study.sparsities,
+                flops=study.flops,
                 seeds=study.seeds,
                 pruning=study.pruning,
                 training=study.training,

@@ -266,7 +266,9 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="NAME", help="lenet_300_100, lenet5 or lenet5_caffe (lenet_300_100)"
+        "--model",
+        metavar="NAME",
+        help="lenet_300_100, lenet5, lenet5_caffe, vgg7 or resnet20 (lenet_300_100)",
     )
     parser.add_argument(
         "--contenders",
@@ -277,6 +279,10 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sparsities", nargs="+", type=float, metavar="S", help="(0.9 0.95 0.98 0.99 0.995)"
     )
+    parser.add_argument(
+        "--flops", nargs="+", type=float, metavar="F",
+        help="fractions of the multiply-adds to keep, in the place of sparsities or beside them",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, metavar="N", help="how many (5)")
     parser.add_argument("--epochs", type=int, metavar="N", help="of training (20)")
     parser.add_argument(

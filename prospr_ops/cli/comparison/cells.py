@@ -203,7 +203,16 @@ def grid(
         by_scores.setdefault(replace(contender, control=""), []).append(contender)
     return [
         Cell(
-            model, contender, sparsity, seed, pruning, training, validation, dataset, pretrained, share
+            model,
+            contender,
+            sparsity,
+            seed,
+            pruning,
+            training,
+            validation,
+            dataset,
+            pretrained,
+            share,
         )
         for seed in seeds
         for group in by_scores.values()

@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from prospr_ops.cli.comparison.cells import CONTROLS, DENSE, DURING
+from prospr_ops.cli.comparison.cells import CONTROLS, DENSE, DRAWN, DURING
 from prospr_ops.methods import method_label
 from prospr_ops.reporting.figures.style import COLOURS, FAINT, INK, new_figure
 from prospr_ops.utils.tables import percent
@@ -42,31 +42,67 @@ class Error(NamedTuple):
         return f"{self.mean:.2f}" + (f" ± {self.deviation:.2f}" if self.seeds > 1 else "")
 
 
-def errors(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[float, Error]]:
+class Budget(NamedTuple):
+    """A column: what networks had in common that they were pruned to, from much to little.
+
+    Attributes:
+        pruned: Fraction of the weights, or of the multiply-adds, that is pruned; 0 of a dense network.
+        flops: Whether it is of the multiply-adds.
+    """
+
+    pruned: float
+    flops: bool = False
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Budget:
+        """That of a record."""
+        flops = record.get("flops")  # which journals of earlier versions do not have
+        return cls(record["sparsity"]) if flops is None else cls(1 - flops, flops=True)
+
+    def __str__(self) -> str:
+        """Such as "98 %" and "flops=0.1"."""
+        return f"flops={1 - self.pruned:.4g}" if self.flops else percent(self.pruned)
+
+
+def errors(
+    records: Iterable[Mapping[str, Any]], *, lowest: bool = False
+) -> dict[str, dict[Budget, Error]]:
     """Gathers the seeds of a comparison of one model.
 
+    Args:
+        records: That `compare` returned.
+        lowest: The lowest error of an epoch's end in the place of the last one, of those which have it.
+
     Returns:
-        The errors by contender, in the order of the records, and sparsity. Where there are several
-        learning rates of the prospect steps, a contender is one with its own.
+        The errors by contender, in the order of the records, and budget, those of sparsity first. Where
+        there are several learning rates of the prospect steps, a contender is one with its own.
     """
     records = list(records)
     rates = {record["learning_rate"] for record in records} - {None}
-    gathered: dict[str, dict[float, list[float]]] = {}
+    gathered: dict[str, dict[Budget, list[float]]] = {}
     for record in records:
         error = record["validation_error" if record["validation"] else "test_error"]
+        if lowest:
+            error = record.get("lowest_error")
+            if error is None:
+                continue
         label = contender_label(record, with_rate=len(rates) > 1)
         row = gathered.setdefault(label, {})
-        row.setdefault(record["sparsity"], []).append(error)
+        row.setdefault(Budget.of(record), []).append(error)
     return {
-        label: {sparsity: Error.of(found) for sparsity, found in sorted(row.items())}
+        label: {budget: Error.of(row[budget]) for budget in sorted(row, key=_order)}
         for label, row in gathered.items()
     }
+
+
+def _order(budget: Budget) -> tuple[bool, float]:
+    return budget.flops, budget.pruned
 
 
 def contender_label(record: Mapping[str, Any], *, with_rate: bool = False) -> str:
     """Returns how a table names a record's contender: "ProsPr-exact, M = 3, α = 0.1, shuffled"."""
     control, _, method = record["method"].rpartition(":")
-    parts = [DURING.get(method) or method_label(method)]
+    parts = [{**DURING, **DRAWN}.get(method) or method_label(method)]
     if record["steps"] is not None:
         parts.append(f"M = {record['steps']}")
     if record.get("rounds") is not None:  # which journals of earlier versions do not have
@@ -81,7 +117,7 @@ def contender_label(record: Mapping[str, Any], *, with_rate: bool = False) -> st
 
 
 def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
-    """Tabulates the errors of one model: a row a contender, a column a sparsity.
+    """Tabulates the errors of one model: a row per contender, a column per budget.
 
     Args:
         records: That `compare` returned, of one model and one way to measure; at least one.
@@ -91,7 +127,7 @@ def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """
     rows = errors(records)
     dense = rows.pop(method_label(DENSE), None)
-    sparsities = sorted({sparsity for row in rows.values() for sparsity in row})
+    budgets = sorted({budget for row in rows.values() for budget in row}, key=_order)
     first = records[0]
     which = "validation" if first["validation"] else "test"
     before = f"trained on {first['pretrained']}, then " if first.get("pretrained") else ""
@@ -103,30 +139,32 @@ def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
     seeds = sorted({found.seeds for row in rows.values() for found in row.values()})
     table.caption = (
         f"mean ± standard deviation over {' to '.join(map(str, seeds[:: max(len(seeds) - 1, 1)]))} "
-        f"seeds; {first['training_epochs']} epochs" + (f"\ndense {dense[0.0]}" if dense else "")
+        f"seeds; {first['training_epochs']} epochs"
+        + (f"\ndense {dense[Budget(0.0)]}" if dense else "")
     )
     table.add_column("")
-    for sparsity in sparsities:
-        table.add_column(percent(sparsity), justify="right")
+    for budget in budgets:
+        table.add_column(str(budget), justify="right")
     best = {
-        sparsity: min(row[sparsity].mean for row in rows.values() if sparsity in row)
-        for sparsity in sparsities
+        budget: min(row[budget].mean for row in rows.values() if budget in row)
+        for budget in budgets
     }
     for label, row in rows.items():
         cells = []
-        for sparsity in sparsities:
-            text = str(row[sparsity]) if sparsity in row else ""
-            bold = sparsity in row and row[sparsity].mean == best[sparsity]
+        for budget in budgets:
+            text = str(row[budget]) if budget in row else ""
+            bold = budget in row and row[budget].mean == best[budget]
             cells.append(f"[bold]{text}[/]" if bold else text)
         table.add_row(label, *cells)
     return table
 
 
 def comparison_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws error against sparsity, both on log scales, with bands of one standard deviation.
+    """Draws error against what is pruned, both on log scales, with bands of one standard deviation.
 
     Args:
-        records: As for `comparison_table`.
+        records: As for `comparison_table`; where some are of a sparsity, those of multiply-adds are
+            left out.
 
     Returns:
         A figure, to be saved with `savefig`.
@@ -136,19 +174,21 @@ def comparison_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     """
     rows = errors(records)
     dense = rows.pop(method_label(DENSE), None)
+    of_flops = all(budget.flops for row in rows.values() for budget in row)
     first = records[0]
     which = "validation" if first["validation"] else "test"
     figure = new_figure(figsize=(8, 5.2))
     axes = figure.subplots()
     colours: dict[str, str] = {}  # one a method, whose sanity checks are dashed and dotted
     styles = dict(zip(CONTROLS.values(), ("--", ":"), strict=True))
-    for label, row in rows.items():
+    for label, all_of_row in rows.items():
+        row = {budget: e for budget, e in all_of_row.items() if budget.flops == of_flops}
         method, _, control = label.rpartition(", ")
         if control not in styles:
             method, control = label, ""
         shade = COLOURS[len(colours) % len(COLOURS)]
         colour = colours.setdefault(method, shade)
-        density = [1 - sparsity for sparsity in row]
+        density = [1 - budget.pruned for budget in row]
         mean = np.array([found.mean for found in row.values()])
         deviation = np.nan_to_num([found.deviation for found in row.values()])
         axes.plot(
@@ -162,17 +202,19 @@ def comparison_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
         )
         axes.fill_between(density, mean - deviation, mean + deviation, color=colour, alpha=0.15)
     if dense:
-        axes.axhline(dense[0.0].mean, color=INK, linestyle=(0, (5, 3)), label="Dense")
-    ticks = sorted({sparsity for row in rows.values() for sparsity in row})
+        axes.axhline(dense[Budget(0.0)].mean, color=INK, linestyle=(0, (5, 3)), label="Dense")
+    ticks = sorted(
+        {budget.pruned for row in rows.values() for budget in row if budget.flops == of_flops}
+    )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks([1 - sparsity for sparsity in ticks], [percent(sparsity) for sparsity in ticks])
+    axes.set_xticks([1 - pruned for pruned in ticks], [percent(pruned) for pruned in ticks])
     lowest, highest = axes.get_ylim()
     marks = [mark for mark in (1, 1.5, 2, 3, 5, 10, 20, 40, 80) if lowest <= mark <= highest]
     axes.set_yticks(marks, [f"{mark:g} %" for mark in marks])
     axes.minorticks_off()
     axes.invert_xaxis()
-    axes.set_xlabel("weights pruned")
+    axes.set_xlabel("multiply-adds pruned" if of_flops else "weights pruned")
     axes.set_ylabel(f"{which} error")
     axes.set_title(f"{first['model']} on {first['dataset']}, {first['training_epochs']} epochs")
     axes.grid(axis="y", color=FAINT)

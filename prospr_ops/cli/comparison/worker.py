@@ -73,7 +73,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     else:
         if masks:
             apply_masks(model, masks)
-            model = sparsify(model, layers="all", batch_size=cell.training.batch_size, verbose=0)
+            model = sparsify(model, layers="auto", batch_size=cell.training.batch_size, verbose=0)
         train(
             model, data.x_train, data.y_train, cell.training, seed=cell.seed,
             after_epoch=lambda: errors.append(error_percent(model, data.x_test, data.y_test)),
@@ -195,7 +195,9 @@ def _drawn_masks(cell: Cell) -> Masks:
     """Random masks as `DynamicSparsity` draws them."""
     model = _drawn(cell.model, cell.seed, load(cell.dataset, cell.validation))
     random = np.random.default_rng(cell.seed)
-    numbers = {path: random.random(weight.shape) for path, weight in prunable_weights(model).items()}
+    numbers = {
+        path: random.random(weight.shape) for path, weight in prunable_weights(model).items()
+    }
     return select(numbers, cell.sparsity, "erk", model=model)
 
 
@@ -204,7 +206,11 @@ def _pruned(cell: Cell) -> Masks:
     model, data, options = _options(cell)
     contender = cell.contender
     options.update(
-        sparsity=cell.sparsity, flops=cell.flops, rounds=contender.rounds, revive=contender.revive, allow_empty=True
+        sparsity=cell.sparsity,
+        flops=cell.flops,
+        rounds=contender.rounds,
+        revive=contender.revive,
+        allow_empty=True,
     )
     return dict(prune(model, data, **options).masks)
 
