@@ -13,11 +13,16 @@ using core::kSums;
 constexpr int kThreads = 256;
 constexpr int kLanes = 32;                // columns of a block
 constexpr int kRows = kThreads / kLanes;  // rows that it reads at a time
-constexpr int kFew = 8;                   // channels of a block that finishes sums
-constexpr int kParts = kThreads / kFew;   // threads per channel there
-constexpr std::int64_t kColumns = 128;    // rows of fewer channels are taken several at a time
-constexpr std::int64_t kLeastRows = 64;   // of a slice
+// A block that finishes sums has one channel, or of more channels so many that their sums, which
+// are neighbours in memory, are what one access moves.
+constexpr int kFew = 4;
+constexpr std::int64_t kFewChannels = 32;
+constexpr std::int64_t kColumns = 128;   // rows of fewer channels are taken several at a time
+constexpr std::int64_t kLeastRows = 64;  // of a slice
 constexpr std::int64_t kMostSlices = 256;
+// Rows of a thread whose loads are under way together.
+template <int kCount>
+constexpr int kAtOnce = kCount == 1 ? 8 : 4;
 
 // The elements [rows, channels] as [wide, columns], the last row of which may end early.
 struct Cut {
@@ -85,7 +90,7 @@ __global__ void __launch_bounds__(kThreads)
   const Place place = place_of(cut);
   const double middle = place.column < cut.columns ? centre[place.channel] : 0;
   double total[kOf] = {};
-#pragma unroll 4
+#pragma unroll kAtOnce < kCount>
   for (std::int64_t row = place.begin; row < place.end; row += kRows) {
     const std::int64_t i = row * cut.columns + place.column;
     const double d = tensors.of[kCount - 1][i] - middle;
@@ -185,18 +190,25 @@ __device__ void finish_channel(const BatchNormSecondGradient<T>& a, const Cut& c
   a.by_scale[c] = static_cast<T>(by.scale);
 }
 
-// kParts threads add up a channel's sums of slices and columns; one of them goes on.
-template <int kOf, typename T, typename Arguments>
+// A block has kChannels channels; as many threads of each add up its sums of slices and columns, in
+// pairs in the end, and one of them goes on.
+template <int kChannels, int kOf, typename T, typename Arguments>
 __global__ void __launch_bounds__(kThreads)
     finish(Arguments arguments, Cut cut, const double* sums, T* values) {
-  __shared__ double shared[kOf][kParts][kFew];
-  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kFew + threadIdx.x % kFew;
-  const int part = static_cast<int>(threadIdx.x) / kFew;
+  constexpr int kParts = kThreads / kChannels;
+  __shared__ double shared[kOf][kParts][kChannels];
+  const int mine = static_cast<int>(threadIdx.x) % kChannels;
+  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kChannels + mine;
+  const int part = static_cast<int>(threadIdx.x) / kChannels;
   double total[kOf] = {};
   if (c < cut.channels && sums != nullptr) {
-    for (std::int64_t i = part; i < cut.slices * cut.times; i += kParts) {
-      const std::int64_t slice = i / cut.times;
-      const std::int64_t column = i % cut.times * cut.channels + c;
+    // At most kMostSlices * kColumns.
+    const int all = static_cast<int>(cut.slices * cut.times);
+    const int times = static_cast<int>(cut.times);
+#pragma unroll 4
+    for (int i = part; i < all; i += kParts) {
+      const std::int64_t slice = i / times;
+      const std::int64_t column = i % times * cut.channels + c;
 #pragma unroll
       for (int sum = 0; sum < kOf; ++sum) {
         total[sum] += sums[(slice * kOf + sum) * cut.columns + column];
@@ -204,13 +216,17 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 #pragma unroll
-  for (int sum = 0; sum < kOf; ++sum) shared[sum][part][threadIdx.x % kFew] = total[sum];
-  __syncthreads();
-  if (part != 0 || c >= cut.channels) return;
-  for (int other = 1; other < kParts; ++other) {
+  for (int sum = 0; sum < kOf; ++sum) shared[sum][part][mine] = total[sum];
+  for (int half = kParts / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (part >= half) continue;
 #pragma unroll
-    for (int sum = 0; sum < kOf; ++sum) total[sum] += shared[sum][other][threadIdx.x % kFew];
+    for (int sum = 0; sum < kOf; ++sum) {
+      total[sum] += shared[sum][part + half][mine];
+      shared[sum][part][mine] = total[sum];
+    }
   }
+  if (part != 0 || c >= cut.channels) return;
   finish_channel(arguments, cut, c, total, values);
 }
 
@@ -226,7 +242,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = 0; i < kOf * (kCount + 1); ++i) {
     by[i / (kCount + 1)][i % (kCount + 1)] = values[(1 + i) * cut.channels + place.channel];
   }
-#pragma unroll 4
+#pragma unroll kAtOnce < kCount>
   for (std::int64_t row = place.begin; row < place.end; row += kRows) {
     const std::int64_t i = row * cut.columns + place.column;
     T from[kCount];
@@ -285,7 +301,12 @@ std::string add_up(const char* name, const Tensors<kCount, T>& tensors, const Ce
 template <int kCount, typename T, typename Arguments>
 std::string finish_all(const char* name, const Tensors<kCount, T>&, const Arguments& arguments,
                        const Cut& cut, const double* sums, T* values, Stream stream) {
-  return launch(name, finish<kSums[kCount - 1], T, Arguments>,
+  constexpr int kOf = kSums[kCount - 1];
+  if (cut.channels <= kFewChannels) {
+    return launch(name, finish<1, kOf, T, Arguments>, static_cast<unsigned>(cut.channels), kThreads,
+                  stream, arguments, cut, sums, values);
+  }
+  return launch(name, finish<kFew, kOf, T, Arguments>,
                 static_cast<unsigned>(ceil_divide(cut.channels, kFew)), kThreads, stream, arguments,
                 cut, sums, values);
 }

@@ -35,7 +35,7 @@ void test_failed_launch() {
   Array<float> from(1);
   const std::string wrong =
       cuda::launch("planted", race, 1, 2048, nullptr, from.data(), from.data());
-  expect(wrong == "planted: invalid configuration argument", "a failed launch gave: " + wrong);
+  expect(wrong == "planted: invalid argument", "a failed launch gave: " + wrong);
 }
 
 }  // namespace

@@ -32,10 +32,10 @@ struct dim3 {
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 
-enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
 enum cudaMemcpyKind { cudaMemcpyDeviceToDevice, cudaMemcpyDeviceToHost, cudaMemcpyHostToDevice };
 
-inline const char* cudaGetErrorString(cudaError_t) { return "invalid configuration argument"; }
+inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
 
 struct cudaLaunchConfig_t {
   dim3 gridDim;
@@ -156,7 +156,7 @@ T atomicAdd(T* to, T value) {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  if (!emulation::fits(*config)) return cudaErrorInvalidConfiguration;
+  if (!emulation::fits(*config)) return cudaErrorInvalidValue;
   const dim3 grid = config->gridDim;
   const std::uint64_t blocks = std::uint64_t{grid.x} * grid.y * grid.z;
   const dim3 block = config->blockDim;
