@@ -24,7 +24,7 @@ NAMES = (
 # Whose `run` takes `only` and `resume`.
 SELECTABLE = ("first_call",)
 # Take hours, or gigabytes, and compare no speed: run where named, and have no rows in the summary.
-STUDIES = ("accuracy", "tuning", "during_training", "pretrained", "large_model")
+STUDIES = ("accuracy", "worth", "tuning", "during_training", "pretrained", "large_model")
 REFERENCE = Path("docs/benchmarks/reference.json")
 
 

@@ -77,15 +77,15 @@ def rows_of(
         verbose=0,
     )
     dense = _compiled(_copy(model, make))
-    plain = _inference(dense)
+    plain = inference(dense)
     masked, masked_plain = None, None
     for kind, value in masks:
         po.apply_masks(model, po.select(scores, **{kind: value}, model=model))
         if masked is None:  # the others cost the same
-            masked, masked_plain = _compiled(model), _inference(model)
+            masked, masked_plain = _compiled(model), inference(model)
         assert masked_plain is not None
         fast = _compiled(po.sparsify(model, batch_size=samples, verbose=0))
-        kept = _inference(fast)
+        kept = inference(fast)
         sparse = [layer.name for layer in fast.layers if isinstance(layer, SparseLayer)]
         common = {
             "network": name,
@@ -114,7 +114,7 @@ def rows_of(
                 **common,
                 "what": f"inference, batch {batch}",
                 "seconds": medians(
-                    {side: _call(call, x[:batch]) for side, call in sides.items()}, 0.4, 5
+                    {side: called_on(x[:batch], one) for side, one in sides.items()}, 0.4, 5
                 ),
             }
         # The steps have moved the weights; those that are pruned stay zero.
@@ -137,11 +137,13 @@ def _compiled(model: keras.Model) -> keras.Model:
     return model
 
 
-def _inference(model: keras.Model) -> Callable[..., tf.Tensor]:
+def inference(model: keras.Model) -> Callable[..., tf.Tensor]:
+    """The model as one graph, for batches of any size."""
     return tf.function(lambda x: model(x, training=False), reduce_retracing=True)
 
 
-def _call(function: Callable[..., tf.Tensor], x: np.ndarray) -> Callable[[], Any]:
+def called_on(x: np.ndarray, function: Callable[..., tf.Tensor]) -> Callable[[], Any]:
+    """A call that waits for its results."""
     constant = tf.constant(x)
     return lambda: function(constant).numpy()
 

@@ -25,6 +25,8 @@ from keras.src.ops.nn import Relu
 from keras.src.ops.numpy import Add, Concatenate, GetItem, Multiply, Pad, Reshape
 from keras.src.trainers.compile_utils import CompileLoss
 
+from prospr_ops.utils.memory import no_collection
+
 __all__ = [
     "ALONG_AXES",
     "DTYPE_POLICY",
@@ -230,7 +232,8 @@ def compiled_steps_with(variables: Iterable[Any]) -> list[keras.Model]:
     wanted = {id(variable) for variable in variables}
     kinds = set(_subclasses(keras.Model))
     # An object refers to its class. By type: asking an object for its class runs code of proxies.
-    models = [thing for thing in gc.get_referrers(*kinds) if type(thing) in kinds]
+    with no_collection():
+        models = [thing for thing in gc.get_referrers(*kinds) if type(thing) in kinds]
     return [
         model
         for model in models

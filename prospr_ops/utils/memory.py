@@ -60,6 +60,22 @@ def free_bytes() -> int:
     return max(0, min(free))
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Garbage collection does not begin by itself meanwhile.
+
+    One that begins while `gc.get_referrers` walks through all objects moves them out of its way, and the
+    process crashes.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 _spared = False
 
 

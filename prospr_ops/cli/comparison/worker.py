@@ -150,6 +150,7 @@ def _trained_and_pruned(cell: Cell, model: keras.Model, data: Dataset) -> Masks:
     """Trains a network while a callback prunes it; returns the masks in the end."""
     steps = cell.training.epochs * cell.training.steps(len(data.x_train))
     every = min(_EVERY, max(1, steps // 20))
+    assert cell.sparsity is not None  # compare refuses budgets of multiply-adds
     callback: GradualPruning | DynamicSparsity
     if cell.contender.method == "gradual":
         # The learning rate falls after half of the epochs.

@@ -1,0 +1,222 @@
+"""Worth: what the networks of the accuracy study cost, dense, masked and sparse, and what that buys.
+
+Seconds of a step as the study trains (batches of 100, all threads), of inference on batches of 1 and 128,
+and bytes of the file. With the errors in `accuracy.jsonl` beside them this becomes a figure per network: test
+error against training time, against inference time and against size. Half an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import prospr_ops as po
+from benchmarks.harness import write_json
+from benchmarks.sparse_layers import medians
+from benchmarks.sparse_networks import called_on, inference
+from prospr_ops.cli.comparison import Training, results
+from prospr_ops.cli.comparison.training import train
+from prospr_ops.reporting.figures.style import COLOURS, FAINT, INK, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STEPS = 40  # of an epoch
+BATCH = Training().batch_size
+SAMPLES = 60_000  # of the study's data sets
+# What is kept of each network, as in the study.
+_SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
+_FLOPS = (0.2, 0.1, 0.05)
+NETWORKS: dict[str, tuple[dict[str, float], ...]] = {
+    "lenet_300_100": tuple({"sparsity": s} for s in _SPARSITIES),
+    "lenet5_caffe": tuple({"sparsity": s} for s in _SPARSITIES),
+    "vgg7": (*({"sparsity": s} for s in (0.9, 0.95, 0.98)), *({"flops": f} for f in _FLOPS)),
+    "resnet20": (*({"sparsity": s} for s in (0.9, 0.98)), {"flops": 0.1}),
+}
+# Whose errors are drawn.
+METHOD, ROUNDS = "exact", 5
+
+
+def run(out: Path, *, full: bool = True) -> list[object]:
+    """Measures, prints a table, and writes worth.json and the figures.
+
+    Returns:
+        Nothing for the summary: what is dense and what is sparse is compared in `sparse`.
+    """
+    del full  # there is no short form of it
+    console = Console()
+    record: dict[str, Any] = {"benchmark": "worth", "rows": []}
+    for name, budgets in NETWORKS.items():
+        record["rows"] += rows_of(name, budgets)
+        write_json(out / "worth.json", record)
+    record = json.loads((out / "worth.json").read_text())
+    console.print(_table(record))
+    journal = out / "accuracy.jsonl"
+    if journal.exists():
+        accuracy = [json.loads(line) for line in journal.read_text().splitlines()]
+        for name, drawn in figures(record, accuracy).items():
+            drawn.savefig(out / f"worth_{name}.png", dpi=150)
+    return []
+
+
+def rows_of(name: str, budgets: Sequence[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+    """The dense network, and what it costs by each budget."""
+    make = getattr(po.models, name)
+    keras.utils.set_random_seed(0)
+    shape = (28, 28, 1)
+    model = make(shape)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(STEPS * BATCH, *shape)).astype(np.float32)
+    y = random.integers(0, 10, len(x))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    options: dict[str, Any] = {"loss": loss, "batch_size": 512, "seed": 0, "verbose": 0}
+    scores = po.score(model, (x, y), method="first_order", **options)
+    initial = model.get_weights()
+    yield {"network": name, "budget": {}, "dense": _costs(model, x, y)}
+    for budget in budgets:
+        row: dict[str, Any] = {"network": name, "budget": dict(budget)}
+        pruned = make(shape)
+        pruned.set_weights(initial)
+        po.apply_masks(pruned, po.select(scores, **budget, model=pruned))
+        sparse = po.sparsify(pruned, batch_size=BATCH, verbose=0)
+        row["sparse"] = _costs(sparse, x, y)
+        row["masked"] = {"step": _step(pruned, x, y)}
+        yield row
+
+
+def _costs(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        po.save_model(model, file)
+        size = file.stat().st_size
+    calls = {str(batch): called_on(x[:batch], inference(model)) for batch in (1, 128)}
+    seconds = medians(calls, 0.4, 5)
+    return {
+        "step": _step(model, x, y), "inference 1": seconds["1"], "inference 128": seconds["128"],
+        "bytes": size,
+    }  # fmt: skip
+
+
+def _step(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
+    """Seconds of a step of the study's training: of the epochs after the first, which is traced, the median."""
+    ends: list[float] = []
+    train(
+        model,
+        x,
+        y,
+        Training(epochs=6),
+        seed=0,
+        after_epoch=lambda: ends.append(time.perf_counter()),
+    )
+    return float(np.median(np.diff(ends))) / STEPS
+
+
+def _table(record: Mapping[str, Any]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, title="A step of training on 100 samples, and what is shipped"
+    )
+    table.caption = f"Medians, ms; {record['environment']['threads']} threads"
+    for heading in ("network", "kept", "dense", "masked", "sparse", "128 images", "1 image", "MB"):
+        table.add_column(heading, justify="left" if heading in ("network", "kept") else "right")
+    for name in NETWORKS:
+        dense = None
+        for row in (row for row in record["rows"] if row["network"] == name):
+            dense = dense or row["dense"]
+            side = row.get("sparse", dense)
+            table.add_row(
+                name, _kept(row["budget"]), f"{1e3 * dense['step']:.2f}",
+                f"{1e3 * row['masked']['step']:.2f}" if "masked" in row else "",
+                f"{1e3 * side['step']:.2f}" if "sparse" in row else "",
+                f"{1e3 * side['inference 128']:.2f}", f"{1e3 * side['inference 1']:.2f}",
+                f"{side['bytes'] / 1e6:.3f}",
+            )  # fmt: skip
+    return table
+
+
+def _kept(budget: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in budget.items()) or "all"
+
+
+def figures(record: Mapping[str, Any], accuracy: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """Test error against training time, inference time and size, of each network on Fashion-MNIST.
+
+    Args:
+        record: worth.json.
+        accuracy: Records of the study's journal.
+
+    Returns:
+        A figure by the network's name, of those that the study has.
+    """
+    return {
+        name: figure
+        for name in NETWORKS
+        if (figure := _figure(name, record["rows"], accuracy)) is not None
+    }
+
+
+def _figure(
+    name: str, rows: Sequence[Mapping[str, Any]], accuracy: Sequence[Mapping[str, Any]]
+) -> Figure | None:
+    of_network = [r for r in accuracy if r["model"] == name and r["dataset"] == "fashion_mnist"]
+    dense_errors = [r["test_error"] for r in of_network if r["method"] == "dense"]
+    if not dense_errors:
+        return None
+    epochs = next(r["training_epochs"] for r in of_network if r["method"] == "dense")
+    steps = epochs * (SAMPLES // BATCH)
+    costs = {results.Budget.of({"sparsity": None, **r["budget"]}): r for r in rows
+             if r["network"] == name and r["budget"]}  # fmt: skip
+    dense = next(r["dense"] for r in rows if r["network"] == name and not r["budget"])
+    found: dict[results.Budget, list[float]] = {}
+    for r in of_network:
+        same = (r["method"], r.get("rounds"), r["training_epochs"]) == (METHOD, ROUNDS, epochs)
+        if same and results.Budget.of(r) in costs:
+            found.setdefault(results.Budget.of(r), []).append(r["test_error"])
+    figure = new_figure(figsize=(12, 4))
+    panels = figure.subplots(1, 3, sharey=True)
+    axes_of = (
+        ("training, seconds", lambda c: c["step"] * steps),
+        ("inference of 128 images, ms", lambda c: 1e3 * c["inference 128"]),
+        ("file, kB", lambda c: c["bytes"] / 1e3),
+    )
+    for axes, (label, cost) in zip(panels, axes_of, strict=True):
+        axes.plot(cost(dense), np.mean(dense_errors), "s", color=INK, label="dense")
+        for flops, marker, shade in ((False, "o", COLOURS[0]), (True, "^", COLOURS[1])):
+            budgets = sorted((b for b in found if b.flops == flops), key=lambda b: b.pruned)
+            if not budgets:
+                continue
+            kind = "of multiply-adds" if flops else "of weights"
+            means = [np.mean(found[b]) for b in budgets]
+            xs = [cost(costs[b]["sparse"]) for b in budgets]
+            axes.plot(xs, means, f"-{marker}", color=shade, label=f"sparse, budget {kind}")
+            for b, at, mean in zip(budgets, xs, means, strict=True):
+                axes.annotate(
+                    str(b), (at, mean), textcoords="offset points", xytext=(4, 5), fontsize=7
+                )
+            if label.startswith("training"):
+                xs = [costs[b]["masked"]["step"] * steps for b in budgets]
+                axes.plot(
+                    xs, means, marker, color=shade, alpha=0.35, label=f"masked, budget {kind}"
+                )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(label)
+        axes.grid(color=FAINT)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("test error, %")
+    panels[0].legend(frameon=False, fontsize=7)
+    lowest, highest = panels[0].get_ylim()
+    marks = [m for m in (1, 2, 5, 7, 10, 15, 20, 30, 40, 60) if lowest <= m <= highest]
+    panels[0].set_yticks(marks, [f"{m:g}" for m in marks])
+    panels[0].minorticks_off()
+    figure.suptitle(f"{name} on Fashion-MNIST, {epochs} epochs, pruned by exact in {ROUNDS} rounds")
+    return figure
