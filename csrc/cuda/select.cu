@@ -94,6 +94,9 @@ __device__ void for_each_group(const T* scores, int groups, const Visit& visit) 
   constexpr int kPacks = kItems / kLanes<T>;
   constexpr int kGroups = kPacksInFlight<T> / kPacks;
   const auto* const packs = reinterpret_cast<const Pack<T>*>(scores);
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(packs));
+#endif
   const auto visit_packs = [&](int group, const Pack<T>* loaded) {
     Key<T> keys[kItems];
 #pragma unroll
@@ -122,17 +125,18 @@ __device__ void for_each_group(const T* scores, int groups, const Visit& visit) 
 
 // The sum of `mine` over the threads of the block before this one.
 __device__ std::int64_t sum_before(std::int64_t mine) {
-  __shared__ std::int64_t sums[kThreads];
+  __shared__ std::int64_t sums[2][kThreads];
   const int thread = static_cast<int>(threadIdx.x);
-  sums[thread] = mine;
-  __syncthreads();
+  std::int64_t sum = mine;
+  int side = 0;
   for (int step = 1; step < kThreads; step *= 2) {
-    const std::int64_t earlier = thread >= step ? sums[thread - step] : 0;
+    sums[side][thread] = sum;
     __syncthreads();
-    sums[thread] += earlier;
-    __syncthreads();
+    if (thread >= step) sum += sums[side][thread - step];
+    side = 1 - side;
   }
-  return sums[thread] - mine;
+  __syncthreads();
+  return sum - mine;
 }
 
 // For all threads of a block, whether the others of the launch have ended; then what they wrote can
@@ -214,16 +218,17 @@ __device__ void choose_digit(int shift, int digit_bits, Bin* bins, State* state)
 
 // Adds to bins[digit] for each score whose key, from bit `shift` on, is what is known of the
 // threshold and then the digit; the last block finds the threshold's. A pass that goes the other
-// way than the one before finds what that read last in the cache.
-template <typename T>
+// way than the one before finds what that read last in the cache. The first pass counts every
+// score, and looks for NaN.
+template <bool kFirst, typename T>
 __global__ void __launch_bounds__(kThreads, kResident)
     count_digits(const Chunk<T>* chunks, std::int64_t chunk_count, bool backwards, int shift,
                  int digit_bits, Bin* bins, State* state, Bin* results) {
   using Digits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
   __shared__ unsigned own[kMostBins * kCopies];
-  if (state->resolved) return;
+  if (!kFirst && state->resolved) return;
   const Digits bin_count = Digits{1} << digit_bits;
-  const Digits lowest = static_cast<Digits>(state->known) << digit_bits;
+  const Digits lowest = kFirst ? 0 : static_cast<Digits>(state->known) << digit_bits;
   unsigned* const copy = own + threadIdx.x % kCopies;
   for (unsigned i = threadIdx.x; i < bin_count * kCopies; i += kThreads) own[i] = 0;
   __syncthreads();
@@ -231,9 +236,9 @@ __global__ void __launch_bounds__(kThreads, kResident)
     const Chunk<T> chunk = chunks[backwards ? chunk_count - 1 - i : i];
     Key<T> largest = 0;
     const auto count = [&](Key<T> key) {
-      largest = key > largest ? key : largest;
+      if (kFirst) largest = key > largest ? key : largest;
       const Digits bin = (Digits{key} >> shift) - lowest;
-      if (bin < bin_count) atomicAdd(&copy[static_cast<unsigned>(bin) * kCopies], 1u);
+      if (kFirst || bin < bin_count) atomicAdd(&copy[static_cast<unsigned>(bin) * kCopies], 1u);
     };
     const int groups = on_boundary(chunk.scores, kPackBytes) ? chunk.size / kLanes<T> : 0;
     for_each_group<kLanes<T>>(chunk.scores, groups, [&](int, const Key<T>(&keys)[kLanes<T>]) {
@@ -244,7 +249,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
          k += kThreads) {
       count(core::order_key(chunk.scores[k]));
     }
-    if (largest > core::kLargestKey<T>) atomicMin(&results[0], static_cast<Bin>(chunk.tensor));
+    if (kFirst && largest > core::kLargestKey<T>)
+      atomicMin(&results[0], static_cast<Bin>(chunk.tensor));
   }
   __syncthreads();
   for (unsigned bin = threadIdx.x; bin < bin_count; bin += kThreads) {
@@ -467,13 +473,14 @@ std::string rank(const std::vector<ScoreTensor<T>>& tensors, std::int64_t keep, 
   }
 
   const std::int64_t count_blocks = std::min(chunk_count, kCountBlocks);
+  constexpr int kKeyBits = 8 * sizeof(Key<T>);
   bool backwards = false;
-  for (int shift = 8 * sizeof(Key<T>); shift > 0;) {
+  for (int shift = kKeyBits; shift > 0; backwards = !backwards) {
+    const auto count = shift == kKeyBits ? count_digits<true, T> : count_digits<false, T>;
     const int digit_bits = std::min(kDigitBits, shift);
     shift -= digit_bits;
-    run("count_digits", count_digits<T>, count_blocks, chunks, chunk_count, backwards, shift,
-        digit_bits, bins, state, found);
-    backwards = !backwards;
+    run("count_digits", count, count_blocks, chunks, chunk_count, backwards, shift, digit_bits,
+        bins, state, found);
   }
   run("mark_above", mark<kPacked, T>, blocks_for(chunk_count, 1), chunks, chunk_count, backwards,
       state, ties, found + 1);
