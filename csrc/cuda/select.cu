@@ -9,7 +9,7 @@ namespace {
 
 using core::Key;
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 256;
 constexpr int kPackBytes = 16;
 template <typename T>
 constexpr int kLanes = kPackBytes / sizeof(T);
@@ -25,7 +25,7 @@ constexpr int kMostBins = 1 << kDigitBits;
 // so the threads of a warp, if they shared one, would have to take turns at it.
 constexpr int kCopies = 4;
 // Blocks of a multiprocessor: registers are left for the loads under way.
-constexpr int kResident = 3;
+constexpr int kResident = 5;
 // Blocks that count, for 132 multiprocessors. Each adds its counters to those in memory once.
 constexpr std::int64_t kCountBlocks = 132 * kResident;
 // Tensors that fit into the arguments of a launch.
@@ -87,6 +87,13 @@ __device__ bool on_boundary(const void* pointer, unsigned bytes) {
   return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
 }
 
+// The compiler cannot see that what a chunk points to is no shared memory.
+__device__ void assume_global([[maybe_unused]] const void* pointer) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(pointer));
+#endif
+}
+
 // visit(group, keys) for each group of kItems scores of a block's [0, groups * kItems). Scores
 // begin on a boundary of packs.
 template <int kItems, typename T, typename Visit>
@@ -94,9 +101,7 @@ __device__ void for_each_group(const T* scores, int groups, const Visit& visit) 
   constexpr int kPacks = kItems / kLanes<T>;
   constexpr int kGroups = kPacksInFlight<T> / kPacks;
   const auto* const packs = reinterpret_cast<const Pack<T>*>(scores);
-#if defined(__CUDA_ARCH__)
-  __builtin_assume(__isGlobal(packs));
-#endif
+  assume_global(scores);
   const auto visit_packs = [&](int group, const Pack<T>* loaded) {
     Key<T> keys[kItems];
 #pragma unroll
@@ -225,7 +230,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
     count_digits(const Chunk<T>* chunks, std::int64_t chunk_count, bool backwards, int shift,
                  int digit_bits, Bin* bins, State* state, Bin* results) {
   using Digits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
-  __shared__ unsigned own[kMostBins * kCopies];
+  alignas(kPackBytes) __shared__ unsigned own[kMostBins * kCopies];
   if (!kFirst && state->resolved) return;
   const Digits bin_count = Digits{1} << digit_bits;
   const Digits lowest = kFirst ? 0 : static_cast<Digits>(state->known) << digit_bits;
@@ -268,6 +273,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
 template <bool kPacked, typename T>
 __device__ unsigned mark_chunk(const Chunk<T>& chunk, Key<T> least) {
   constexpr int kItems = kPacked ? 8 : kLanes<T>;
+  assume_global(chunk.mask);
   const auto below = static_cast<Key<T>>(least - 1);
   unsigned counts = 0;
   const auto is_kept = [&](Key<T> key) {
@@ -316,8 +322,10 @@ __device__ void share_ties(const Chunk<T>* chunks, std::int64_t chunk_count, std
   const std::int64_t begin = threadIdx.x * part;
   const std::int64_t end = begin + part < chunk_count ? begin + part : chunk_count;
   std::int64_t sum = 0;
+#pragma unroll 4
   for (std::int64_t i = begin; i < end; ++i) sum += ties[i].here;
   std::int64_t left = wanted - sum_before(sum);
+#pragma unroll 1
   for (std::int64_t i = begin; i < end; ++i) {
     const unsigned here = ties[i].here;
     const unsigned taken = left >= here ? here : left > 0 ? static_cast<unsigned>(left) : 0;
@@ -347,7 +355,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
     if (threadIdx.x == 0) {
       static_assert(kChunk<T> < 1 << 16);
       unsigned all = 0;
-#pragma unroll
+#pragma unroll 8
       for (int k = 0; k < kBanks; ++k) all += sums[k];
       if ((all & 0xFFFF) != 0) atomicAdd(&kept[chunk.tensor], Bin{all & 0xFFFF});
       if (split) ties[at] = {all >> 16, 0};

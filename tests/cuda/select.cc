@@ -56,17 +56,17 @@ void test_case(const Case<T>& c, const std::string& what) {
   }
 }
 
-// Two whole chunks and a part of one, of any type; few values, so that ties are split within a
+// Whole chunks and a part of one, of any type; few values, so that ties are split within a
 // chunk. Scores and masks on a boundary of 16 bytes and beside one.
 template <typename T>
 void test_chunks(const std::string& name) {
-  constexpr std::int64_t kSize = 17411;
+  constexpr std::int64_t kSize = 9219;
   Random random(6);
   for (const std::int64_t offset : {0, 1}) {
     Case<T> c{{}, 0, 0, false, offset};
     c.scores.push_back(random.normal<T>(kSize, 3, offset));
     for (std::int64_t i = 0; i < kSize; i += 2) c.scores[0][i] = c.scores[0][random.below(9)];
-    for (const std::int64_t keep : {3000, 16500}) {
+    for (const std::int64_t keep : {3000, 8700}) {
       for (const bool packed : {false, true}) {
         c.keep = keep;
         c.packed = packed;
