@@ -22,10 +22,10 @@ std::string check_limits(const Selection<T>&) {
 template <typename T>
 std::int64_t scratch_bytes(const Selection<T>& selection);
 
-// Needs what check_selection accepts. Waits for `stream` once for all tensors, and again where some
-// must be ranked by themselves: whether a score is NaN, and how many are kept of each, is only
-// known then. Returns which tensor holds a NaN, and then no mask is to be used; else empty.
-// `failure` becomes what went wrong with a launch or a copy, or stays empty.
+// Needs what check_selection accepts. Waits for `stream` once, and again for each ranking that
+// min_keep calls for: whether a score is NaN, and how many are kept of each tensor, is only known
+// then. Returns which tensor holds a NaN, and then no mask is to be used; else empty. `failure`
+// becomes what went wrong with a launch or a copy, or stays empty.
 template <typename T>
 std::string run(const Selection<T>& selection, void* scratch, Stream stream, std::string* failure);
 
