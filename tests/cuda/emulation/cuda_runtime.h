@@ -147,10 +147,26 @@ inline thread_local dim3 gridDim;
 
 inline void __syncthreads() { emulation::barrier->wait(); }
 inline int __syncthreads_or(int mine) { return emulation::barrier->any(mine != 0); }
+// Blocks run one after the other, and a barrier lies between them.
+inline void __threadfence() {}
 
 template <typename T>
 T atomicAdd(T* to, T value) {
   return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
+}
+
+template <typename T>
+T atomicExch(T* to, T value) {
+  return __atomic_exchange_n(to, value, __ATOMIC_RELAXED);
+}
+
+template <typename T>
+T atomicMin(T* to, T value) {
+  T was = __atomic_load_n(to, __ATOMIC_RELAXED);
+  while (value < was &&
+         !__atomic_compare_exchange_n(to, &was, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return was;
 }
 
 template <typename... Parameters, typename... Arguments>
