@@ -148,7 +148,9 @@ def by_backpack(network: Any, x: Any, y: Any, ours: list[Any]) -> Callable[[], C
         pairs = zip(*([*kernels_of(of)] for of in (exact, network)), ours, strict=True)
         for number, (wanted, theirs, found) in enumerate(pairs):
             allowed = 1e-3 * wanted.abs() + 1e-4 * wanted.max()
-            worst, of_theirs = (float(((t - wanted).abs() / allowed).max()) for t in (found, theirs))
+            worst, of_theirs = (
+                float(((t - wanted).abs() / allowed).max()) for t in (found, theirs)
+            )
             print(f"{number}: {tuple(wanted.shape)}, ours {worst:.2g}, theirs {of_theirs:.2g}")
             if not worst <= 1:
                 note = DIFFER

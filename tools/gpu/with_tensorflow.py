@@ -1,6 +1,6 @@
 """Runs the ops in TensorFlow on this machine's card, with the parts that gpu_tensorflow.py made.
 
-    run_tensorflow.sh --parts FOLDER [--out FOLDER] [--deadline SECONDS] [--rehearse]
+    run_tensorflow.sh --parts FOLDER [--out FOLDER] [--deadline SECONDS] [--only WORD ...] [--rehearse]
 
 Joins the parts; gives TensorFlow the CUDA libraries that this machine's Python packages hold under
 the names that it asks for; and runs `pytest -m gpu` and the benchmarks on the card, shortened. Writes
@@ -80,6 +80,12 @@ def main() -> int:
     parser.add_argument("--parts", type=Path, required=True, help="folder of the parts")
     parser.add_argument("--out", type=Path, default=Path("results-tensorflow"))
     parser.add_argument("--deadline", type=float, default=300, help="seconds in all")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WORD",
+        help="the import, and steps with one of these in their names",
+    )
     parser.add_argument("--rehearse", action="store_true", help="without a card")
     options = parser.parse_args()
     environment = card_environment(emulate=options.rehearse)
@@ -87,7 +93,8 @@ def main() -> int:
         print("nvidia-smi names no GPU; --rehearse runs without one", file=sys.stderr)
         return 2
     out = options.out.resolve()
-    session = Session(out, options.deadline, environment)
+    only = ["join", "import", *options.only] if options.only else []
+    session = Session(out, options.deadline, environment, only)
     packages, libraries = out / "packages", out / "libraries"
     joined = session.step(
         "join the parts", [sys.executable, HERE / "unpack.py", options.parts, packages], limit=90
