@@ -46,7 +46,7 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
     expect(wrong.empty(), wrong);
     return std::vector<Array<Sum>>{curvature};
   };
-  const Array<Sum> got = in_both_orders(on_gpu, what)[0];
+  Array<Sum> got = in_both_orders(on_gpu, what)[0];
   std::vector<Array<double>> results;
   for (const bool magnitudes : {false, true}) {
     Operands<double> wide{operands.shape, widened(operands.inputs, magnitudes),
@@ -56,6 +56,12 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
     Array<double> curvature = start_of<double>(kernel_size);
     cpu::run(wide.added_to(curvature.data()), kBaseline, kOneThread);
     results.push_back(curvature);
+  }
+  // What is infinite is where it belongs, and nowhere else.
+  for (std::int64_t i = 0; i < kernel_size; ++i) {
+    if (std::isfinite(got[i]) || std::isfinite(results[0][i])) continue;
+    got[i] = 0;
+    results[0][i] = results[1][i] = 0;
   }
   expect_close(got, results[0], results[1], what);
 
@@ -67,7 +73,7 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
 }
 
 template <typename T>
-void test_conv(const Conv& conv) {
+void test_conv(const Conv& conv, bool infinite_ends = false) {
   Shape factors{conv.columns, conv.inputs[0]};
   const Shape output = output_size(conv);
   factors.insert(factors.end(), output.begin(), output.end());
@@ -76,8 +82,11 @@ void test_conv(const Conv& conv) {
   const std::string wrong = check_conv(conv.inputs, factors, conv.kernel, conv.options, &shape);
   expect(wrong.empty(), wrong);
   Random random(1);
-  const Array<T> a = random.normal<T>(product(conv.inputs));
-  const Array<T> s = random.normal<T>(product(factors));
+  Array<T> a = random.normal<T>(product(conv.inputs));
+  Array<T> s = random.normal<T>(product(factors));
+  if (infinite_ends) {
+    a[0] = a[a.size() - 1] = s[0] = Random::narrow<T>(std::numeric_limits<double>::infinity());
+  }
   test_operands<T>({shape, a, s}, product(conv.kernel), conv.name);
 }
 
@@ -187,11 +196,45 @@ void test_all() {
       // Few pixels, an even and an odd number, and more columns: pairs.
       {"4 pixels", {5, 2, 2, 9}, 10, {3, 3, 9, 7}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
       {"9 pixels", {2, 3, 3, 4}, 12, {3, 3, 4, 6}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
-      // Every channel a group of its own; more taps than a thread takes.
+  };
+  // Every channel a group of its own.
+  const std::vector<Conv> depthwise = {
       {"depthwise", {2, 6, 7, 5}, 3, {3, 3, 1, 10}, {{1, 2}, {1, 1}, Padding::kSame, 5}},
       {"depthwise, 15 taps", {2, 6, 7, 3}, 2, {3, 5, 1, 3}, {{1, 1}, {2, 1}, Padding::kSame, 3}},
+      // Pixels at the border and others; several threads per image.
+      {"depthwise 3x3", {2, 9, 21, 5}, 3, {3, 3, 1, 10}, {{1, 1}, {1, 1}, Padding::kSame, 5}},
+      {"depthwise 3x3, tall",
+       {1, 32, 20, 3},
+       2,
+       {3, 3, 1, 3},
+       {{1, 1}, {1, 1}, Padding::kValid, 3}},
+      {"depthwise 3x3, stride 2",
+       {1, 13, 26, 3},
+       1,
+       {3, 3, 1, 3},
+       {{2, 2}, {1, 1}, Padding::kValid, 3}},
+      {"depthwise 5x5", {1, 12, 26, 3}, 2, {5, 5, 1, 3}, {{1, 1}, {1, 1}, Padding::kSame, 3}},
+      {"depthwise 5x5, stride 2",
+       {1, 13, 27, 2},
+       3,
+       {5, 5, 1, 4},
+       {{2, 2}, {1, 1}, Padding::kSame, 2}},
+      // Rows of the kernel for two threads; one row; what has no loops of its own.
+      {"depthwise 4x3", {2, 9, 12, 2}, 1, {4, 3, 1, 2}, {{2, 1}, {2, 1}, Padding::kSame, 2}},
+      {"depthwise, causal", {2, 40, 4}, 2, {3, 1, 4}, {{1}, {1}, Padding::kCausal, 4}},
+      {"depthwise 7x7", {1, 8, 9, 2}, 2, {7, 7, 1, 2}, {{1, 1}, {1, 1}, Padding::kSame, 2}},
+      {"depthwise, dilated", {1, 8, 9, 2}, 2, {3, 3, 1, 4}, {{3, 1}, {1, 2}, Padding::kValid, 2}},
+      {"depthwise, 3-D",
+       {1, 3, 5, 6, 2},
+       2,
+       {2, 3, 3, 1, 2},
+       {{1, 1, 1}, {1, 1, 1}, Padding::kSame, 2}},
   };
   for (const Conv& conv : convolutions) test_conv<T>(conv);
+  for (const Conv& conv : depthwise) {
+    test_conv<T>(conv);
+    test_conv<T>(conv, true);
+  }
   for (const PooledConv& conv : pooled_convolutions()) test_pooled<T>(conv);
   test_dense<T>({70, 66}, {3, 70, 20}, "one position");
   test_dense<T>({9, 3, 20}, {6, 9, 3, 14}, "3 positions");
@@ -209,6 +252,12 @@ void test_curvature() {
   test_all<double>();
   test_all<core::Half>();
   test_all<core::BFloat16>();
+  // Several samples per thread, an odd number.
+  test_conv<float>({"depthwise, wide",
+                    {131, 1, 2, 2048},
+                    1,
+                    {3, 3, 1, 2048},
+                    {{1, 1}, {1, 1}, Padding::kSame, 2048}});
   test_embedding<float, std::int32_t>({1, 1, 1, 1, 1});
   // More places than a block sorts, and than are merged at a time.
   test_embedding<float, std::int64_t>({50, 23, 3, 50, 5});
