@@ -57,7 +57,7 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
     cpu::run(wide.added_to(curvature.data()), kBaseline, kOneThread);
     results.push_back(curvature);
   }
-  // What is infinite is where it belongs, and nowhere else.
+  // An infinite input is where it belongs, and nowhere else.
   for (std::int64_t i = 0; i < kernel_size; ++i) {
     if (std::isfinite(got[i]) || std::isfinite(results[0][i])) continue;
     got[i] = 0;
@@ -83,9 +83,9 @@ void test_conv(const Conv& conv, bool infinite_ends = false) {
   expect(wrong.empty(), wrong);
   Random random(1);
   Array<T> a = random.normal<T>(product(conv.inputs));
-  Array<T> s = random.normal<T>(product(factors));
+  const Array<T> s = random.normal<T>(product(factors));
   if (infinite_ends) {
-    a[0] = a[a.size() - 1] = s[0] = Random::narrow<T>(std::numeric_limits<double>::infinity());
+    a[0] = a[a.size() - 1] = Random::narrow<T>(std::numeric_limits<double>::infinity());
   }
   test_operands<T>({shape, a, s}, product(conv.kernel), conv.name);
 }
