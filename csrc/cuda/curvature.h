@@ -12,8 +12,8 @@
 
 namespace prospr::cuda {
 
-// Any number of elements will do, but a pixel's coordinate must fit 32 bits, and a word's number
-// times a place's 63.
+// Any number of elements will do, but a pixel's coordinate must fit 32 bits, and the numbers of a
+// word, a sample and a position together 63.
 std::string check_limits(const ConvShape& shape);
 std::string check_limits(const EmbeddingShape& shape);
 template <typename Arguments>

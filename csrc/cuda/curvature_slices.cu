@@ -11,6 +11,8 @@ __global__ void __launch_bounds__(kThreads)
     add_all(const Sum* slices, std::int64_t count, std::int64_t size, Sum* curvature) {
   for (std::int64_t i = global_thread(); i < size; i += global_threads()) {
     Sum sum = slices[i];
+    // Reads that do not wait for one another.
+#pragma unroll 16
     for (std::int64_t slice = 1; slice < count; ++slice) sum += slices[slice * size + i];
     curvature[i] += sum;
   }

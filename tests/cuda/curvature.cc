@@ -46,7 +46,7 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
     expect(wrong.empty(), wrong);
     return std::vector<Array<Sum>>{curvature};
   };
-  const Array<Sum> got = in_both_orders(on_gpu, what)[0];
+  Array<Sum> got = in_both_orders(on_gpu, what)[0];
   std::vector<Array<double>> results;
   for (const bool magnitudes : {false, true}) {
     Operands<double> wide{operands.shape, widened(operands.inputs, magnitudes),
@@ -56,6 +56,12 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
     Array<double> curvature = start_of<double>(kernel_size);
     cpu::run(wide.added_to(curvature.data()), kBaseline, kOneThread);
     results.push_back(curvature);
+  }
+  // An infinite input is where it belongs, and nowhere else.
+  for (std::int64_t i = 0; i < kernel_size; ++i) {
+    if (std::isfinite(got[i]) || std::isfinite(results[0][i])) continue;
+    got[i] = 0;
+    results[0][i] = results[1][i] = 0;
   }
   expect_close(got, results[0], results[1], what);
 
@@ -67,7 +73,7 @@ void test_operands(Operands<T> operands, std::int64_t kernel_size, const std::st
 }
 
 template <typename T>
-void test_conv(const Conv& conv) {
+void test_conv(const Conv& conv, bool infinite_ends = false) {
   Shape factors{conv.columns, conv.inputs[0]};
   const Shape output = output_size(conv);
   factors.insert(factors.end(), output.begin(), output.end());
@@ -76,8 +82,11 @@ void test_conv(const Conv& conv) {
   const std::string wrong = check_conv(conv.inputs, factors, conv.kernel, conv.options, &shape);
   expect(wrong.empty(), wrong);
   Random random(1);
-  const Array<T> a = random.normal<T>(product(conv.inputs));
+  Array<T> a = random.normal<T>(product(conv.inputs));
   const Array<T> s = random.normal<T>(product(factors));
+  if (infinite_ends) {
+    a[0] = a[a.size() - 1] = Random::narrow<T>(std::numeric_limits<double>::infinity());
+  }
   test_operands<T>({shape, a, s}, product(conv.kernel), conv.name);
 }
 
@@ -109,10 +118,13 @@ void test_dense(const Shape& inputs, const Shape& factors, const std::string& na
   test_operands<T>({shape, a, s}, product(kernel), "dense, " + name);
 }
 
+// The factors begin `offset` elements into their memory.
 template <typename T, typename Index>
-void test_embedding(const EmbeddingShape& shape) {
+void test_embedding(const EmbeddingShape& shape, std::int64_t offset = 0) {
   using Sum = core::Accumulator<T>;
-  const std::string what = std::string(name_of<T>()) + ", embedding";
+  const std::string what = std::string(name_of<T>()) + ", embedding of " +
+                           std::to_string(shape.samples * shape.positions) + " places, " +
+                           std::to_string(shape.outputs) + " outputs";
   const std::int64_t places = shape.samples * shape.positions;
   const std::int64_t table = shape.vocabulary * shape.outputs;
   Random random(3);
@@ -121,7 +133,7 @@ void test_embedding(const EmbeddingShape& shape) {
   for (std::int64_t i = 0; i < places; ++i) {
     indices[i] = static_cast<Index>(random.below(2) == 0 ? 0 : random.below(shape.vocabulary));
   }
-  const Array<T> factors = random.normal<T>(places * shape.columns * shape.outputs);
+  const Array<T> factors = random.normal<T>(places * shape.columns * shape.outputs, 1, offset);
   expect(cuda::check_limits(shape).empty(), what + ": within limits");
   const auto on_gpu = [&](const Array<Index>& of) {
     Array<Sum> curvature = start_of<Sum>(table);
@@ -132,7 +144,10 @@ void test_embedding(const EmbeddingShape& shape) {
     expect(wrong.empty(), wrong);
     return std::vector<Array<Sum>>{curvature};
   };
-  const Array<Sum> got = in_both_orders([&] { return on_gpu(indices); }, what)[0];
+  // Many threads of the host are slow: once will do.
+  const bool once = places > 1 << 16;
+  const Array<Sum> got =
+      once ? on_gpu(indices)[0] : in_both_orders([&] { return on_gpu(indices); }, what)[0];
   std::vector<Array<double>> results;
   for (const bool magnitudes : {false, true}) {
     const Array<double> wide_factors = widened(factors, magnitudes);
@@ -146,11 +161,21 @@ void test_embedding(const EmbeddingShape& shape) {
   }
   expect_close(got, results[0], results[1], what);
 
-  // Indices that are no words count for nothing.
+  if (once) return;
+
+  // Indices that are no words count for nothing: those of the last word, then all.
+  const auto no_word = [&](std::int64_t i) {
+    return static_cast<Index>(i % 2 == 0 ? -1 : shape.vocabulary);
+  };
+  Array<Index> some = indices;
   Array<Index> none(places);
   for (std::int64_t i = 0; i < places; ++i) {
-    none[i] = static_cast<Index>(i % 2 == 0 ? -1 : shape.vocabulary);
+    none[i] = no_word(i);
+    if (indices[i] == shape.vocabulary - 1) some[i] = no_word(i);
   }
+  Array<Sum> wanted = got;
+  for (std::int64_t i = table - shape.outputs; i < table; ++i) wanted[i] = static_cast<Sum>(0.5);
+  expect_same_bits(on_gpu(some)[0], wanted, what + " of some words");
   expect_same_bits(on_gpu(none)[0], start_of<Sum>(table), what + " of no words");
 }
 
@@ -171,16 +196,53 @@ void test_all() {
       // Few pixels, an even and an odd number, and more columns: pairs.
       {"4 pixels", {5, 2, 2, 9}, 10, {3, 3, 9, 7}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
       {"9 pixels", {2, 3, 3, 4}, 12, {3, 3, 4, 6}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
-      // Every channel a group of its own; more taps than a thread takes.
+  };
+  // Every channel a group of its own.
+  const std::vector<Conv> depthwise = {
       {"depthwise", {2, 6, 7, 5}, 3, {3, 3, 1, 10}, {{1, 2}, {1, 1}, Padding::kSame, 5}},
       {"depthwise, 15 taps", {2, 6, 7, 3}, 2, {3, 5, 1, 3}, {{1, 1}, {2, 1}, Padding::kSame, 3}},
+      // Pixels at the border and others; several threads per image.
+      {"depthwise 3x3", {2, 9, 21, 5}, 3, {3, 3, 1, 10}, {{1, 1}, {1, 1}, Padding::kSame, 5}},
+      {"depthwise 3x3, tall",
+       {1, 32, 20, 3},
+       2,
+       {3, 3, 1, 3},
+       {{1, 1}, {1, 1}, Padding::kValid, 3}},
+      {"depthwise 3x3, stride 2",
+       {1, 13, 26, 3},
+       1,
+       {3, 3, 1, 3},
+       {{2, 2}, {1, 1}, Padding::kValid, 3}},
+      {"depthwise 5x5", {1, 12, 26, 3}, 2, {5, 5, 1, 3}, {{1, 1}, {1, 1}, Padding::kSame, 3}},
+      {"depthwise 5x5, stride 2",
+       {1, 13, 27, 2},
+       3,
+       {5, 5, 1, 4},
+       {{2, 2}, {1, 1}, Padding::kSame, 2}},
+      // Rows of the kernel for two threads; one row; what has no loops of its own.
+      {"depthwise 4x3", {2, 9, 12, 2}, 1, {4, 3, 1, 2}, {{2, 1}, {2, 1}, Padding::kSame, 2}},
+      {"depthwise, causal", {2, 40, 4}, 2, {3, 1, 4}, {{1}, {1}, Padding::kCausal, 4}},
+      {"depthwise 7x7", {1, 8, 9, 2}, 2, {7, 7, 1, 2}, {{1, 1}, {1, 1}, Padding::kSame, 2}},
+      {"depthwise, dilated", {1, 8, 9, 2}, 2, {3, 3, 1, 4}, {{3, 1}, {1, 2}, Padding::kValid, 2}},
+      {"depthwise, 3-D",
+       {1, 3, 5, 6, 2},
+       2,
+       {2, 3, 3, 1, 2},
+       {{1, 1, 1}, {1, 1, 1}, Padding::kSame, 2}},
   };
   for (const Conv& conv : convolutions) test_conv<T>(conv);
+  for (const Conv& conv : depthwise) {
+    test_conv<T>(conv);
+    test_conv<T>(conv, true);
+  }
   for (const PooledConv& conv : pooled_convolutions()) test_pooled<T>(conv);
   test_dense<T>({70, 66}, {3, 70, 20}, "one position");
   test_dense<T>({9, 3, 20}, {6, 9, 3, 14}, "3 positions");
   test_dense<T>({2, 50, 10}, {2, 2, 50, 14}, "50 positions");
   test_embedding<T, std::int32_t>({3, 7, 11, 6, 40});
+  // Factors that packs cannot read, and samples in which a word has more places than a chunk.
+  test_embedding<T, std::int64_t>({3, 7, 4, 6, 8}, 1);
+  test_embedding<T, std::int32_t>({2, 90, 6, 3, 8});
 }
 
 }  // namespace
@@ -190,8 +252,16 @@ void test_curvature() {
   test_all<double>();
   test_all<core::Half>();
   test_all<core::BFloat16>();
-  // More places than a block sorts.
+  // Several samples per thread, an odd number.
+  test_conv<float>({"depthwise, wide",
+                    {131, 1, 2, 2048},
+                    1,
+                    {3, 3, 1, 2048},
+                    {{1, 1}, {1, 1}, Padding::kSame, 2048}});
+  test_embedding<float, std::int32_t>({1, 1, 1, 1, 1});
+  // More places than a block sorts, and than are merged at a time.
   test_embedding<float, std::int64_t>({50, 23, 3, 50, 5});
+  test_embedding<float, std::int32_t>({300, 223, 1, 40, 1});
   expect(!cuda::check_limits(EmbeddingShape{std::int64_t{1} << 31, 1, 1, std::int64_t{1} << 33, 1})
               .empty(),
          "too many keys");
