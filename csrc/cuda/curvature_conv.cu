@@ -82,6 +82,7 @@ struct Cut {
   std::int64_t patch_tiles;    //
   std::int64_t output_tiles;   // of a group
   std::int64_t slices;         // of samples x column groups
+  std::int64_t tasks;          // tiles x slices
   bool packed_patches;         // whether they are read by packs
   bool packed_factors;         //
   Windows windows;
@@ -126,6 +127,7 @@ Cut cut_of(const ConvCurvature<T>& conv) {
   };
   cut.slices =
       std::max(slices_of(kBlocksThatFill, kLeastRows), slices_of(kBlocksThatBalance, kManyRows));
+  cut.tasks = tiles * cut.slices;
   return cut;
 }
 
@@ -218,13 +220,20 @@ __device__ int slot_of(int element, int elements) {
 
 // Blocks that share a multiprocessor's registers: four where a thread's sums allow it without
 // keeping anything in memory.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 860
+constexpr int kMostBlocksOfDense = 3;
+#else
+constexpr int kMostBlocksOfDense = 4;
+#endif
 template <typename Rows, int kHalves, typename Sum>
-constexpr int kBlocksOf = sizeof(Sum) == 8                               ? 2
-                          : kHalves == 2 && std::is_same_v<Rows, Pooled> ? 3
-                                                                         : 4;
+constexpr int kBlocksOf = sizeof(Sum) == 8                              ? 2
+                          : kHalves == 1 || std::is_same_v<Rows, Pairs> ? 4
+                          : std::is_same_v<Rows, Dense>                 ? kMostBlocksOfDense
+                                                                        : 3;
 
 // What a block owns at a time: elements of a patch and outputs, for some of the terms.
 struct Tile {
+  std::int64_t task;
   std::int64_t first_element;
   std::int64_t first_output;  // of all groups
   std::int64_t group;
@@ -239,6 +248,7 @@ struct Tile {
 __device__ Tile tile_at(std::int64_t task, const Cut& cut, const ConvShape& shape,
                         std::int64_t tile_patch) {
   Tile tile;
+  tile.task = task;
   tile.first_element = task % cut.patch_tiles * tile_patch;
   const std::int64_t first_output = task / cut.patch_tiles % cut.output_tiles * kTileOutputs;
   tile.group = task / cut.patch_tiles / cut.output_tiles % shape.groups;
@@ -294,8 +304,7 @@ __global__ void __launch_bounds__(kThreads, (kBlocksOf<Rows, kHalves, core::Accu
 
   const std::int64_t column_stride =
       kPairs ? 0 : shape.samples * cut.windows.count * shape.output_channels;
-  const std::int64_t tasks = cut.slices * shape.groups * cut.output_tiles * cut.patch_tiles;
-  for (std::int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
+  for (std::int64_t task = blockIdx.x; task < cut.tasks;) {
     if (thread == 0) tile = tile_at(task, cut, conv.shape, kTilePatch);
     __syncthreads();
     const std::int64_t rows = tile.rows;
@@ -453,7 +462,7 @@ __global__ void __launch_bounds__(kThreads, (kBlocksOf<Rows, kHalves, core::Accu
     if (rows > kThreads) find(1, rows - kThreads);
     __syncthreads();
     unsigned stage = 0;
-    for (std::int64_t left = rows; left > 0; left -= kRows, ++stage) {
+    for (std::int64_t left = tile.rows; left > 0; left -= kRows, ++stage) {
       const int buffer = static_cast<int>(stage % 2);
       const bool more = left > kRows;
       if (more) gather(stage + 1);
@@ -565,6 +574,7 @@ __global__ void __launch_bounds__(kThreads, (kBlocksOf<Rows, kHalves, core::Accu
         __syncthreads();
       }
     }
+    task = tile.task + gridDim.x;
     __syncthreads();  // before the next tile is in the place of this
   }
 }
@@ -576,10 +586,9 @@ std::string launch_contract(const ConvCurvature<T>& conv, Cut cut, const Factor*
   cut.packed_factors =
       fits_packs(factors, cut.outputs) &&
       (!std::is_same_v<Rows, Pooled> || fits_packs(conv.pooled.derivative, cut.outputs));
-  const std::int64_t tasks = cut.slices * conv.shape.groups * cut.output_tiles * cut.patch_tiles;
   return launch("conv_curvature",
                 cut.half_tiles ? contract<Rows, 1, T, Factor> : contract<Rows, 2, T, Factor>,
-                static_cast<unsigned>(std::min(tasks, kMostGrid)), kThreads, stream, conv, cut,
+                static_cast<unsigned>(std::min(cut.tasks, kMostGrid)), kThreads, stream, conv, cut,
                 row_at(kThreads, conv.shape, cut.column_groups), factors, sums);
 }
 
