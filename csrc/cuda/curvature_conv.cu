@@ -220,7 +220,7 @@ __device__ int slot_of(int element, int elements) {
 
 // Blocks that share a multiprocessor's registers: four where a thread's sums allow it without
 // keeping anything in memory.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 860
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int kMostBlocksOfDense = 3;
 #else
 constexpr int kMostBlocksOfDense = 4;
