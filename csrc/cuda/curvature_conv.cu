@@ -21,6 +21,7 @@
 
 #include "cuda/curvature.h"
 #include "cuda/curvature_depthwise.h"
+#include "cuda/curvature_patches.h"
 #include "cuda/curvature_pooled_factors.h"
 #include "cuda/curvature_register_tile.h"
 #include "cuda/curvature_slices.h"
@@ -29,23 +30,37 @@
 namespace prospr::cuda {
 namespace {
 
-// The rows of a register tile are patch elements, its columns outputs. Warps of a block lie along
-// the outputs.
+// Warps of a block lie along the outputs.
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kTilePatch = kWarpRows;
 constexpr int kTileOutputs = kWarps * kWarpColumns;
-// Between rows of shared memory, so that the threads that fill several rows use different banks.
-constexpr int kGap = 8;
 
+// Rows of a stage, and how many threads fill one of them: each moves packs of 16 bytes of shared
+// memory, which together are kSpan elements.
 template <typename Sum>
-constexpr int kDepth = 64 / sizeof(Sum);  // rows of a stage
+constexpr int kDepth = 64 / sizeof(Sum);
+template <typename Sum>
+constexpr int kFillThreads = kThreads / kDepth<Sum>;
+template <typename Sum>
+constexpr int kPack = 16 / sizeof(Sum);
+constexpr int kSpan = 32;
+static_assert(kFillThreads<float> * kPack<float> == kSpan);
+static_assert(kFillThreads<double> * kPack<double> == kSpan);
+static_assert(kSpan == kHalfRows, "patches of few elements take half a tile");
+
+template <typename T, int kLanes>
+struct alignas(kLanes * sizeof(T)) Pack {
+  T values[kLanes];
+};
 
 constexpr int kPairThreads = 256;
-constexpr std::int64_t kWantedBlocks = 1024;
 constexpr std::int64_t kMostGrid = 1 << 30;
-// A slice of fewer rows than these is not worth its own sums.
+// Slices fill the GPU if they have at least so many rows each, and even out the work of its
+// multiprocessors if they have so many that their own sums hardly matter.
+constexpr std::int64_t kBlocksThatFill = 600;
 constexpr std::int64_t kLeastRows = 64;
+constexpr std::int64_t kBlocksThatBalance = 2048;
+constexpr std::int64_t kManyRows = 384;
 constexpr std::int64_t kMostPairedPixels = 32;
 
 // What the rows of the matrix product are.
@@ -53,19 +68,32 @@ struct Dense {};
 struct Pooled {};
 struct Pairs {};
 
-// How the work is cut up; depends on shapes only.
+// How the work is cut up; but for the packs, which change no result, it depends on shapes only.
 struct Cut {
-  std::int64_t pixels;        // of the output
-  std::int64_t patch;         // elements of a group's patch: kernel size x channels / groups
-  std::int64_t channels;      // of a group
-  std::int64_t outputs;       // of a group
-  bool pairs;                 //
-  std::int64_t columns;       // the shape's, or distances of pairs
-  std::int64_t patch_tiles;   //
-  std::int64_t output_tiles;  // of a group
-  std::int64_t slices;        // of samples x columns
+  std::int64_t pixels;         // of the output
+  std::int64_t patch;          // elements of a group's patch: kernel size x channels / groups
+  std::int64_t channels;       // of a group
+  std::int64_t outputs;        // of a group
+  bool pairs;                  //
+  std::int64_t columns;        // the shape's, or distances of pairs
+  std::int64_t joint;          // columns side by side in a tile, if their outputs fit it
+  std::int64_t column_groups;  //
+  bool half_tiles;             // of patch elements
+  std::int64_t patch_tiles;    //
+  std::int64_t output_tiles;   // of a group
+  std::int64_t slices;         // of samples x column groups
+  std::int64_t tasks;          // tiles x slices
+  bool packed_patches;         // whether they are read by packs
+  bool packed_factors;         //
   Windows windows;
 };
+
+// Whether elements at multiples of `count` can be read by packs.
+template <typename T>
+bool fits_packs(const T* from, std::int64_t count) {
+  constexpr int kLanes = kPack<core::Accumulator<T>>;
+  return count % kLanes == 0 && reinterpret_cast<std::uintptr_t>(from) % (kLanes * sizeof(T)) == 0;
+}
 
 template <typename T>
 Cut cut_of(const ConvCurvature<T>& conv) {
@@ -82,12 +110,24 @@ Cut cut_of(const ConvCurvature<T>& conv) {
       cut.pixels == 1 || (cut.pixels <= kMostPairedPixels &&
                           (shape.columns - distances) * cut.patch > distances * shape.columns);
   cut.columns = cut.pairs ? distances : shape.columns;
-  cut.patch_tiles = ceil_divide(cut.patch, kTilePatch);
+  cut.joint = 1;
+  if (!cut.pairs && 2 * cut.outputs <= kTileOutputs) {
+    // As few groups as possible, of about the same size.
+    cut.joint = ceil_divide(cut.columns, ceil_divide(cut.columns, kTileOutputs / cut.outputs));
+  }
+  cut.column_groups = ceil_divide(cut.columns, cut.joint);
+  cut.half_tiles = cut.patch <= kHalfRows;
+  cut.patch_tiles = ceil_divide(cut.patch, kWarpRows);
   cut.output_tiles = ceil_divide(cut.outputs, kTileOutputs);
-  const std::int64_t terms = shape.samples * cut.columns;
-  cut.slices = slices_for(kWantedBlocks, shape.groups * cut.patch_tiles * cut.output_tiles,
-                          std::min(terms, ceil_divide(terms * cut.pixels, kLeastRows)),
-                          cut.patch * shape.output_channels, sizeof(Sum));
+  const std::int64_t tiles = shape.groups * cut.patch_tiles * cut.output_tiles;
+  const std::int64_t terms = shape.samples * cut.column_groups;
+  const auto slices_of = [&](std::int64_t blocks, std::int64_t rows) {
+    return slices_for(blocks, tiles, std::min(terms, ceil_divide(terms * cut.pixels, rows)),
+                      cut.patch * shape.output_channels, sizeof(Sum));
+  };
+  cut.slices =
+      std::max(slices_of(kBlocksThatFill, kLeastRows), slices_of(kBlocksThatBalance, kManyRows));
+  cut.tasks = tiles * cut.slices;
   return cut;
 }
 
@@ -151,6 +191,7 @@ __global__ void __launch_bounds__(kPairThreads)
     const PixelFactors<T> there =
         factors_at(conv, cut, sample, partner(pixel, distance, cut.pixels), output);
     Sum sum = 0;
+#pragma unroll 8
     for (std::int64_t c = 0; c < shape.columns; ++c) {
       sum += core::widen(here.values[c * column_stride]) *
              core::widen(there.values[c * column_stride]);
@@ -162,221 +203,287 @@ __global__ void __launch_bounds__(kPairThreads)
   }
 }
 
-// A row: an output pixel of a sample, and a column or distance.
-struct Row {
-  std::uint32_t pixel[ConvShape::kAxes];
-  std::int64_t column;
-  std::int64_t sample;
+// What a row of the matrix product reads.
+struct alignas(16) Source {
+  Corner corner;         // of its patch; one of another pixel for the other of a pair
+  std::int64_t factors;  // where they lie, in elements from those of the first column's
+  std::int32_t used;     // factors of the tile: none where there is no such row
 };
 
-PROSPR_HD Row row_at(std::int64_t index, const ConvShape& shape, std::int64_t columns) {
-  Row row;
-  for (int axis = ConvShape::kAxes - 1; axis >= 0; --axis) {
-    row.pixel[axis] = static_cast<std::uint32_t>(index % shape.output_size[axis]);
-    index /= shape.output_size[axis];
-  }
-  row.column = index % columns;
-  row.sample = index / columns;
-  return row;
+// The elements of a tile that a thread moves when it fills a row: packs `i` of `first + i *
+// threads`. `slot` is where a table has what element `e` of pack `i` needs, so that threads side by
+// side read neighbours.
+template <typename Sum>
+__device__ int slot_of(int element, int elements) {
+  return element % kPack<Sum> * (elements / kPack<Sum>)+element / kPack<Sum>;
 }
 
-// The row `step` rows on: an addition, digit by digit, as divisions would take longer than a stage.
-__device__ void advance(Row& row, const Row& step, const ConvShape& shape, std::int64_t columns) {
-  std::uint32_t carry = 0;
-#pragma unroll
-  for (int axis = ConvShape::kAxes - 1; axis >= 0; --axis) {
-    const auto size = static_cast<std::uint32_t>(shape.output_size[axis]);
-    row.pixel[axis] += step.pixel[axis] + carry;
-    carry = row.pixel[axis] >= size;
-    if (carry != 0) row.pixel[axis] -= size;
-  }
-  row.column += step.column + carry;
-  carry = row.column >= columns;
-  if (carry != 0) row.column -= columns;
-  row.sample += step.sample + carry;
-}
+// Blocks that share a multiprocessor's registers: four where a thread's sums allow it without
+// keeping anything in memory.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kMostBlocksOfDense = 3;
+#else
+constexpr int kMostBlocksOfDense = 4;
+#endif
+template <typename Rows, int kHalves, typename Sum>
+constexpr int kBlocksOf = sizeof(Sum) == 8                              ? 2
+                          : kHalves == 1 || std::is_same_v<Rows, Pairs> ? 4
+                          : std::is_same_v<Rows, Dense>                 ? kMostBlocksOfDense
+                                                                        : 3;
 
-// The corner of a patch in the input, where it may lie outside.
-struct Corner {
-  std::int32_t at[ConvShape::kAxes];
-  std::int64_t offset;  // in elements, from the first channel of the group
+// What a block owns at a time: elements of a patch and outputs, for some of the terms.
+struct Tile {
+  std::int64_t task;
+  std::int64_t first_element;
+  std::int64_t first_output;  // of all groups
+  std::int64_t group;
+  std::int64_t slice;
+  std::int64_t first_row;
+  std::int64_t rows;
+  int elements;
+  int outputs;
+  int used;  // outputs of all columns side by side
 };
 
-__device__ Corner corner_of(const std::uint32_t pixel[], std::int64_t sample,
-                            std::int64_t first_channel, const ConvShape& shape) {
-  Corner corner;
-  corner.offset = sample;
-#pragma unroll
-  for (int axis = 0; axis < ConvShape::kAxes; ++axis) {
-    corner.at[axis] =
-        static_cast<std::int32_t>(pixel[axis] * shape.strides[axis] - shape.padding_before[axis]);
-    corner.offset = corner.offset * shape.input_size[axis] + corner.at[axis];
-  }
-  corner.offset = corner.offset * shape.input_channels + first_channel;
-  return corner;
+__device__ Tile tile_at(std::int64_t task, const Cut& cut, const ConvShape& shape,
+                        std::int64_t tile_patch) {
+  Tile tile;
+  tile.task = task;
+  tile.first_element = task % cut.patch_tiles * tile_patch;
+  const std::int64_t first_output = task / cut.patch_tiles % cut.output_tiles * kTileOutputs;
+  tile.group = task / cut.patch_tiles / cut.output_tiles % shape.groups;
+  tile.slice = task / cut.patch_tiles / cut.output_tiles / shape.groups;
+  tile.first_output = tile.group * cut.outputs + first_output;
+  const std::int64_t terms = shape.samples * cut.column_groups;
+  const std::int64_t first_term = terms * tile.slice / cut.slices;
+  const std::int64_t last_term = terms * (tile.slice + 1) / cut.slices;
+  tile.first_row = first_term * cut.pixels;
+  tile.rows = (last_term - first_term) * cut.pixels;
+  tile.elements = static_cast<int>(std::min(tile_patch, cut.patch - tile.first_element));
+  tile.outputs = static_cast<int>(std::min<std::int64_t>(kTileOutputs, cut.outputs - first_output));
+  tile.used = static_cast<int>(cut.joint) * tile.outputs;
+  return tile;
 }
 
-// An element of a patch, from its corner.
-struct Tap {
-  std::int64_t offset;
-  std::int32_t at[ConvShape::kAxes];
-};
-
-__device__ Tap tap_at(std::int64_t element, const ConvShape& shape, std::int64_t channels) {
-  Tap tap;
-  const std::int64_t channel = element % channels;
-  std::int64_t rest = element / channels;
-  for (int axis = ConvShape::kAxes - 1; axis >= 0; --axis) {
-    tap.at[axis] =
-        static_cast<std::int32_t>(rest % shape.kernel_size[axis] * shape.dilations[axis]);
-    rest /= shape.kernel_size[axis];
-  }
-  tap.offset = tap.at[0];
-  for (int axis = 1; axis < ConvShape::kAxes; ++axis) {
-    tap.offset = tap.offset * shape.input_size[axis] + tap.at[axis];
-  }
-  tap.offset = tap.offset * shape.input_channels + channel;
-  return tap;
-}
-
-template <typename T>
-__device__ core::Accumulator<T> input_at(const ConvCurvature<T>& conv, const Corner& corner,
-                                         const Tap& tap) {
-  bool inside = true;
-#pragma unroll
-  for (int axis = 0; axis < ConvShape::kAxes; ++axis) {
-    // A negative coordinate is a very large one without its sign.
-    inside = inside && static_cast<std::uint32_t>(corner.at[axis] + tap.at[axis]) <
-                           static_cast<std::uint32_t>(conv.shape.input_size[axis]);
-  }
-  return inside ? core::widen(conv.inputs[corner.offset + tap.offset]) : core::Accumulator<T>(0);
-}
-
-// `step` is a stage's rows; `factors` are the convolution's, of windows if it has pooled ones, or
+// `step` is a block's rows; `factors` are the convolution's, of windows if it has pooled ones, or
 // those of pairs. `sums_out` is the curvature, added to, where there is one slice, else [slices,
 // patch, output channels].
-template <typename Rows, typename T, typename Factor>
-__global__ void __launch_bounds__(kThreads)
+template <typename Rows, int kHalves, typename T, typename Factor>
+__global__ void __launch_bounds__(kThreads, (kBlocksOf<Rows, kHalves, core::Accumulator<T>>))
     contract(ConvCurvature<T> conv, Cut cut, Row step, const Factor* factors,
              core::Accumulator<T>* sums_out) {
   using Sum = core::Accumulator<T>;
   constexpr bool kPooled = std::is_same_v<Rows, Pooled>;
   constexpr bool kPairs = std::is_same_v<Rows, Pairs>;
   constexpr int kRows = kDepth<Sum>;
-  // How threads share a row when they fill it.
-  constexpr int kFillThreads = kThreads / kRows;
-  constexpr int kFillPatch = kTilePatch / kFillThreads;
-  constexpr int kFillOutputs = kTileOutputs / kFillThreads;
+  constexpr int kThreadsOfRow = kFillThreads<Sum>;
+  constexpr int kLanes = kPack<Sum>;
+  constexpr int kTilePatch = kHalves * kHalfRows;
+  constexpr int kOutputSpans = kTileOutputs / kSpan;
+  // A thread finds what one row reads, so many stages ahead.
+  constexpr int kStagesFound = kThreads / kRows;
 
-  alignas(16) __shared__ Sum patches[2][kRows][kTilePatch + kGap];
-  alignas(16) __shared__ Sum columns[2][kRows][kTileOutputs + kGap];
+  alignas(16) __shared__ Sum patches[2][kRows][kTilePatch];
+  alignas(16) __shared__ Sum columns[2][kRows][kTileOutputs];
+  __shared__ Tile tile;
+  __shared__ Source sources[2][kThreads];
+  __shared__ Row found_rows[kThreads];  // each thread's own, to spare its registers
+  __shared__ Corner partners[2][kPairs ? kThreads : 1];
+  __shared__ std::int64_t derivatives[2][kPooled ? kThreads : 1];
+  // Of a tile's elements and outputs, in the order of slot_of.
   __shared__ Tap taps[kTilePatch];
+  __shared__ std::int64_t factor_offsets[kTileOutputs];
+  __shared__ std::int64_t derivative_offsets[kPooled ? kTileOutputs : 1];
 
   const ConvShape& shape = conv.shape;
   const int thread = static_cast<int>(threadIdx.x);
-  const int fill_row = thread / kFillThreads;
-  const int fill_first = thread % kFillThreads;
+  const int fill_row = thread / kThreadsOfRow;
+  const int fill_first = thread % kThreadsOfRow;
   const int lane = thread % 32;
   const int warp_outputs = thread / 32 * kWarpColumns;
 
-  const std::int64_t terms = shape.samples * cut.columns;
-  const std::int64_t tasks = cut.slices * shape.groups * cut.output_tiles * cut.patch_tiles;
-  for (std::int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-    const std::int64_t first_element = task % cut.patch_tiles * kTilePatch;
-    const std::int64_t first_output = task / cut.patch_tiles % cut.output_tiles * kTileOutputs;
-    const std::int64_t group = task / cut.patch_tiles / cut.output_tiles % shape.groups;
-    const std::int64_t slice = task / cut.patch_tiles / cut.output_tiles / shape.groups;
-    const std::int64_t first_term = terms * slice / cut.slices;
-    const std::int64_t rows = (terms * (slice + 1) / cut.slices - first_term) * cut.pixels;
-    const auto elements =
-        static_cast<int>(std::min<std::int64_t>(kTilePatch, cut.patch - first_element));
-    const auto outputs =
-        static_cast<int>(std::min<std::int64_t>(kTileOutputs, cut.outputs - first_output));
-
-    for (int k = thread; k < elements; k += kThreads) {
-      taps[k] = tap_at(first_element + k, shape, cut.channels);
-    }
+  const std::int64_t column_stride =
+      kPairs ? 0 : shape.samples * cut.windows.count * shape.output_channels;
+  for (std::int64_t task = blockIdx.x; task < cut.tasks;) {
+    if (thread == 0) tile = tile_at(task, cut, conv.shape, kTilePatch);
     __syncthreads();
+    const std::int64_t rows = tile.rows;
+    for (int k = thread; k < kTilePatch; k += kThreads) {
+      Tap tap{};
+      if (k < tile.elements) {
+        tap = tap_at(tile.first_element + k, shape, cut.channels);
+      } else {
+        tap.at[kTapNowhere] = kNowhere;
+      }
+      taps[slot_of<Sum>(k, kTilePatch)] = tap;
+    }
+    for (int v = thread; v < kTileOutputs; v += kThreads) {
+      const int slot = slot_of<Sum>(v, kTileOutputs);
+      const std::int64_t output = tile.first_output + v % tile.outputs;
+      factor_offsets[slot] = v / tile.outputs * column_stride + output;
+      if (kPooled) derivative_offsets[slot] = output;
+    }
 
-    // The stage that is on its way into shared memory.
-    Sum next_patches[kFillPatch];
-    Sum next_columns[kFillOutputs];
-    std::int64_t next_index = fill_row;
-    Row next = row_at(first_term * cut.pixels + fill_row, shape, cut.columns);
-    const auto gather = [&] {
-      const bool exists = next_index < rows;
-      const std::int64_t pixel = pixel_index(next.pixel, shape);
-      const Corner corner = corner_of(next.pixel, next.sample, group * cut.channels, shape);
-      Corner other{};
+    // Finds what the next rows read, one per thread.
+    // `left` is how many rows there are from the first of them.
+    found_rows[thread] = row_at(tile.first_row + thread, shape, cut.column_groups);
+    const auto find = [&](int buffer, std::int64_t left) {
+      Row found = found_rows[thread];
+      const std::int64_t pixel = pixel_index(found.pixel, shape);
+      const std::int64_t first_column = found.column * cut.joint;
+      Source source;
+      source.corner = corner_of(found.pixel, found.sample, tile.group * cut.channels, shape);
+      const std::int64_t term = kPairs ? found.sample * cut.columns + first_column
+                                       : first_column * shape.samples + found.sample;
+      const std::int64_t row = kPooled
+                                   ? term * cut.windows.count + window_at(found.pixel, cut.windows)
+                                   : term * cut.pixels + pixel;
+      source.factors = row * shape.output_channels;
+      source.used =
+          tile.outputs * static_cast<int>(std::min(cut.joint, cut.columns - first_column));
+      if (kPooled) {
+        derivatives[buffer][thread] = (found.sample * cut.pixels + pixel) * shape.output_channels;
+      }
       if (kPairs) {
         std::uint32_t at[ConvShape::kAxes];
-        pixel_at(partner(pixel, next.column, cut.pixels), shape, at);
-        other = corner_of(at, next.sample, group * cut.channels, shape);
+        pixel_at(partner(pixel, found.column, cut.pixels), shape, at);
+        partners[buffer][thread] = corner_of(at, found.sample, tile.group * cut.channels, shape);
       }
-#pragma unroll
-      for (int i = 0; i < kFillPatch; ++i) {
-        const int k = fill_first + i * kFillThreads;
-        Sum value = 0;
-        if (exists && k < elements) {
-          const Tap tap = taps[k];
-          value = input_at(conv, corner, tap);
-          if (kPairs) value *= input_at(conv, other, tap);
-        }
-        next_patches[i] = value;
+      if (thread >= left) {
+        source.used = 0;
+        source.corner.at[kCornerNowhere] = kNowhere;
+        if (kPairs) partners[buffer][thread].at[kCornerNowhere] = kNowhere;
       }
-      const std::int64_t term = kPairs ? next.sample * cut.columns + next.column
-                                       : next.column * shape.samples + next.sample;
-      const std::int64_t row = kPooled
-                                   ? term * cut.windows.count + window_at(next.pixel, cut.windows)
-                                   : term * cut.pixels + pixel;
-      const std::int64_t column = group * cut.outputs + first_output;
-      const Factor* const from = factors + row * shape.output_channels + column;
-      const std::int64_t derivative =
-          (next.sample * cut.pixels + pixel) * shape.output_channels + column;
+      sources[buffer][thread] = source;
+      advance(found, step, shape, cut.column_groups);
+      found_rows[thread] = found;
+    };
+    find(0, rows);
+    __syncthreads();
+
+    // The stage that is on its way into shared memory: as it was read, so that nothing waits for
+    // it before the products of the one before it. What is not read stays zero.
+    Pack<T, kLanes> next_patches[kHalves] = {};
+    Pack<T, kLanes> next_partners[kPairs ? kHalves : 1] = {};
+    Pack<Factor, kLanes> next_columns[kOutputSpans] = {};
+    Pack<T, kLanes> next_derivatives[kPooled ? kOutputSpans : 1] = {};
+    const auto gather = [&](unsigned stage) {
+      const int buffer = static_cast<int>(stage / kStagesFound % 2);
+      const int index = static_cast<int>(stage % kStagesFound) * kRows + fill_row;
+      const Source source = sources[buffer][index];
+      const auto gather_patch = [&](const Corner& corner, Pack<T, kLanes>* into) {
+        const T* const from = conv.inputs + corner.offset;
 #pragma unroll
-      for (int i = 0; i < kFillOutputs; ++i) {
-        const int o = fill_first + i * kFillThreads;
-        Sum value = 0;
-        if (exists && o < outputs) {
-          value = core::widen(from[o]);
-          if (kPooled) {
-            value = pooled_factor(value, core::widen(conv.pooled.derivative[derivative + o]));
+        for (int i = 0; i < kHalves; ++i) {
+          if (i * kSpan >= tile.elements) break;
+          const int first = fill_first + i * kThreadsOfRow;
+          if (cut.packed_patches) {
+            const Tap tap = taps[first];
+            into[i] = {};
+            if (is_inside(corner, tap, shape)) {
+              into[i] = *reinterpret_cast<const Pack<T, kLanes>*>(from + tap.offset);
+            }
+          } else {
+#pragma unroll
+            for (int e = 0; e < kLanes; ++e) {
+              const Tap tap = taps[e * (kTilePatch / kLanes) + first];
+              into[i].values[e] = {};
+              if (is_inside(corner, tap, shape)) into[i].values[e] = from[tap.offset];
+            }
           }
         }
-        next_columns[i] = value;
+      };
+      gather_patch(source.corner, next_patches);
+      if constexpr (kPairs) gather_patch(partners[buffer][index], next_partners);
+      const auto gather_factors = [&](const auto* from, const std::int64_t* offsets, auto* into) {
+        using Value = std::remove_cv_t<std::remove_pointer_t<decltype(from)>>;
+#pragma unroll
+        for (int i = 0; i < kOutputSpans; ++i) {
+          if (i * kSpan >= tile.used) break;
+          const int first = fill_first + i * kThreadsOfRow;
+          if (cut.packed_factors) {
+            into[i] = {};
+            if (first * kLanes < source.used) {
+              into[i] = *reinterpret_cast<const Pack<Value, kLanes>*>(from + offsets[first]);
+            }
+          } else {
+#pragma unroll
+            for (int e = 0; e < kLanes; ++e) {
+              into[i].values[e] = {};
+              if (first * kLanes + e < source.used) {
+                into[i].values[e] = from[offsets[e * (kTileOutputs / kLanes) + first]];
+              }
+            }
+          }
+        }
+      };
+      gather_factors(factors + source.factors, factor_offsets, next_columns);
+      if constexpr (kPooled) {
+        gather_factors(conv.pooled.derivative + derivatives[buffer][index], derivative_offsets,
+                       next_derivatives);
       }
-      advance(next, step, shape, cut.columns);
-      next_index += kRows;
     };
     const auto fill = [&](int buffer) {
+      using Filled = Pack<Sum, kLanes>;
 #pragma unroll
-      for (int i = 0; i < kFillPatch; ++i) {
-        patches[buffer][fill_row][fill_first + i * kFillThreads] = next_patches[i];
+      for (int i = 0; i < kHalves; ++i) {
+        Filled filled;
+#pragma unroll
+        for (int e = 0; e < kLanes; ++e) {
+          filled.values[e] = core::widen(next_patches[i].values[e]);
+          if constexpr (kPairs) filled.values[e] *= core::widen(next_partners[i].values[e]);
+        }
+        Sum* const to = patches[buffer][fill_row] + (fill_first + i * kThreadsOfRow) * kLanes;
+        *reinterpret_cast<Filled*>(to) = filled;
       }
 #pragma unroll
-      for (int i = 0; i < kFillOutputs; ++i) {
-        columns[buffer][fill_row][fill_first + i * kFillThreads] = next_columns[i];
+      for (int i = 0; i < kOutputSpans; ++i) {
+        Filled filled;
+#pragma unroll
+        for (int e = 0; e < kLanes; ++e) {
+          filled.values[e] = core::widen(next_columns[i].values[e]);
+          if constexpr (kPooled) {
+            filled.values[e] =
+                pooled_factor(filled.values[e], core::widen(next_derivatives[i].values[e]));
+          }
+        }
+        Sum* const to = columns[buffer][fill_row] + (fill_first + i * kThreadsOfRow) * kLanes;
+        *reinterpret_cast<Filled*>(to) = filled;
       }
     };
 
-    Sum products[kThreadRows][kThreadColumns] = {};
-    Sum sums[kThreadRows][kThreadColumns] = {};
-    std::int64_t pixels_left = cut.pixels;
-    const bool in_use = warp_outputs < outputs;
-    gather();
+    constexpr int kThreadPatch = kHalves * kNeighbours;
+    Sum products[kThreadPatch][kThreadColumns] = {};
+    Sum sums[kThreadPatch][kThreadColumns] = {};
+    std::int64_t end = cut.pixels;  // of the pixels of a column, from the stage's first row
+    const bool in_use = warp_outputs < tile.used;
+    gather(0);
     fill(0);
+    if (rows > kThreads) find(1, rows - kThreads);
     __syncthreads();
-    for (std::int64_t row = 0; row < rows; row += kRows) {
-      const int buffer = static_cast<int>(row / kRows % 2);
-      if (row + kRows < rows) gather();
+    unsigned stage = 0;
+    for (std::int64_t left = tile.rows; left > 0; left -= kRows, ++stage) {
+      const int buffer = static_cast<int>(stage % 2);
+      const bool more = left > kRows;
+      if (more) gather(stage + 1);
       if (in_use) {
+        if constexpr (kPairs) {
 #pragma unroll 4
-        for (int r = 0; r < kRows; ++r) {
-          add_products(patches[buffer][r], columns[buffer][r] + warp_outputs, lane, products);
-          if (!kPairs && --pixels_left == 0) {
-            pixels_left = cut.pixels;
+          for (int r = 0; r < kRows; ++r) {
+            add_products(patches[buffer][r], columns[buffer][r] + warp_outputs, lane, products);
+          }
+        } else {
+          int r = 0;
+          while (r < kRows) {
+            const auto until = static_cast<int>(std::min<std::int64_t>(kRows, end));
+#pragma unroll 4
+            for (; r < until; ++r) {
+              add_products(patches[buffer][r], columns[buffer][r] + warp_outputs, lane, products);
+            }
+            if (r != end) break;
+            end += cut.pixels;
 #pragma unroll
-            for (int i = 0; i < kThreadRows; ++i) {
+            for (int i = 0; i < kThreadPatch; ++i) {
 #pragma unroll
               for (int o = 0; o < kThreadColumns; ++o) {
                 sums[i][o] += products[i][o] * products[i][o];
@@ -384,38 +491,105 @@ __global__ void __launch_bounds__(kThreads)
               }
             }
           }
+          end -= kRows;
         }
       }
-      if (row + kRows < rows) fill(1 - buffer);
+      if (more) {
+        fill(1 - buffer);
+        // The rows that were found last have been begun: those after the next.
+        if ((stage + 1) % kStagesFound == 0 && left > kRows + kThreads) {
+          find(static_cast<int>((stage + 1) / kStagesFound + 1) % 2, left - kRows - kThreads);
+        }
+      }
       __syncthreads();
     }
 
-    Sum* const to = sums_out + (slice * cut.patch + first_element) * shape.output_channels +
-                    group * cut.outputs + first_output;
+    Sum* const to = sums_out +
+                    (tile.slice * cut.patch + tile.first_element) * shape.output_channels +
+                    tile.first_output;
+    const int elements = tile.elements;
+    const int outputs = tile.outputs;
+    if (cut.joint == 1) {
+      const auto at = [&](int i, int o) {
+        return tile_row(lane, i) * shape.output_channels + warp_outputs + tile_column(lane, o);
+      };
+      const auto is_there = [&](int i, int o) {
+        return tile_row(lane, i) < elements && warp_outputs + tile_column(lane, o) < outputs;
+      };
 #pragma unroll
-    for (int i = 0; i < kThreadRows; ++i) {
-      const int k = tile_row(lane, i);
+      for (int i = 0; i < kThreadPatch; ++i) {
 #pragma unroll
-      for (int o = 0; o < kThreadColumns; ++o) {
-        const int output = warp_outputs + tile_column(lane, o);
-        if (k >= elements || output >= outputs) continue;
-        // Pairs may have cancelled to just below zero.
-        Sum sum = kPairs ? products[i][o] : sums[i][o];
-        if (kPairs && sum < 0) sum = 0;
-        Sum& result = to[k * shape.output_channels + output];
-        result = cut.slices == 1 ? result + sum : sum;
+        for (int o = 0; o < kThreadColumns; ++o) {
+          // Pairs may have cancelled to just below zero.
+          if (kPairs) sums[i][o] = products[i][o] < 0 ? Sum(0) : products[i][o];
+        }
+      }
+      if (cut.slices == 1) {
+        // All are read before the first is written: one after the other took longer than the rest.
+        Sum before[kThreadPatch][kThreadColumns] = {};
+#pragma unroll
+        for (int i = 0; i < kThreadPatch; ++i) {
+#pragma unroll
+          for (int o = 0; o < kThreadColumns; ++o) {
+            if (is_there(i, o)) before[i][o] = to[at(i, o)];
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kThreadPatch; ++i) {
+#pragma unroll
+          for (int o = 0; o < kThreadColumns; ++o) sums[i][o] += before[i][o];
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kThreadPatch; ++i) {
+#pragma unroll
+        for (int o = 0; o < kThreadColumns; ++o) {
+          if (is_there(i, o)) to[at(i, o)] = sums[i][o];
+        }
+      }
+    } else {
+      // Adds up the columns side by side, for one row of each thread at a time.
+      constexpr int kLaneRows = kHalfRows / kNeighbours;
+      static_assert(kLaneRows <= kRows);
+#pragma unroll
+      for (int i = 0; i < kThreadPatch; ++i) {
+#pragma unroll
+        for (int o = 0; o < kThreadColumns; ++o) {
+          const int output = warp_outputs + tile_column(lane, o);
+          columns[0][tile_row(lane, 0) / kNeighbours][output] = sums[i][o];
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int at = thread; at < kLaneRows * outputs; at += kThreads) {
+          const int row = at / outputs;
+          const int output = at % outputs;
+          Sum sum = 0;
+#pragma unroll 4
+          for (int c = 0; c < cut.joint; ++c) sum += columns[0][row][c * outputs + output];
+          const int k = row * kNeighbours + i / kNeighbours * kHalfRows + i % kNeighbours;
+          if (k >= elements) continue;
+          Sum& result = to[k * shape.output_channels + output];
+          result = cut.slices == 1 ? result + sum : sum;
+        }
+        __syncthreads();
       }
     }
+    task = tile.task + gridDim.x;
+    __syncthreads();  // before the next tile is in the place of this
   }
 }
 
 template <typename Rows, typename T, typename Factor>
-std::string launch_contract(const ConvCurvature<T>& conv, const Cut& cut, const Factor* factors,
+std::string launch_contract(const ConvCurvature<T>& conv, Cut cut, const Factor* factors,
                             core::Accumulator<T>* sums, Stream stream) {
-  const std::int64_t tasks = cut.slices * conv.shape.groups * cut.output_tiles * cut.patch_tiles;
-  return launch("conv_curvature", contract<Rows, T, Factor>,
-                static_cast<unsigned>(std::min(tasks, kMostGrid)), kThreads, stream, conv, cut,
-                row_at(kDepth<core::Accumulator<T>>, conv.shape, cut.columns), factors, sums);
+  cut.packed_patches = fits_packs(conv.inputs, cut.channels);
+  cut.packed_factors =
+      fits_packs(factors, cut.outputs) &&
+      (!std::is_same_v<Rows, Pooled> || fits_packs(conv.pooled.derivative, cut.outputs));
+  return launch("conv_curvature",
+                cut.half_tiles ? contract<Rows, 1, T, Factor> : contract<Rows, 2, T, Factor>,
+                static_cast<unsigned>(std::min(cut.tasks, kMostGrid)), kThreads, stream, conv, cut,
+                row_at(kThreads, conv.shape, cut.column_groups), factors, sums);
 }
 
 // Pooled factors take the way of all groups.

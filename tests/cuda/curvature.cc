@@ -193,6 +193,12 @@ void test_all() {
        {{2, 1, 1}, {1, 1, 1}, Padding::kSame, 2}},
       {"wide", {1, 3, 3, 5}, 1, {2, 2, 5, 67}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
       {"one of everything", {1, 1, 1, 1}, 1, {1, 1, 1, 1}, {{1, 1}, {1, 1}, Padding::kValid, 1}},
+      // More rows than a block finds at once; columns side by side in groups that differ in size,
+      // read by packs and not; half a tile; many slices.
+      {"many pixels", {1, 18, 20, 4}, 5, {3, 3, 4, 20}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
+      {"one channel", {3, 17, 19, 1}, 7, {5, 5, 1, 6}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
+      {"12 outputs, 2 groups", {2, 7, 5, 8}, 9, {2, 3, 4, 24}, {{1, 1}, {1, 1}, Padding::kSame, 2}},
+      {"many samples", {40, 5, 5, 2}, 2, {2, 2, 2, 3}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
       // Few pixels, an even and an odd number, and more columns: pairs.
       {"4 pixels", {5, 2, 2, 9}, 10, {3, 3, 9, 7}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
       {"9 pixels", {2, 3, 3, 4}, 12, {3, 3, 4, 6}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
@@ -238,6 +244,7 @@ void test_all() {
   for (const PooledConv& conv : pooled_convolutions()) test_pooled<T>(conv);
   test_dense<T>({70, 66}, {3, 70, 20}, "one position");
   test_dense<T>({9, 3, 20}, {6, 9, 3, 14}, "3 positions");
+  test_dense<T>({300, 68}, {3, 300, 72}, "packs");
   test_dense<T>({2, 50, 10}, {2, 2, 50, 14}, "50 positions");
   test_embedding<T, std::int32_t>({3, 7, 11, 6, 40});
   // Factors that packs cannot read, and samples in which a word has more places than a chunk.
