@@ -520,8 +520,11 @@ __global__ void __launch_bounds__(kThreads, (kBlocksOf<Rows, kHalves, core::Accu
       for (int i = 0; i < kThreadPatch; ++i) {
 #pragma unroll
         for (int o = 0; o < kThreadColumns; ++o) {
-          // Pairs may have cancelled to just below zero.
-          if (kPairs) sums[i][o] = products[i][o] < 0 ? Sum(0) : products[i][o];
+          // Pairs may have cancelled to just below zero; those of a slice, which need not be all
+          // of a sample's, to far below it (add_slices has all).
+          if (kPairs) {
+            sums[i][o] = cut.slices == 1 && products[i][o] < 0 ? Sum(0) : products[i][o];
+          }
         }
       }
       if (cut.slices == 1) {

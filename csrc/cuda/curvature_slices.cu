@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     if (way == 0 && i < size) {
       for (int other = 1; other < ways; ++other) sum += parts[other * width + thread];
-      curvature[i] += sum;
+      curvature[i] += sum < 0 ? Sum(0) : sum;  // a sum of squares that roundings left below zero
     }
     __syncthreads();
   }

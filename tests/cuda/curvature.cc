@@ -202,6 +202,8 @@ void test_all() {
       // Few pixels, an even and an odd number, and more columns: pairs.
       {"4 pixels", {5, 2, 2, 9}, 10, {3, 3, 9, 7}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
       {"9 pixels", {2, 3, 3, 4}, 12, {3, 3, 4, 6}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
+      // Slices that have some of a sample's pairs, which may add up to less than zero.
+      {"16 pixels", {4, 4, 4, 24}, 10, {3, 3, 24, 8}, {{1, 1}, {1, 1}, Padding::kSame, 1}},
   };
   // Every channel a group of its own.
   const std::vector<Conv> depthwise = {
