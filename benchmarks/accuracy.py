@@ -7,11 +7,13 @@ one's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from prospr_ops.cli.comparison import Pruning, Training, compare, results
 
@@ -174,4 +176,31 @@ def run_studies(
         )
     for grid in records.values():
         console.print(results.comparison_table(grid))
+        if (table := _differences(grid)).row_count:
+            console.print(table)
     return records
+
+
+# Pairs of contenders whose difference the page speaks of.
+_PAIRS = (
+    ("snip", "exact:3"), ("snip@5", "exact:3@5"), ("exact:3", "exact:3@5"), ("snip", "snip@5"),
+    ("shuffled:exact:3", "exact:3"), ("reinit:exact:3", "exact:3"), ("random_erk", "exact:3"),
+    ("gradual", "exact:3@5"), ("rigl", "exact:3@5"),
+)  # fmt: skip
+
+
+def _differences(records: Sequence[dict[str, Any]]) -> Table:
+    """Error of one contender less that of another, paired by seed, ± the standard error."""
+    rows = {pair: results.paired_differences(records, *pair) for pair in _PAIRS}
+    budgets = list(dict.fromkeys(budget for row in rows.values() for budget in row))
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, caption="points, paired by seed, ± standard error"
+    )
+    table.add_column("by how much the error is larger")
+    for budget in budgets:
+        table.add_column(str(budget), justify="right")
+    for (first, second), row in rows.items():
+        cells = [f"{row[b][0]:+.2f} ± {row[b][1]:.2f}" if b in row else "" for b in budgets]
+        if row:
+            table.add_row(f"{first} than {second}", *cells)
+    return table

@@ -396,6 +396,20 @@ def test_errors():
     assert str(rows["ProsPr-exact, M = 100, shuffled"][NINETY]) == "9.00"
 
 
+def test_differences_are_paired_by_seed():
+    exact, snip = (
+        [
+            RECORDS[0]
+            | {"method": method, "steps": steps, "sparsity": 0.9, "seed": seed, "test_error": error}
+            for seed, error in enumerate(errors)
+        ]
+        for method, steps, errors in (("exact", 3, (1.0, 5.0, 3.0)), ("snip", None, (2.0, 7.0)))
+    )
+    found = results.paired_differences([*exact, *snip], "snip", "exact:3")
+    assert found == {NINETY: (1.5, pytest.approx(0.5), 2)}  # differences of 1 and 2
+    assert results.paired_differences([*exact, *snip], "snip@5", "exact:3") == {}
+
+
 def test_rates_are_named_where_there_are_several():
     other = [record | {"learning_rate": 0.03} for record in RECORDS if record["steps"]]
     snip = RECORDS[0] | {"method": "snip", "sparsity": 0.9}

@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from prospr_ops.cli.comparison.cells import CONTROLS, DENSE, DRAWN, DURING
+from prospr_ops.cli.comparison.cells import CONTROLS, DENSE, DRAWN, DURING, Contender
 from prospr_ops.methods import method_label
 from prospr_ops.reporting.figures.style import COLOURS, FAINT, INK, new_figure
 from prospr_ops.utils.tables import percent
@@ -97,6 +97,44 @@ def errors(
 
 def _order(budget: Budget) -> tuple[bool, float]:
     return budget.flops, budget.pruned
+
+
+def paired_differences(
+    records: Iterable[Mapping[str, Any]], first: str, second: str
+) -> dict[Budget, tuple[float, float, int]]:
+    """How much larger the error of one contender is than that of another, of the same seeds.
+
+    Args:
+        records: That `compare` returned, of one model and one way to train.
+        first: As a contender is written, such as "exact:3@5".
+        second: The same.
+
+    Returns:
+        By budget, the mean of error(first) − error(second) over the seeds that both have, its standard
+        error (n − 1; NaN of one seed), and their number.
+    """
+    sides: list[dict[tuple[Budget, int], float]] = [{}, {}]
+    wanted = [Contender.parse(text) for text in (first, second)]
+    for record in records:
+        for side, contender in zip(sides, wanted, strict=True):
+            if _is_of(record, contender):
+                error = record["validation_error" if record["validation"] else "test_error"]
+                side[Budget.of(record), record["seed"]] = error
+    gathered: dict[Budget, list[float]] = {}
+    for budget, seed in sides[0].keys() & sides[1].keys():
+        gathered.setdefault(budget, []).append(sides[0][budget, seed] - sides[1][budget, seed])
+    return {
+        budget: (found.mean, found.deviation / found.seeds**0.5, found.seeds)
+        for budget in sorted(gathered, key=_order)
+        for found in [Error.of(gathered[budget])]
+    }
+
+
+def _is_of(record: Mapping[str, Any], contender: Contender) -> bool:
+    control, _, method = record["method"].rpartition(":")
+    return contender == Contender(
+        method, record["steps"], control, record.get("rounds"), bool(record.get("revive"))
+    )
 
 
 def contender_label(record: Mapping[str, Any], *, with_rate: bool = False) -> str:
