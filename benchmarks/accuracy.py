@@ -7,7 +7,7 @@ one's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prospr_ops.cli.comparison import Pruning, Training, compare, results
+from prospr_ops.cli.comparison.cells import DENSE
 
 
 class Study(NamedTuple):
@@ -179,6 +180,66 @@ def run_studies(
         if (table := _differences(grid)).row_count:
             console.print(table)
     return records
+
+
+def markdown(
+    journal: Iterable[dict[str, Any]], model: str, dataset: str, epochs: int
+) -> Iterator[str]:
+    """The tables of one network, data set and length of training, from a journal.
+
+    Yields:
+        Lines: the errors; the lowest errors of an epoch's end, as SNIP's code reports them; and the
+        differences between contenders of the same seeds.
+    """
+    records = [
+        record
+        for record in journal
+        if (record["model"], record.get("dataset", "mnist"), record["training_epochs"])
+        == (model, dataset, epochs)
+        and not record["validation"]
+        and record.get("pretrained") is None
+    ]
+    rows = results.errors(records)
+    dense = rows.pop(results.method_label(DENSE), {})
+    seeds = [len({record["seed"] for record in records if record["method"] == DENSE})]
+    seeds += [found.seeds for row in rows.values() for found in row.values()]
+    yield (
+        f"Test error in % after {epochs} epochs, mean ± standard deviation; the dense network has "
+        f"{next(iter(dense.values()), '–')}. {max(seeds)} seeds where no other number is given in brackets.\n"
+    )
+    yield from _grid(rows, max(seeds))
+    lowest = results.errors(records, lowest=True)
+    lowest.pop(results.method_label(DENSE), None)
+    if lowest:
+        yield "\nThe lowest error of an epoch's end, which is picked by looking at the test set:\n"
+        yield from _grid(lowest, max(seeds))
+    differences = {
+        f"`{first}` than `{second}`": {
+            budget: f"{mean:+.2f} ± {error:.2f}" for budget, (mean, error, _) in found.items()
+        }
+        for first, second in _PAIRS
+        if (found := results.paired_differences(records, first, second))
+    }
+    yield "\nBy how many points the error is larger, paired by seed, ± the standard error:\n"
+    yield from _rows(differences)
+
+
+def _grid(rows: dict[str, dict[results.Budget, results.Error]], seeds: int) -> Iterator[str]:
+    """Errors in Markdown, with the number of seeds where it is another one."""
+    yield from _rows(
+        {
+            label: {b: f"{e}{'' if e.seeds == seeds else f' ({e.seeds})'}" for b, e in row.items()}
+            for label, row in rows.items()
+        }
+    )
+
+
+def _rows(rows: dict[str, dict[results.Budget, str]]) -> Iterator[str]:
+    budgets = sorted({b for row in rows.values() for b in row}, key=lambda b: (b.flops, b.pruned))
+    yield f"| | {' | '.join(map(str, budgets))} |"
+    yield f"| --- |{' ---: |' * len(budgets)}"
+    for label, row in rows.items():
+        yield f"| {label} | {' | '.join(row.get(budget, '') for budget in budgets)} |"
 
 
 # Pairs of contenders whose difference the page speaks of.

@@ -21,6 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 MARKER = "<!-- reference -->"
 FIRST_CALL = "<!-- first_call -->"
+# Model, data set and epochs of a part of the accuracy study.
+STUDY = re.compile(r"<!-- study: (\w+) (\w+) (\d+) -->")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
 
@@ -35,6 +37,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         "cuda.md": _cuda,
         "sparse.md": _sparse,
     }
+    if page.file.src_uri == "accuracy.md":
+        return STUDY.sub(lambda found: "\n".join(_study(*found.groups())), markdown)
     if page.file.src_uri not in references:
         return markdown
     if FIRST_CALL in markdown:
@@ -115,6 +119,14 @@ def _sparse() -> Iterator[str]:
         return
     yield f"{_where(record)}.\n"
     yield from sparse.markdown(record)
+
+
+def _study(model: str, dataset: str, epochs: str) -> Iterator[str]:
+    """The tables of one network in the accuracy study, from its journal."""
+    from benchmarks import accuracy  # noqa: PLC0415 - loads TensorFlow
+
+    lines = (ROOT / "benchmarks/results/accuracy.jsonl").read_text().splitlines()
+    yield from accuracy.markdown(map(json.loads, lines), model, dataset, int(epochs))
 
 
 def _cuda() -> Iterator[str]:
