@@ -123,7 +123,7 @@ def run_demo(
         epochs = 1 if quick else 6 if len(data.x_train) > 20_000 else 40
     console.print(
         f"LeNet-300-100 on {data.name} ({data.source}): {len(data.x_train):,} images to train "
-        f"on, {len(data.x_test):,} to test; epochs a network: {epochs}",
+        f"on, {len(data.x_test):,} to test; epochs per network: {epochs}",
         highlight=False,
         markup=False,
     )

@@ -93,7 +93,7 @@ def exact_scorer(problem: Problem) -> Scorer:
             del trajectory[number + 1 :]
             step = trajectory[-1]
             for variable, value in zip(state, step.values, strict=True):
-                variable.assign(value)
+                variable.assign(value, read_value=False)
             passes.run(step_back, number, step.batch, "the Hessian-vector product")
         trajectory.clear()
         found = {}

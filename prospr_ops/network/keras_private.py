@@ -46,6 +46,7 @@ __all__ = [
     "Reshape",
     "StochasticDepth",
     "all_layers",
+    "averages_left_alone",
     "compiled_loss",
     "compute_output_spec",
     "input_signature",
@@ -184,6 +185,62 @@ def last_axis_as_minus_one() -> Iterator[None]:
         yield
     finally:
         backend_nn.batch_normalization = stock
+
+
+@contextmanager
+def averages_left_alone(model: keras.Model) -> Iterator[None]:
+    """Batch normalisation in training does not move its averages, where no call of the model could read them.
+
+    They are a fifth of what an eager forward pass of a convolutional network calls. A layer that has one
+    place in a graph either moves its averages or reads them; layers within layers of other kinds, which
+    may be called anyhow, are left alone. For one thread at a time: within
+    `prospr_ops.network.tf_functions.replaced`, which sees to that.
+    """
+    layers = [*_normalisations(model)]
+    try:
+        for layer in layers:
+            vars(layer)["call"] = _without_averages(layer)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("call", None)
+
+
+def _normalisations(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
+    """The layers that have one place in the graph of a model, or of a model within it that has one."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    if not isinstance(graph, Functional):
+        return
+    for layer in graph.layers:
+        if len(layer._inbound_nodes) != 1 or "call" in vars(layer):
+            continue
+        if type(layer) is keras.layers.BatchNormalization and not layer.renorm:
+            yield layer
+        elif isinstance(layer, keras.Model):
+            yield from _normalisations(layer)
+
+
+def _without_averages(layer: keras.layers.BatchNormalization) -> Callable[..., Any]:
+    stock = layer.call
+
+    def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if mask is not None or not (training and layer.trainable):
+            return stock(inputs, training=training, mask=mask)
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        x, offset, scale = (_as(dtype, value) for value in (inputs, layer.beta, layer.gamma))
+        mean, variance = layer._moments(x, None)
+        y = keras.ops.batch_normalization(
+            x, mean, variance, layer.axis, offset, scale, layer.epsilon
+        )
+        return _as(layer.compute_dtype, y)
+
+    return call
+
+
+def _as(dtype: str, value: Any) -> Any:
+    """A cast, without a call where there is nothing to do."""
+    same = value is None or keras.backend.standardize_dtype(value.dtype) == dtype
+    return value if same else keras.ops.cast(value, dtype)
 
 
 @contextmanager

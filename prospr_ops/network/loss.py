@@ -139,7 +139,11 @@ class Objective:
                 that refuses its own.
         """
         mended = {"moments": moments, "ctc_loss": ctc_loss}
-        with replaced(mended | dict(replacements or {})), keras_private.last_axis_as_minus_one():
+        with (
+            replaced(mended | dict(replacements or {})),
+            keras_private.last_axis_as_minus_one(),
+            keras_private.averages_left_alone(self.model),
+        ):
             prediction = self._predict(batch.x)
         with replaced(mended):
             loss = _not_divided(self._of(batch, prediction))

@@ -24,7 +24,7 @@ def preserved(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+            variable.value.assign(value, read_value=False)
         known = {id(variable) for variable in variables}
         for metric in model.metrics:
             if any(id(variable) not in known for variable in metric.variables):

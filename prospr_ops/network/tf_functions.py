@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import backprop
 
 _stock_moments = tf.nn.moments
 # Other threads must neither see the replacements nor undo them.
@@ -24,6 +26,35 @@ def moments(*args: Any, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """
     mean, about_mean = _stock_moments(*args, **options)
     return mean, about_mean - tf.square(mean - tf.stop_gradient(mean))
+
+
+# Types and shapes, and lists of them, as `backprop.make_attr` knows them.
+_KINDS = (int(pywrap_tfe.TF_ATTR_TYPE), int(pywrap_tfe.TF_ATTR_SHAPE))
+_MADE_BY_TENSORFLOW = [*_KINDS, *([kind] for kind in _KINDS)]
+_stock_make_attr = backprop.make_attr
+
+
+def _make_attr(kind: Any, value: Any) -> Any:
+    if kind in _MADE_BY_TENSORFLOW:
+        return _stock_make_attr(kind, value)
+    if isinstance(value, list):
+        return [one.encode() if isinstance(one, str) else one for one in value]
+    return value.encode() if isinstance(value, str) else value
+
+
+@contextmanager
+def attributes_as_they_are() -> Iterator[None]:
+    """An eager tape gives attributes of operations to their gradients without looking into structures.
+
+    TensorFlow maps a function over each, as over a structure of any depth; they are values, strings and
+    flat lists, and of the convolutions of a network a tenth of a gradient's time. Another thread that
+    leaves this context makes it slower here, not wrong.
+    """
+    backprop.make_attr = _make_attr
+    try:
+        yield
+    finally:
+        backprop.make_attr = _stock_make_attr
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def gradient_descent(
 
         def descend(gradients: Sequence[tf.Tensor]) -> None:
             for variable, g in zip(variables, gradients, strict=True):
-                variable.assign_sub(learning_rate * g)
+                variable.assign_sub(learning_rate * g, read_value=False)
 
         return descend, []
 
@@ -35,7 +35,7 @@ def gradient_descent(
         for variable, velocity, g in zip(variables, velocities, gradients, strict=True):
             v = velocity.assign(momentum * velocity + g)
             direction = g + momentum * v if settings.nesterov else v
-            variable.assign_sub(learning_rate * direction)
+            variable.assign_sub(learning_rate * direction, read_value=False)
 
     return descend_with_momentum, velocities
 
@@ -43,7 +43,7 @@ def gradient_descent(
 def zero(variables: Sequence[tf.Variable]) -> None:
     """Sets variables to zero, as velocities are when a round begins."""
     for variable in variables:
-        variable.assign(tf.zeros_like(variable))
+        variable.assign(tf.zeros_like(variable), read_value=False)
 
 
 def set_all(variables: list[tf.Variable], values: Sequence[tf.Tensor]) -> None:
@@ -52,7 +52,7 @@ def set_all(variables: list[tf.Variable], values: Sequence[tf.Tensor]) -> None:
         variables.extend(tf.Variable(value) for value in values)
         return
     for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        variable.assign(value, read_value=False)
 
 
 def sgd_steps(passes: Passes, gradients: Evaluate) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from prospr_ops.methods.engine.microbatches import split
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 from prospr_ops.network.second_derivatives import differentiating_gradients
+from prospr_ops.network.tf_functions import attributes_as_they_are
 from prospr_ops.network.tracing import graphs_optimised, traced
 from prospr_ops.ops.nn.replacements import fast_calls
 from prospr_ops.utils.settings import Settings
@@ -318,7 +319,7 @@ class Passes:
         # Another one for each batch of all rounds.
         draw = number + self.round * (settings.steps + 1)
         try:
-            with graphs_optimised(self._optimises):
+            with graphs_optimised(self._optimises), attributes_as_they_are():
                 output = batch_pass(batch, tf.constant([settings.seed, draw], tf.int64))
         except tf.errors.InvalidArgumentError as error:
             msg = f"{step}: {error.message}"
