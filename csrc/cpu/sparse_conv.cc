@@ -119,7 +119,7 @@ void run_map(const SparsePlan& plan, const SparseConv<T>& map, InstructionSet in
   const T* const scale = for_copies(plan, map.scale, &scales);
   multiply<T>(plan.readings[0],
               {plan.shape.filters, 1, 1, map.image, weights, bias, map.output, scale, map.residual,
-               map.relu},
+               map.relu, map.ceiling},
               instruction_set, parallel_for);
 }
 
@@ -131,7 +131,7 @@ void run_map(const SparsePlan& plan, const SparseConvInputGradient<T>& map,
     const T* const weights = in_order(map.weights, plan.weights[i], &memory, parallel_for);
     multiply<T>(plan.readings[i],
                 {plan.shape.channels, 1, 1, map.output_gradient, weights, nullptr,
-                 map.image_gradient, nullptr, nullptr, false},
+                 map.image_gradient, nullptr, nullptr, false, T{0}},
                 instruction_set, parallel_for);
   }
 }

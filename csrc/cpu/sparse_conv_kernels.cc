@@ -166,8 +166,12 @@ PROSPR_HD void come_along(const SparseProduct<T>& product, std::int64_t row, con
     }
   }
   if (product.relu) {
+    const Vector<T> ceiling = Vector<T>{} + product.ceiling;
     for (int p = 0; p < kCount; ++p) {
-      for (auto& part : sums[p].parts) part = part < Vector<T>{} ? Vector<T>{} : part;  // NaN stays
+      for (auto& part : sums[p].parts) {
+        part = part < Vector<T>{} ? Vector<T>{} : part;  // a NaN stays
+        part = part > ceiling ? ceiling : part;
+      }
     }
   }
 }

@@ -94,6 +94,7 @@ struct SparseProduct {
   const T* scale;    // or null
   const T* residual;
   bool relu;
+  T ceiling;
 };
 template <typename T>
 using SparseProductKernel = void (*)(const Reading& reading, const SparseProduct<T>& product,

@@ -108,9 +108,10 @@ REGISTER_OP("Prospr>SparseConv")
     .Attr("strides: list(int)")
     .Attr("dilations: list(int)")
     .Attr("padding: {'VALID', 'SAME'}")
-    .Attr("relu: bool = false")
-    .Attr("M: int >= 0 = 0")
-    .Attr("N: int >= 0 = 0")
+    .Attr("relu: bool")
+    .Attr("ceiling: float")
+    .Attr("M: int >= 0")
+    .Attr("N: int >= 0")
     .Attr("T: {float, double}")
     .SetShapeFn([](InferenceContext* context) -> absl::Status {
       Window window;
@@ -141,7 +142,7 @@ output[b, r, s, f, n] = bias[f] + sum over k in [splits[f], splits[f + 1]) of we
 image[b, r * strides[0] - above + i * dilations[0], s * strides[1] - left + j * dilations[1], c, n],
 where taps[k] = (i * kernel_width + j) * C + c; several weights of a filter may have one tap. The sum,
 without the bias, is multiplied by scale[f], if it is given; the residual is added; and with `relu`
-what is then negative is zero. The result is the same bits for every number of threads.
+what is then negative is zero, and what is above the ceiling the ceiling. The result is the same bits for every number of threads.
 
 image: [B, H, W, C, 16], blocks of samples, which lie along the last axis.
 weights: [K].
@@ -162,6 +163,7 @@ class SparseConvOp : public WindowOp {
  public:
   explicit SparseConvOp(OpKernelConstruction* context) : WindowOp(context) {
     OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
+    OP_REQUIRES_OK(context, context->GetAttr("ceiling", &ceiling_));
     OP_REQUIRES_OK(context, context->GetAttr("M", &scales_));
     OP_REQUIRES_OK(context, context->GetAttr("N", &residuals_));
     OP_REQUIRES(context, scales_ <= 1 && residuals_ <= 1,
@@ -187,6 +189,7 @@ class SparseConvOp : public WindowOp {
       map.residual = data_of<T>(residual);
     }
     map.relu = relu_;
+    map.ceiling = static_cast<T>(ceiling_);
     OP_REQUIRES_OK(context, allocate(context, 0, shape.output(), &map.output));
     OP_REQUIRES_OK(context, this->template launch_planned<Device>(
                                 context, shape, map, {context->input(3), context->input(4)}));
@@ -194,6 +197,7 @@ class SparseConvOp : public WindowOp {
 
  private:
   bool relu_;
+  float ceiling_;
   int scales_;
   int residuals_;
 };

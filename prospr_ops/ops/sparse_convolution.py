@@ -13,6 +13,7 @@ kernels for a GPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -87,6 +88,7 @@ def sparse_conv(
     scale: Any = None,
     residual: Any = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """The output of the filters at every position (Park et al., arXiv 1608.01409).
 
@@ -110,6 +112,7 @@ def sparse_conv(
         scale: Scale of each filter, ``[F]``, of image's dtype, or None for 1.
         residual: What is added to the output, in its shape, or None.
         relu: Whether what is negative is then zero.
+        ceiling: Largest output of the ReLU, such as 6 for ReLU6.
 
     Returns:
         The output, ``[B, R, S, F, 16]``.
@@ -136,12 +139,23 @@ def sparse_conv(
         scales = behind[: 0 if scale is None else 1]
         residuals = behind[len(scales) :]
         output = library.prospr_sparse_conv(
-            image, weights, bias, taps, splits, scales, residuals, **window, relu=relu
+            image,
+            weights,
+            bias,
+            taps,
+            splits,
+            scales,
+            residuals,
+            **window,
+            relu=relu,
+            ceiling=ceiling,
         )
 
         def gradients(by_output: tf.Tensor) -> tuple[tf.Tensor, ...]:
             if relu:
                 by_output = tf.raw_ops.ReluGrad(gradients=by_output, features=output)
+                if ceiling < math.inf:
+                    by_output = tf.where(output < ceiling, by_output, 0)
             by_weights, by_bias = library.prospr_sparse_conv_filter_gradient(
                 image, by_output, taps, splits, **window
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ def sparse_conv(
     scale: tf.Tensor | None = None,
     residual: tf.Tensor | None = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.sparse_conv`.
 
@@ -75,7 +77,7 @@ def sparse_conv(
     output = to_blocks(output * (1 if scale is None else scale) + bias)
     if residual is not None:
         output += residual
-    return tf.nn.relu(output) if relu else output
+    return tf.minimum(tf.nn.relu(output), ceiling) if relu else output
 
 
 def sparse_conv_input_gradient(

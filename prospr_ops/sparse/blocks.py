@@ -7,6 +7,7 @@ the same by the operations of TensorFlow, with the kernels written out in full.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,7 @@ def convolve_in_full(
     scale: tf.Tensor | None = None,
     residual: tf.Tensor | None = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """The same by TensorFlow's convolution."""
     kernel = tf.reshape(tf.scatter_nd(places, kept, [filters.mask.size]), filters.mask.shape)
@@ -139,7 +141,7 @@ def convolve_in_full(
     output = reference.to_blocks((output if scale is None else output * scale) + bias)
     if residual is not None:
         output += residual
-    return tf.nn.relu(output) if relu else output
+    return tf.minimum(tf.nn.relu(output), ceiling) if relu else output
 
 
 def normalise(

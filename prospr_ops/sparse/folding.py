@@ -1,11 +1,12 @@
 """Inference: batch normalisation is done by the sparse layer before it.
 
 By moving averages it is a scale and an offset per channel. The convolution takes them along, with the
-sum and the ReLU behind it, while its results are in registers: no passes over memory are left.
+sum and the ReLU or ReLU6 behind it, while its results are in registers: no passes over memory are left.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from prospr_ops.network import keras_private
+from prospr_ops.sparse import rules
 from prospr_ops.sparse.layers import BlockedBatchNormalization, SparseLayer
 
 
@@ -29,45 +31,67 @@ def folds(graph: Any) -> dict[int, Callable[..., Any]]:
     """
     nodes = list(keras_private.nodes(graph))
     calls = Counter(id(node.operation) for node in nodes)
-    reads = Counter(id(tensor) for node in nodes for tensor in keras_private.inputs_of(node))
-    reads.update(id(tensor) for tensor in keras.tree.flatten(graph.outputs))
-    makers = {
-        id(tensor): node.operation for node in nodes for tensor in keras_private.outputs_of(node)
-    }
+    outputs = {id(tensor) for tensor in keras.tree.flatten(graph.outputs)}
+    readers: dict[int, list[Any]] = {}
+    for node in nodes:
+        for tensor in keras_private.inputs_of(node):
+            readers.setdefault(id(tensor), []).append(node)
+
+    def behind(node: Any) -> Any:
+        """The one call that reads what a call gives, of an operation called once; else None."""
+        (output,) = map(id, keras_private.outputs_of(node))
+        only = readers.get(output, []) if output not in outputs else []
+        return only[0] if len(only) == 1 and calls[id(only[0].operation)] == 1 else None
+
     found: dict[int, Callable[..., Any]] = {}
     for node in nodes:
-        norm = node.operation
-        if not isinstance(norm, BlockedBatchNormalization):
-            continue
-        values = keras_private.inputs_of(node)[0]
-        layer = makers.get(id(values))
+        layer = node.operation
         if (
-            isinstance(layer, SparseLayer)
-            and layer.activation is keras.activations.linear
-            and calls[id(layer)] == calls[id(norm)] == reads[id(values)] == 1
+            not isinstance(layer, SparseLayer)
+            or layer.activation is not keras.activations.linear
+            or calls[id(layer)] != 1
         ):
+            continue
+        follower, norm = behind(node), None
+        if follower and isinstance(follower.operation, BlockedBatchNormalization):
+            # It may be the other input of the sum, which is not normalised.
+            if keras_private.inputs_of(follower)[0] is not keras_private.outputs_of(node)[0]:
+                continue
+            norm = follower.operation
+            follower = None if norm.behind else behind(follower)
+        ceiling = rules.ceiling_of(follower.operation) if follower else None
+        if norm is not None:
             found[id(layer)] = _postponed
-            found[id(norm)] = _folded(layer, norm)
+            found[id(norm)] = _folded(layer, norm, ceiling)
+        elif ceiling is not None:
+            found[id(layer)] = _rectified(layer, ceiling)
+        if ceiling is not None:
+            found[id(follower.operation)] = _postponed
     return found
 
 
-def _postponed(inputs: tf.Tensor) -> tf.Tensor:
-    """Leaves a layer's work to the normalisation behind it."""
+def _postponed(inputs: tf.Tensor, **_: Any) -> tf.Tensor:
+    """Stands for a layer whose work is done by another."""
     return inputs
 
 
-def _folded(layer: SparseLayer, norm: BlockedBatchNormalization) -> Callable[..., tf.Tensor]:
+def _rectified(layer: SparseLayer, ceiling: float) -> Callable[..., tf.Tensor]:
+    return lambda inputs: layer.convolved(inputs, layer.offset(), relu=True, ceiling=ceiling)
+
+
+def _folded(
+    layer: SparseLayer, norm: BlockedBatchNormalization, ceiling: float | None
+) -> Callable[..., tf.Tensor]:
     def call(inputs: list[tf.Tensor], **_: Any) -> tf.Tensor:
         images, _, *residual = inputs
         scale, offset = norm.affine()
-        if layer.use_bias:
-            offset += layer.bias.value * scale
         return layer.convolved(
             images,
-            offset,
+            offset + layer.offset() * scale,
             scale=scale,
             residual=next(iter(residual), None),
-            relu=bool(norm.behind),
+            relu=bool(norm.behind) or ceiling is not None,
+            ceiling=math.inf if ceiling is None else ceiling,
         )
 
     return call

@@ -231,11 +231,14 @@ class SparseLayer(BlockLayer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """The layer's outputs on blocks."""
-        *_, filters = self.filters.mask.shape
-        bias = self.bias.value if self.use_bias else tf.zeros([filters], inputs.dtype)
         if self.activation is keras.activations.relu:
-            return self.convolved(inputs, bias, relu=True)
-        return self.activation(self.convolved(inputs, bias))
+            return self.convolved(inputs, self.offset(), relu=True)
+        return self.activation(self.convolved(inputs, self.offset()))
+
+    def offset(self) -> tf.Tensor:
+        """The bias, which is 0 where there is none."""
+        zero = tf.zeros([self.filters.mask.shape[-1]], self.compute_dtype)
+        return self.bias.value if self.use_bias else zero
 
     def convolved(
         self,
@@ -245,6 +248,7 @@ class SparseLayer(BlockLayer):
         scale: tf.Tensor | None = None,
         residual: tf.Tensor | None = None,
         relu: bool = False,
+        ceiling: float = math.inf,
     ) -> tf.Tensor:
         """The sums by the kept weights, and what lies behind them.
 
@@ -254,12 +258,14 @@ class SparseLayer(BlockLayer):
             scale: Scale of each filter's sums, or None.
             residual: What is added, in the shape of the outputs, or None.
             relu: Whether there is a ReLU.
+            ceiling: Largest output of the ReLU.
         """
         *_, filters = self.filters.mask.shape
         outer, images = self._images(inputs)
         added = None if residual is None else self._images(residual)[1]
         given = (images, self.kernel.value, bias, self.filters)
         behind: dict[str, Any] = {"scale": scale, "residual": added, "relu": relu}
+        behind["ceiling"] = ceiling
         if blocks.needs_tensorflow():
             if self._places is None:
                 self._places = self.filters.places()

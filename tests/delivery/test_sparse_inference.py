@@ -53,10 +53,11 @@ def _random_graph(seed):
             y = layers.Add()([_normalised(random, y), y])
         elif kind == 3:
             y = layers.Add()([x, _normalised(random, y)])
-        else:
+        elif kind < 6:
             y = _normalised(random, y)
         if random.random() < 0.7:
-            y = layers.ReLU()(y)
+            ceiling = random.choice([None, 0.5, 6.0])
+            y = layers.ReLU(ceiling)(y) if random.random() < 0.7 else layers.Activation("relu6")(y)
         x = y
     x = layers.MaxPooling2D()(x)
     x = layers.Conv2D(5, 3, strides=2, name="last", use_bias=False)(x)

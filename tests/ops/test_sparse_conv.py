@@ -50,13 +50,13 @@ def test_ops_match_their_twins(seed, dtype):
     if seed // 2 % 2:
         output = ops.sparse_conv(*inputs, *moves)
         behind["residual"] = tf.cast(tf.random.stateless_normal(output.shape, [0, seed]), dtype)
-    relu = bool(seed // 4 % 2)
+    relu = {"relu": bool(seed // 4 % 2), "ceiling": 1.5 if seed // 8 % 2 else np.inf}
     inputs += behind.values()
 
     def results(module):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            output = module.sparse_conv(*inputs[:3], *moves, **behind, relu=relu)
+            output = module.sparse_conv(*inputs[:3], *moves, **behind, **relu)
             loss = tf.reduce_sum(output * tf.sin(tf.cast(tf.range(16), dtype)))
         return [output, *tape.gradient(loss, inputs)]
 
