@@ -176,6 +176,11 @@ PROSPR_HD void come_along(const SparseProduct<T>& product, std::int64_t row, con
   }
 }
 
+// Sums of each position's products that are kept apart where positions are few, so that no addition
+// waits for the one before.
+template <int kCount>
+constexpr int kChains = kTile / 2 > kCount ? kTile / 2 / kCount : 1;
+
 // Some rows of a sparse matrix at kCount positions, whose results are those from `results` on. What
 // is read lies `shift` elements before where the positions have it. Between passes the sums lie in
 // `partial`, [end - begin, kCount, kBlockLanes].
@@ -207,13 +212,27 @@ PROSPR_HD void multiply_tile(const Reading& reading, const SparseProduct<T>& pro
         for (int p = 0; p < kCount; ++p) sums[p] = read_pixel(between + p * kBlockLanes);
       }
       const std::int64_t last = starts[row + 1];
-      for (std::int64_t k = starts[row]; k < last; ++k) {
-        const std::int64_t offset = offsets[k];
-        const T weight = product.weights[k];
+      std::int64_t k = starts[row];
+      const auto add_weight = [&](Pixel<T>* to_sums, std::int64_t number) {
+        const std::int64_t offset = offsets[number];
+        const T weight = product.weights[number];
 #pragma GCC unroll 8
-        for (int p = 0; p < kCount; ++p)
-          add_product(sums[p], weight, address<kRun>(runs, p, offset));
+        for (int p = 0; p < kCount; ++p) {
+          add_product(to_sums[p], weight, address<kRun>(runs, p, offset));
+        }
+      };
+      if constexpr (kChains<kCount> > 1) {
+        Pixel<T> others[kChains<kCount> - 1][kCount] = {};
+        for (; k + kChains<kCount> <= last; k += kChains<kCount>) {
+          add_weight(sums, k);
+#pragma GCC unroll 4
+          for (int i = 1; i < kChains<kCount>; ++i) add_weight(others[i - 1], k + i);
+        }
+        for (const auto& other : others) {
+          for (int p = 0; p < kCount; ++p) add(sums[p], other[p]);
+        }
       }
+      for (; k < last; ++k) add_weight(sums, k);
       if (pass + 1 == reading.passes) {
         come_along<kCount>(product, row, to, sums);
         for (int p = 0; p < kCount; ++p) write(product.result + to[p] + row * kBlockLanes, sums[p]);
