@@ -32,14 +32,21 @@ SAMPLES = 128
 # Edge of the filters, channels, filters, pixels.
 IMAGES = (
     *((3, 3, 16, 32), (3, 16, 16, 32), (3, 32, 32, 16), (3, 64, 64, 8), (3, 64, 64, 32)),
-    *((3, 128, 128, 16), (3, 256, 256, 8), (1, 32, 192, 12), (1, 96, 576, 6), (1, 256, 1024, 8)),
+    *((3, 128, 128, 16), (3, 256, 256, 8)),
 )
+POINTWISE = (
+    *((1, 24, 144, 24), (1, 144, 24, 24), (1, 32, 192, 12), (1, 576, 96, 6), (1, 96, 576, 6)),
+    (1, 256, 1024, 8),
+)
+# Channels and pixels.
+DEPTHWISE = ((96, 24), (192, 12), (576, 6))
 NARROW = ((3, 256, 512, 4), (3, 512, 512, 4), (3, 512, 512, 2), (3, 64, 64, 4))
 PRODUCTS = ((1, 784, 2048, 1), (1, 2048, 2048, 1), (1, 300, 100, 1), (1, 800, 500, 1))
 DENSITIES = (0.4, 0.1, 0.02)
 NORMALISED = ((16, 32), (64, 32), (64, 8), (512, 4))
 
 Numbers = tuple[float, ...]
+Rows = list[dict[str, Any]]
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -52,6 +59,14 @@ def seconds_of(call: Callable[[], Any]) -> float:
         call()
         times.append(time.process_time() - before)
     return min(times)
+
+
+def _forward(call: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> Callable[[], Any]:
+    @tf.function
+    def compute(*inputs: tf.Tensor) -> tf.Tensor:
+        return call(*inputs)
+
+    return lambda: compute(*inputs)
 
 
 def _gradients(call: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> Callable[[], Any]:
@@ -67,7 +82,16 @@ def _gradients(call: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> Calla
     return lambda: compute(*inputs)
 
 
-def measure(edge: int, channels: int, filters: int, pixels: int) -> list[dict[str, Any]]:
+# How a step of each kind is made of an operation.
+STEPS = {"TRAINING": _gradients, "INFERENCE": _forward}
+
+
+def _times(call: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> dict[str, float]:
+    """Seconds of each kind of step."""
+    return {kind: seconds_of(step(call, inputs)) for kind, step in STEPS.items()}
+
+
+def measure(edge: int, channels: int, filters: int, pixels: int) -> Rows:
     """Seconds of one layer, dense and at each density."""
     image = tf.random.normal((SAMPLES, pixels, pixels, channels))
     kernel = tf.random.normal((edge, edge, channels, filters))
@@ -77,7 +101,7 @@ def measure(edge: int, channels: int, filters: int, pixels: int) -> list[dict[st
             return tf.nn.conv2d(image, kernel, 1, "SAME")
         return tf.reshape(image, [SAMPLES, channels]) @ tf.reshape(kernel, [channels, filters])
 
-    rows = [{"kept": 1.0, "seconds": seconds_of(_gradients(dense, [image, kernel]))}]
+    rows = [{"kept": 1.0, "seconds": _times(dense, [image, kernel])}]
     laid = ops.to_blocks(image)
     for density in DENSITIES:
         mask = np.random.default_rng(0).random(kernel.shape) < density
@@ -88,22 +112,39 @@ def measure(edge: int, channels: int, filters: int, pixels: int) -> list[dict[st
         def sparse(*inputs: tf.Tensor, of: Any = (of_mask, constants)) -> tf.Tensor:
             return blocks.convolve(*inputs, *of)
 
-        rows.append({"kept": density, "seconds": seconds_of(_gradients(sparse, inputs))})
-    weights = edge * edge * channels * filters
+        rows.append({"kept": density, "seconds": _times(sparse, inputs)})
     for row in rows:
-        row["features"] = (
-            SAMPLES * pixels * pixels * weights * row["kept"] / 1e12,
-            SAMPLES * pixels * pixels * (channels + filters) / 1e12,
-            weights * row["kept"] / 1e12,
-            1e-6,
-        )
+        weights = edge * edge * channels * filters * row["kept"]
+        row["features"] = _features(pixels, weights, channels + filters)
         row["layer"] = f"{edge} × {edge}, {channels} → {filters}, {pixels} pixels"
     return rows
 
 
-def fit(rows: list[dict[str, Any]]) -> Numbers:
+def measure_depthwise(channels: int, pixels: int) -> Rows:
+    """Seconds of a depthwise convolution."""
+    image, kernel = (
+        tf.random.normal(shape)
+        for shape in ((SAMPLES, pixels, pixels, channels), (3, 3, channels, 1))
+    )
+
+    def dense(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.nn.depthwise_conv2d(image, kernel, [1, 1, 1, 1], "SAME")
+
+    layer = f"depthwise 3 × 3, {channels}, {pixels} pixels"
+    features = _features(pixels, 9 * channels, 2 * channels)
+    seconds = _times(dense, [image, kernel])
+    return [{"layer": layer, "kept": 1.0, "features": features, "seconds": seconds}]
+
+
+def _features(pixels: int, weights: float, elements: int) -> Numbers:
+    positions = SAMPLES * pixels * pixels
+    return positions * weights / 1e12, positions * elements / 1e12, weights / 1e12, 1e-6
+
+
+def fit(rows: Rows, kind: str) -> Numbers:
     """The numbers, none below 0, whose seconds are nearest to the measured ones, relatively."""
-    a = np.array([row["features"] for row in rows]) / np.array([[row["seconds"]] for row in rows])
+    seconds = np.array([[row["seconds"][kind]] for row in rows])
+    a = np.array([row["features"] for row in rows]) / seconds
     used = list(range(a.shape[1]))
     while True:
         found, *_ = np.linalg.lstsq(a[:, used], np.ones(len(a)), rcond=None)
@@ -113,25 +154,17 @@ def fit(rows: list[dict[str, Any]]) -> Numbers:
     numbers = np.zeros(a.shape[1])
     numbers[used] = found
     for row in rows:
-        expected = float(np.dot(row["features"], numbers))
+        expected, measured = float(np.dot(row["features"], numbers)), row["seconds"][kind]
         sys.stdout.write(
-            f"{row['layer']:34} {row['kept']:5.0%} {1e3 * row['seconds']:8.2f} ms, model "
-            f"{expected / row['seconds']:.2f} ×\n"
+            f"{kind:9} {row['layer']:34} {row['kept']:5.0%} {1e3 * measured:8.2f} ms, model "
+            f"{expected / measured:.2f} ×\n"
         )
     return tuple(float(f"{number:.3g}") for number in numbers)
 
 
-def _per_element(call: Callable[[], Any], elements: int) -> float:
-    return seconds_of(call) / elements * 1e12
-
-
-def passes() -> dict[str, float]:
-    """Nanoseconds per 1,000 elements of what lies between layers."""
-    found: dict[str, list[float]] = {
-        "_BORDER": [],
-        "_NORMALISATION": [],
-        "_NORMALISATION_OF_BLOCKS": [],
-    }
+def passes() -> dict[str, dict[str, float]]:
+    """Nanoseconds per 1,000 elements of what lies between layers, by the kind of step."""
+    found: dict[str, dict[str, list[float]]] = {kind: {} for kind in STEPS}
     for channels, pixels in NORMALISED:
         x = tf.random.normal((SAMPLES, pixels, pixels, channels))
         size, laid = int(tf.size(x)), ops.to_blocks(x)
@@ -142,22 +175,32 @@ def passes() -> dict[str, float]:
         def there_and_back(x: tf.Tensor) -> tf.Tensor:
             return ops.from_blocks(ops.to_blocks(x), SAMPLES)
 
-        def plain(x: tf.Tensor, layer: Any = layer, relu: Any = relu) -> tf.Tensor:
-            return relu(layer(x, training=True))
+        for kind, step in STEPS.items():
+            training = kind == "TRAINING"
 
-        def of_blocks(laid: tf.Tensor, *numbers: tf.Tensor) -> tf.Tensor:
-            return blocks.normalise(laid, *numbers, 1e-3, tf.constant(SAMPLES), None, True)[0]
+            def plain(
+                x: tf.Tensor, layer: Any = layer, relu: Any = relu, training: bool = training
+            ) -> tf.Tensor:
+                return relu(layer(x, training=training))
 
-        for name, call, inputs in (
-            ("_BORDER", there_and_back, [x]),
-            ("_NORMALISATION", plain, [x]),
-            ("_NORMALISATION_OF_BLOCKS", of_blocks, [laid, *numbers]),
-        ):
-            found[name].append(_per_element(_gradients(call, inputs), size))
-    # There and back are two borders.
+            def of_blocks(
+                laid: tf.Tensor, *numbers: tf.Tensor, training: bool = training
+            ) -> tf.Tensor:
+                given = (laid, *numbers, 1e-3, tf.constant(SAMPLES), None, True)
+                if training:
+                    return blocks.normalise(*given)[0]
+                return blocks.normalise_by((numbers[1], numbers[0]), *given)
+
+            for name, call, inputs, times in (
+                ("border", there_and_back, [x], 2),  # there and back are two borders
+                ("normalisation", plain, [x], 1),
+                ("normalisation_of_blocks", of_blocks, [laid, *numbers], 1),
+            ):
+                per_element = seconds_of(step(call, inputs)) / size * 1e12 / times
+                found[kind].setdefault(name, []).append(per_element)
     return {
-        name: float(f"{np.median(values) / (2 if name == '_BORDER' else 1):.3g}")
-        for name, values in found.items()
+        kind: {name: float(f"{np.median(values):.3g}") for name, values in numbers.items()}
+        for kind, numbers in found.items()
     }
 
 
@@ -168,21 +211,27 @@ def main() -> None:
     write = parser.parse_args().write
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    images, narrow, products = (
+    images, pointwise, narrow, products = (
         [row for shape in shapes for row in measure(*shape)]
-        for shapes in (IMAGES, NARROW, PRODUCTS)
+        for shapes in (IMAGES, POINTWISE, NARROW, PRODUCTS)
     )
-    numbers: dict[str, Any] = {
-        "_DENSE_CONVOLUTION": fit([r for r in images + narrow if r["kept"] == 1]),
-        "_DENSE_PRODUCT": fit([r for r in products if r["kept"] == 1]),
-        "_SPARSE": fit([r for r in images + products if r["kept"] < 1]),
-        "_SPARSE_NARROW": fit([r for r in narrow if r["kept"] < 1]),
-        **passes(),
-    }
+    depthwise = [row for shape in DEPTHWISE for row in measure_depthwise(*shape)]
+    between = passes()
     text = COSTS.read_text()
-    for name, value in numbers.items():
-        sys.stdout.write(f"{name} = {value}\n")
-        text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
+    for kind in STEPS:
+        numbers: dict[str, Any] = {
+            "convolution": fit([r for r in images + narrow if r["kept"] == 1], kind),
+            "pointwise": fit([r for r in pointwise if r["kept"] == 1], kind),
+            "product": fit([r for r in products if r["kept"] == 1], kind),
+            "depthwise": fit(depthwise, kind),
+            "sparse": fit([r for r in images + pointwise + products if r["kept"] < 1], kind),
+            "narrow": fit([r for r in narrow if r["kept"] < 1], kind),
+            **between[kind],
+        }
+        rows = "".join(f"    {name}={value},\n" for name, value in numbers.items())
+        found = f"{kind} = Costs(\n{rows})\n"
+        sys.stdout.write(found)
+        text = re.sub(rf"(?ms)^{kind} = Costs\(\n.*?^\)\n", found, text)
     if write:
         COSTS.write_text(text)
     sys.stdout.write(f"with a margin of {costs.MARGIN}\n")

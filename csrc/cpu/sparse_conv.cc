@@ -1,6 +1,9 @@
 #include "cpu/sparse_conv.h"
 
 #include <algorithm>
+#include <memory>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "cpu/sparse_conv_kernels.h"
@@ -12,8 +15,12 @@ namespace {
 // Products that a thread adds up per nanosecond, and bytes that it moves.
 constexpr double kSpeed = 16;
 constexpr double kBytes = 4;
-// Items that a product is cut into at least, if its rows are enough.
+// Items that a product is cut into at least, if its positions and rows are enough.
 constexpr std::int64_t kItems = 16;
+// Rows of positions, and positions, that an item has at least: what lies around them is laid for it
+// too.
+constexpr std::int64_t kItemRows = 4;
+constexpr std::int64_t kItemPositions = 8;
 // Nanoseconds of reading a number from anywhere.
 constexpr double kGather = 2;
 
@@ -42,16 +49,63 @@ const T* in_order(const T* weights, const std::vector<std::int32_t>& which, std:
   return memory->data();
 }
 
+// Frames of one size that threads hand on to each other.
+template <typename T>
+class Frames {
+ public:
+  explicit Frames(std::int64_t size) : size_(size) {}
+
+  // The one that was given back last, or a new one.
+  std::unique_ptr<Frame<T>> take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return std::make_unique<Frame<T>>(size_);
+    auto frame = std::move(free_.back());
+    free_.pop_back();
+    return frame;
+  }
+
+  void give_back(std::unique_ptr<Frame<T>> frame) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(frame));
+  }
+
+ private:
+  std::int64_t size_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Frame<T>>> free_;
+};
+
 template <typename T>
 void multiply(const Reading& reading, SparseProduct<T> product, InstructionSet instruction_set,
               const ParallelFor& parallel_for) {
+  const auto shared = [](std::int64_t pieces, std::int64_t most) {
+    return std::max<std::int64_t>(1, std::min((kItems + pieces - 1) / pieces, most));
+  };
   const std::int64_t groups = reading.groups();
-  product.chunks =
-      std::max<std::int64_t>(1, std::min(product.rows, (kItems + groups - 1) / groups));
-  const std::int64_t items = groups * product.chunks;
+  const std::int64_t rows = reading.position_rows();
+  const std::int64_t rows_of_item = std::max(reading.span > reading.row_step ? kItemRows : 1,
+                                             kItemPositions / reading.row_positions);
+  product.parts = shared(groups, rows / rows_of_item);
+  product.chunks = shared(groups * product.parts, product.rows);
+  const std::int64_t items = groups * product.parts * product.chunks;
   const auto kernel = dispatch<SparseProductKernel<T>>(instruction_set);
+  Frames<T> frames(reading.frame_size(product.parts));
   parallel_for(items, std::max(1.0, products_of(reading) / kSpeed / static_cast<double>(items)),
-               [&](std::int64_t begin, std::int64_t end) { kernel(reading, product, begin, end); });
+               [&](std::int64_t begin, std::int64_t end) {
+                 auto frame = frames.take();
+                 kernel(reading, product, frame.get(), begin, end);
+                 frames.give_back(std::move(frame));
+               });
+}
+
+// Numbers of the filters, once for each copy of them.
+template <typename T>
+const T* for_copies(const SparsePlan& plan, const T* numbers, std::vector<T>* memory) {
+  if (plan.copies == 1 || numbers == nullptr) return numbers;
+  for (std::int64_t copy = 0; copy < plan.copies; ++copy) {
+    memory->insert(memory->end(), numbers, numbers + plan.shape.filters / plan.copies);
+  }
+  return memory->data();
 }
 
 template <typename T>
@@ -60,12 +114,12 @@ void run_map(const SparsePlan& plan, const SparseConv<T>& map, InstructionSet in
   std::vector<T> memory;
   const T* const weights = in_order(map.weights, plan.weights[0], &memory, parallel_for);
   std::vector<T> biases;
-  for (std::int64_t copy = 0; plan.copies > 1 && copy < plan.copies; ++copy) {
-    biases.insert(biases.end(), map.bias, map.bias + plan.shape.filters / plan.copies);
-  }
+  std::vector<T> scales;
+  const T* const bias = for_copies(plan, map.bias, &biases);
+  const T* const scale = for_copies(plan, map.scale, &scales);
   multiply<T>(plan.readings[0],
-              {plan.shape.filters, 1, map.image, weights, biases.empty() ? map.bias : biases.data(),
-               map.output},
+              {plan.shape.filters, 1, 1, map.image, weights, bias, map.output, scale, map.residual,
+               map.relu, map.ceiling},
               instruction_set, parallel_for);
 }
 
@@ -76,7 +130,8 @@ void run_map(const SparsePlan& plan, const SparseConvInputGradient<T>& map,
   for (std::size_t i = 0; i < plan.readings.size(); ++i) {
     const T* const weights = in_order(map.weights, plan.weights[i], &memory, parallel_for);
     multiply<T>(plan.readings[i],
-                {plan.shape.channels, 1, map.output_gradient, weights, nullptr, map.image_gradient},
+                {plan.shape.channels, 1, 1, map.output_gradient, weights, nullptr,
+                 map.image_gradient, nullptr, nullptr, false, T{0}},
                 instruction_set, parallel_for);
   }
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/aligned_buffer.h"
 #include "cpu/dispatch.h"
 #include "cpu/sparse_conv.h"
 
@@ -54,23 +55,50 @@ struct Reading {
   std::int64_t group_blocks(std::int64_t number) const {
     return number + 1 < groups() ? group : source[0] - number * group;
   }
-  std::int64_t frame_size() const { return framed ? group * strides.block : 0; }
+  // The rows of positions of a group, which is cut along them only if it is one block.
+  std::int64_t position_rows() const { return group > 1 ? 1 : block_positions / row_positions; }
+  // The rows of the frame that the longest of some parts of a group reads.
+  std::int64_t part_rows(std::int64_t parts) const {
+    if (parts == 1) return frame_rows;
+    return ((position_rows() + parts - 1) / parts - 1) * row_step + span;
+  }
+  std::int64_t frame_size(std::int64_t parts) const {
+    if (!framed) return 0;
+    return parts == 1 ? group * strides.block : part_rows(parts) * strides.row;
+  }
 };
 
-// For each group in [0, groups) x [chunk of rows], in that order, items [begin, end) of
-// groups * chunks: result[target, row] = bias[row] + the sum of its weights times what they read.
+// The frame of one part of a group. It is laid row by row as it is asked for, so that a row is read
+// soon after it was written, and stays laid for who reads the same part next.
+template <typename T>
+struct Frame {
+  explicit Frame(std::int64_t size) : memory(size) {}
+
+  AlignedBuffer<T> memory;
+  std::int64_t part = -1;
+  std::int64_t laid = 0;  // rows
+};
+
+// For each group in [0, groups) x [part of its positions] x [chunk of rows], in that order, items
+// [begin, end) of groups * parts * chunks: result[target, row] = bias[row] + the sum of its weights
+// times what they read, with what comes along of SparseConv.
 template <typename T>
 struct SparseProduct {
   std::int64_t rows;
+  std::int64_t parts;
   std::int64_t chunks;
   const T* source;
   const T* weights;  // in the reading's order
   const T* bias;     // or null
   T* result;         // [blocks, results, rows, kBlockLanes]
+  const T* scale;    // or null
+  const T* residual;
+  bool relu;
+  T ceiling;
 };
 template <typename T>
 using SparseProductKernel = void (*)(const Reading& reading, const SparseProduct<T>& product,
-                                     std::int64_t begin, std::int64_t end);
+                                     Frame<T>* frame, std::int64_t begin, std::int64_t end);
 
 // The sums over groups [first, last) of the gradients of filters [begin, end), at their places
 // among all weights and all biases.

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -84,15 +85,21 @@ std::string check_transposed(const Shape& image, std::int64_t filters, const Sha
                              SparseConvShape* shape);
 
 // output[b, r, s, f] = bias[f] + the sum of weights[k] image[b, r * stride - above + row *
-// dilation, s * stride - left + column * dilation, channel].
+// dilation, s * stride - left + column * dilation, channel]. What lies behind it may come along:
+// the sum is multiplied by scale[f], residual[b, r, s, f] is added, and what is negative is zero,
+// what is above the ceiling the ceiling.
 template <typename T>
 struct SparseConv {
   using Element = T;
   SparsePattern pattern;
   const T* image;
-  const T* weights;  // [weights]
-  const T* bias;     // [filters]
-  T* output;         // written
+  const T* weights;             // [weights]
+  const T* bias;                // [filters]
+  T* output;                    // written
+  const T* scale = nullptr;     // [filters], or null
+  const T* residual = nullptr;  // in the shape of the output, or null
+  bool relu = false;
+  T ceiling = std::numeric_limits<T>::infinity();  // of the ReLU
 };
 
 // The transpose of it, without the bias.

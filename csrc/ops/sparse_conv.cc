@@ -101,11 +101,17 @@ REGISTER_OP("Prospr>SparseConv")
     .Input("bias: T")
     .Input("taps: int32")
     .Input("splits: int32")
+    .Input("scale: M * T")
+    .Input("residual: N * T")
     .Output("output: T")
     .Attr("kernel_size: list(int)")
     .Attr("strides: list(int)")
     .Attr("dilations: list(int)")
     .Attr("padding: {'VALID', 'SAME'}")
+    .Attr("relu: bool")
+    .Attr("ceiling: float")
+    .Attr("M: int >= 0")
+    .Attr("N: int >= 0")
     .Attr("T: {float, double}")
     .SetShapeFn([](InferenceContext* context) -> absl::Status {
       Window window;
@@ -134,14 +140,17 @@ Convolution by the weights that are left of its filters: the work is that of the
 
 output[b, r, s, f, n] = bias[f] + sum over k in [splits[f], splits[f + 1]) of weights[k] *
 image[b, r * strides[0] - above + i * dilations[0], s * strides[1] - left + j * dilations[1], c, n],
-where taps[k] = (i * kernel_width + j) * C + c; several weights of a filter may have one tap. The
-result is the same bits for every number of threads.
+where taps[k] = (i * kernel_width + j) * C + c; several weights of a filter may have one tap. The sum,
+without the bias, is multiplied by scale[f], if it is given; the residual is added; and with `relu`
+what is then negative is zero, and what is above the ceiling the ceiling. The result is the same bits for every number of threads.
 
 image: [B, H, W, C, 16], blocks of samples, which lie along the last axis.
 weights: [K].
 bias: [F].
 taps: [K], each in [0, kernel_height * kernel_width * C).
 splits: [F + 1], rising from 0 to K.
+scale: None, or one vector, [F].
+residual: None, or one tensor in the shape of the output.
 kernel_size: Height and width of the filters.
 strides: By how much they move.
 dilations: Distance of neighbouring elements of a filter.
@@ -152,7 +161,14 @@ output: [B, R, S, F, 16].
 template <typename Device, typename T>
 class SparseConvOp : public WindowOp {
  public:
-  using WindowOp::WindowOp;
+  explicit SparseConvOp(OpKernelConstruction* context) : WindowOp(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
+    OP_REQUIRES_OK(context, context->GetAttr("ceiling", &ceiling_));
+    OP_REQUIRES_OK(context, context->GetAttr("M", &scales_));
+    OP_REQUIRES_OK(context, context->GetAttr("N", &residuals_));
+    OP_REQUIRES(context, scales_ <= 1 && residuals_ <= 1,
+                absl::InvalidArgumentError("there may be one scale and one residual"));
+  }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& image = context->input(0);
@@ -163,10 +179,27 @@ class SparseConvOp : public WindowOp {
     OP_REQUIRES_OK(context, read_filters(context, shape_of(image), 3, &shape, &map.pattern));
     OP_REQUIRES_OK(context, check("weights", weights, {shape.weights}));
     OP_REQUIRES_OK(context, check("bias", bias, {shape.filters}));
+    if (scales_ > 0) {
+      OP_REQUIRES_OK(context, check("scale", context->input(5), {shape.filters}));
+      map.scale = data_of<T>(context->input(5));
+    }
+    if (residuals_ > 0) {
+      const Tensor& residual = context->input(5 + scales_);
+      OP_REQUIRES_OK(context, check("residual", residual, shape.output()));
+      map.residual = data_of<T>(residual);
+    }
+    map.relu = relu_;
+    map.ceiling = static_cast<T>(ceiling_);
     OP_REQUIRES_OK(context, allocate(context, 0, shape.output(), &map.output));
     OP_REQUIRES_OK(context, this->template launch_planned<Device>(
                                 context, shape, map, {context->input(3), context->input(4)}));
   }
+
+ private:
+  bool relu_;
+  float ceiling_;
+  int scales_;
+  int residuals_;
 };
 PROSPR_REGISTER(SparseConv, OnCpu, Floats);
 

@@ -6,7 +6,7 @@ Checked against Keras 3.12 to 3.15. Names that are public in Keras are not here.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from keras.src.export.export_utils import get_input_signature
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.losses import LossFunctionWrapper
 from keras.src.models import Functional
+from keras.src.models.functional import operation_fn
 from keras.src.ops import core, nn
 from keras.src.ops import numpy as arrays
 from keras.src.ops.nn import Relu
@@ -143,6 +144,17 @@ def nodes(model: Functional) -> Iterator[Any]:
 def run_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any:
     """Outputs of a functional model on new inputs, with `call(operation)` for each operation."""
     return model._run_through_graph(inputs, operation_fn=call)
+
+
+def call_graph(model: Functional, inputs: Any, replaced: Mapping[int, Callable[..., Any]]) -> Any:
+    """What a functional model gives in inference, with some operations replaced, by their ids."""
+    outputs = model._run_through_graph(
+        model._standardize_inputs(inputs),
+        operation_fn=lambda operation: replaced.get(
+            id(operation), operation_fn(operation, training=False)
+        ),
+    )
+    return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs
 
 
 def operation_of(tensor: keras.KerasTensor) -> Any:

@@ -13,6 +13,7 @@ kernels for a GPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -84,10 +85,15 @@ def sparse_conv(
     dilations: int | Sequence[int] = 1,
     padding: str = "valid",
     transposed: TransposedPattern | None = None,
+    scale: Any = None,
+    residual: Any = None,
+    relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """The output of the filters at every position (Park et al., arXiv 1608.01409).
 
-    The same bits for every number of threads.
+    What lies behind a convolution can come along, without a pass of its own: ``scale * filters +
+    bias + residual``, and its ReLU. The same bits for every number of threads.
 
     Args:
         image: Images with the samples of a block along the last axis, ``[B, H, W, C, 16]``, float32
@@ -103,6 +109,10 @@ def sparse_conv(
         padding: "valid" or "same", as of `tf.nn.conv2d`.
         transposed: `transposed_pattern` of taps and splits, which the gradient by the image would
             work out at each step.
+        scale: Scale of each filter, ``[F]``, of image's dtype, or None for 1.
+        residual: What is added to the output, in its shape, or None.
+        relu: Whether what is negative is then zero.
+        ceiling: Largest output of the ReLU, such as 6 for ReLU6.
 
     Returns:
         The output, ``[B, R, S, F, 16]``.
@@ -125,22 +135,51 @@ def sparse_conv(
         _check_transposed(transposed)
 
     @tf.custom_gradient
-    def convolution(image: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
+    def convolution(image: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor, *behind: Any) -> Any:
+        scales = behind[: 0 if scale is None else 1]
+        residuals = behind[len(scales) :]
+        output = library.prospr_sparse_conv(
+            image,
+            weights,
+            bias,
+            taps,
+            splits,
+            scales,
+            residuals,
+            **window,
+            relu=relu,
+            ceiling=ceiling,
+        )
+
         def gradients(by_output: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            if relu:
+                by_output = tf.raw_ops.ReluGrad(gradients=by_output, features=output)
+                if ceiling < math.inf:
+                    by_output = tf.where(output < ceiling, by_output, 0)
             by_weights, by_bias = library.prospr_sparse_conv_filter_gradient(
                 image, by_output, taps, splits, **window
             )
+            used, by_scales = weights, []
+            for one in scales:
+                filter_of = tf.repeat(tf.range(tf.size(one)), splits[1:] - splits[:-1])
+                filters = tf.size(one)
+                by_scales.append(
+                    tf.math.unsorted_segment_sum(weights * by_weights, filter_of, filters)
+                )
+                by_filter = tf.gather(one, filter_of)
+                used, by_weights = weights * by_filter, by_weights * by_filter
             size = tf.shape(image)
             entries = transposed or transposed_pattern(taps, splits, size[3])
             by_image = library.prospr_sparse_conv_input_gradient(
-                by_output, weights, *entries, size[1:3], **window
+                by_output, used, *entries, size[1:3], **window
             )
             by_image.set_shape(image.shape)
-            return by_image, by_weights, by_bias
+            return (by_image, by_weights, by_bias, *by_scales, *[by_output] * len(residuals))
 
-        return library.prospr_sparse_conv(image, weights, bias, taps, splits, **window), gradients
+        return output, gradients
 
-    return _raising(convolution)(image, weights, bias)
+    behind = [tensor for tensor in (scale, residual) if tensor is not None]
+    return _raising(convolution)(image, weights, bias, *behind)
 
 
 def _raising(function: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,10 @@ def sparse_conv(
     strides: Sequence[int] = (1, 1),
     dilations: Sequence[int] = (1, 1),
     padding: str = "valid",
+    scale: tf.Tensor | None = None,
+    residual: tf.Tensor | None = None,
+    relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.sparse_conv`.
 
@@ -69,7 +74,10 @@ def sparse_conv(
     samples = from_blocks(image, tf.shape(image)[0] * _BLOCK)
     filters = dense_filters(weights, taps, splits, kernel_size, tf.shape(image)[3])
     output = tf.nn.convolution(samples, filters, strides, padding.upper(), dilations=dilations)
-    return to_blocks(output + bias)
+    output = to_blocks(output * (1 if scale is None else scale) + bias)
+    if residual is not None:
+        output += residual
+    return tf.minimum(tf.nn.relu(output), ceiling) if relu else output
 
 
 def sparse_conv_input_gradient(

@@ -7,6 +7,7 @@ the same by the operations of TensorFlow, with the kernels written out in full.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,9 +96,14 @@ def _by_filter(kernel: np.ndarray) -> np.ndarray:
 
 
 def convolve(
-    blocks: tf.Tensor, kept: tf.Tensor, bias: tf.Tensor, filters: Filters, constants: Any
+    blocks: tf.Tensor,
+    kept: tf.Tensor,
+    bias: tf.Tensor,
+    filters: Filters,
+    constants: Any,
+    **behind: Any,
 ) -> tf.Tensor:
-    """The output of filters by our op, on blocks of images."""
+    """The output of filters by our op, on blocks of images, with what lies behind them."""
     taps, splits, transposed = constants
     return ops.sparse_conv(
         blocks,
@@ -110,11 +116,21 @@ def convolve(
         filters.dilations,
         filters.padding,
         transposed,
+        **behind,
     )
 
 
 def convolve_in_full(
-    blocks: tf.Tensor, kept: tf.Tensor, bias: tf.Tensor, filters: Filters, places: tf.Tensor
+    blocks: tf.Tensor,
+    kept: tf.Tensor,
+    bias: tf.Tensor,
+    filters: Filters,
+    places: tf.Tensor,
+    *,
+    scale: tf.Tensor | None = None,
+    residual: tf.Tensor | None = None,
+    relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """The same by TensorFlow's convolution."""
     kernel = tf.reshape(tf.scatter_nd(places, kept, [filters.mask.size]), filters.mask.shape)
@@ -122,7 +138,10 @@ def convolve_in_full(
     output = tf.nn.convolution(
         images, kernel, filters.strides, filters.padding.upper(), dilations=filters.dilations
     )
-    return reference.to_blocks(output + bias)
+    output = reference.to_blocks((output if scale is None else output * scale) + bias)
+    if residual is not None:
+        output += residual
+    return tf.minimum(tf.nn.relu(output), ceiling) if relu else output
 
 
 def normalise(

@@ -1,7 +1,8 @@
 """How long a layer takes dense and sparse, as `tools/measure_costs.py` has measured it.
 
-Seconds of one core for forward and both gradients. Both sides scale with the cores, so that what is
-compared is their ratio. `python tools/measure_costs.py --write` fits the numbers below on the machine at hand.
+Seconds of one core, of a step of training (forward and both gradients) and of inference. Both sides scale
+with the cores, so that what is compared is their ratio. `python tools/measure_costs.py --write` fits the
+numbers below on the machine at hand.
 """
 
 from __future__ import annotations
@@ -11,19 +12,10 @@ from dataclasses import dataclass
 
 from prospr_ops.ops.sparse_convolution import BLOCK
 
-# Nanoseconds per 1,000 multiply-adds, per 1,000 elements of input and output, per 1,000 weights, and
-# microseconds of a call. Measured on an AMD EPYC (Zen 5, AVX-512), one core.
-_DENSE_CONVOLUTION = (21.6, 557.0, 8340.0, 0.0)
-_DENSE_PRODUCT = (26.9, 0.0, 0.21, 151.0)
-_SPARSE = (42.5, 270.0, 5140.0, 158.0)
-_SPARSE_NARROW = (44.1, 919.0, 0.0, 0.0)
-# Nanoseconds per 1,000 elements of a change of layout, there and back, and of a batch normalisation by
-# Keras and by our op.
-_BORDER = 867.0
-_NORMALISATION = 3510.0
-_NORMALISATION_OF_BLOCKS = 702.0
 # By how much the sparse side must be faster than it is expected to be: the machine may be another.
 MARGIN = 1.1
+
+Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,68 @@ class Work:
     columns: int
 
 
-def _seconds(numbers: tuple[float, ...], work: Work, samples: int, weights: int) -> float:
+def in_blocks(samples: int) -> int:
+    """As many samples as the blocks of some samples have."""
+    return math.ceil(samples / BLOCK) * BLOCK
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a step costs, of one kind.
+
+    Layers have four numbers: nanoseconds per 1,000 multiply-adds, per 1,000 elements of input and
+    output, per 1,000 weights, and microseconds of a call. The rest has nanoseconds per 1,000 elements.
+
+    Attributes:
+        convolution: A dense convolution.
+        pointwise: A dense convolution by filters of one pixel.
+        product: A dense layer.
+        depthwise: A depthwise convolution.
+        sparse: A sparse layer.
+        narrow: A sparse convolution on few columns.
+        border: One change of layout, and its gradient in training.
+        normalisation: Batch normalisation with the ReLU behind it, by Keras.
+        normalisation_of_blocks: The same by our op.
+    """
+
+    convolution: Numbers
+    pointwise: Numbers
+    product: Numbers
+    depthwise: Numbers
+    sparse: Numbers
+    narrow: Numbers
+    border: float
+    normalisation: float
+    normalisation_of_blocks: float
+
+    def dense_seconds(self, work: Work) -> float:
+        """Seconds of the dense layer."""
+        numbers = self.convolution if work.columns else self.pointwise
+        if work.positions == 1:
+            numbers = self.product
+        return _seconds(numbers, work, work.samples, work.weights)
+
+    def depthwise_seconds(self, work: Work) -> float:
+        """Seconds of a depthwise convolution."""
+        return _seconds(self.depthwise, work, work.samples, work.weights)
+
+    def sparse_seconds(self, work: Work) -> float:
+        """Seconds of the sparse layer, which works on whole blocks of samples."""
+        narrow = 0 < work.columns < 8  # what kernels have side by side
+        return _seconds(
+            self.narrow if narrow else self.sparse, work, in_blocks(work.samples), work.kept
+        )
+
+    def border_seconds(self, elements: int) -> float:
+        """Seconds of a change of layout."""
+        return self.border * elements / 1e12
+
+    def normalisation_seconds(self, elements: int, *, blocks: bool) -> float:
+        """Seconds of a batch normalisation with the ReLU behind it."""
+        return (self.normalisation_of_blocks if blocks else self.normalisation) * elements / 1e12
+
+
+def _seconds(numbers: Numbers, work: Work, samples: int, weights: int) -> float:
     uses = samples * work.positions * weights
     by_work, by_elements, by_weights, call = numbers
     return (
@@ -55,29 +108,26 @@ def _seconds(numbers: tuple[float, ...], work: Work, samples: int, weights: int)
     ) / 1e12 + call / 1e6
 
 
-def dense_seconds(work: Work) -> float:
-    """Seconds of the dense layer."""
-    numbers = _DENSE_PRODUCT if work.positions == 1 else _DENSE_CONVOLUTION
-    return _seconds(numbers, work, work.samples, work.weights)
-
-
-def sparse_seconds(work: Work) -> float:
-    """Seconds of the sparse layer, which works on whole blocks of samples."""
-    narrow = 0 < work.columns < 8  # what kernels have side by side
-    numbers = _SPARSE_NARROW if narrow else _SPARSE
-    return _seconds(numbers, work, in_blocks(work.samples), work.kept)
-
-
-def in_blocks(samples: int) -> int:
-    """As many samples as the blocks of some samples have."""
-    return math.ceil(samples / BLOCK) * BLOCK
-
-
-def border_seconds(elements: int) -> float:
-    """Seconds of a change of layout in both directions."""
-    return _BORDER * elements / 1e12
-
-
-def normalisation_seconds(elements: int, *, blocks: bool) -> float:
-    """Seconds of a batch normalisation with the ReLU behind it."""
-    return (_NORMALISATION_OF_BLOCKS if blocks else _NORMALISATION) * elements / 1e12
+# Measured on an AMD EPYC (Zen 5, AVX-512), one core.
+TRAINING = Costs(
+    convolution=(19.3, 1810.0, 13500.0, 0.0),
+    pointwise=(21.1, 864.0, 25000.0, 541.0),
+    product=(28.8, 0.0, 0.225, 116.0),
+    depthwise=(213.0, 47.2, 0.0, 143.0),
+    sparse=(46.2, 381.0, 6160.0, 111.0),
+    narrow=(47.7, 917.0, 0.0, 0.0),
+    border=399.0,
+    normalisation=4240.0,
+    normalisation_of_blocks=897.0,
+)
+INFERENCE = Costs(
+    convolution=(7.49, 280.0, 2930.0, 0.0),
+    pointwise=(7.34, 162.0, 4140.0, 0.0),
+    product=(9.02, 0.0, 0.0705, 100.0),
+    depthwise=(49.5, 11.0, 0.0, 0.0),
+    sparse=(14.3, 90.3, 1580.0, 110.0),
+    narrow=(12.9, 414.0, 0.0, 48.1),
+    border=202.0,
+    normalisation=562.0,
+    normalisation_of_blocks=232.0,
+)

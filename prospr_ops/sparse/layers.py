@@ -134,6 +134,14 @@ class BlockedBatchNormalization(layers.BatchNormalization):
             average.assign(average * self.momentum + value * (1 - self.momentum))
         return outputs
 
+    def affine(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scale and offset of each channel, by the moving averages."""
+        scale = tf.math.rsqrt(self.moving_variance.value + self.epsilon)
+        if self.scale:
+            scale *= self.gamma.value
+        offset = -self.moving_mean.value * scale
+        return scale, offset + self.beta.value if self.center else offset
+
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the blocks."""
         return tuple(input_shape[0])
@@ -223,28 +231,56 @@ class SparseLayer(BlockLayer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """The layer's outputs on blocks."""
+        if self.activation is keras.activations.relu:
+            return self.convolved(inputs, self.offset(), relu=True)
+        return self.activation(self.convolved(inputs, self.offset()))
+
+    def offset(self) -> tf.Tensor:
+        """The bias, which is 0 where there is none."""
+        zero = tf.zeros([self.filters.mask.shape[-1]], self.compute_dtype)
+        return self.bias.value if self.use_bias else zero
+
+    def convolved(
+        self,
+        inputs: tf.Tensor,
+        bias: tf.Tensor,
+        *,
+        scale: tf.Tensor | None = None,
+        residual: tf.Tensor | None = None,
+        relu: bool = False,
+        ceiling: float = math.inf,
+    ) -> tf.Tensor:
+        """The sums by the kept weights, and what lies behind them.
+
+        Args:
+            inputs: Blocks of samples.
+            bias: Bias of each filter.
+            scale: Scale of each filter's sums, or None.
+            residual: What is added, in the shape of the outputs, or None.
+            relu: Whether there is a ReLU.
+            ceiling: Largest output of the ReLU.
+        """
         *_, filters = self.filters.mask.shape
-        bias = self.bias.value if self.use_bias else tf.zeros([filters], inputs.dtype)
         outer, images = self._images(inputs)
+        added = None if residual is None else self._images(residual)[1]
+        given = (images, self.kernel.value, bias, self.filters)
+        behind: dict[str, Any] = {"scale": scale, "residual": added, "relu": relu}
+        behind["ceiling"] = ceiling
         if blocks.needs_tensorflow():
             if self._places is None:
                 self._places = self.filters.places()
-            outputs = blocks.convolve_in_full(
-                images, self.kernel.value, bias, self.filters, self._places
-            )
+            outputs = blocks.convolve_in_full(*given, self._places, **behind)
         else:
             if self._constants is None:
                 self._constants = self.filters.constants()
-            outputs = blocks.convolve(
-                images, self.kernel.value, bias, self.filters, self._constants
-            )
+            outputs = blocks.convolve(*given, self._constants, **behind)
         shape = self.compute_output_shape(inputs.shape)
         if self._axes == 1:
             outputs = tf.reshape(outputs, tf.concat([outer, tf.shape(outputs)[-3:]], 0))
         elif self._axes == 0:
             outputs = tf.reshape(outputs, tf.concat([outer, [filters, BLOCK]], 0))
         outputs.set_shape(shape)
-        return self.activation(outputs)
+        return outputs
 
     def _images(self, inputs: tf.Tensor) -> tuple[Any, tf.Tensor]:
         """The outer axes of the input, and the input as images."""

@@ -2,7 +2,8 @@
 
 A sparse layer needs its input in blocks and leaves its output in blocks, so that its gain depends on
 its neighbours: between two of them nothing changes its layout, and batch normalisation is faster on
-blocks too.
+blocks too, and free in inference behind a sparse layer. One choice serves training and inference: the
+one with the least product of the two times. It must gain in one and not lose in the other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -18,7 +20,6 @@ import numpy as np
 from prospr_ops.network import keras_private
 from prospr_ops.pruning.channels.graph import functional, is_graph
 from prospr_ops.sparse import costs, rules
-from prospr_ops.sparse.layers import filters_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict
     found: dict[int, Choice] = {}
     for graph in _graphs(functional(model)):
         plan = _Plan(graph, batch_size)
-        chosen = plan.fastest() if wanted == "auto" else plan.candidates
+        chosen, whole = plan.fastest() if wanted == "auto" else (plan.candidates, "")
         for key, layer in plan.masked.items():
             if key in found:
                 continue
@@ -68,7 +69,7 @@ def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict
                 int(np.count_nonzero(mask)),
                 mask.size,
                 sparse and not reason,
-                reason or f"{plan.gain(key):.1f} × expected",
+                reason or f"{plan.gain(key):.1f} × expected{whole}",
             )
     return found
 
@@ -81,94 +82,150 @@ def _graphs(graph: Any) -> Iterator[Any]:
             yield from _graphs(functional(node.operation))
 
 
+# What a whole model must gain in a step of training; in inference it may not lose.
+_LEAST_GAIN = 1.03
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the plan needs to know of one call in a graph.
+
+    Attributes:
+        key: The operation's id.
+        inputs: Id and number of elements of each input.
+        outputs: Ids of the outputs.
+        follows: Whether it works on blocks, if they are given to it.
+        normalises: Whether it is a batch normalisation.
+    """
+
+    key: int
+    inputs: list[tuple[int, int]]
+    outputs: list[int]
+    follows: bool
+    normalises: bool
+
+
 class _Plan:
     """The masked layers of one graph, and what it costs if some of them are sparse."""
 
     def __init__(self, graph: Any, batch_size: int) -> None:
         self._graph = graph
         self._samples = batch_size
-        self._nodes = list(keras_private.nodes(graph))
         self.masked: dict[int, Any] = {}
-        self._dense: dict[int, float] = {}
-        self._sparse: dict[int, float] = {}
-        for node in self._nodes:
-            layer = node.operation
-            if rules.mask_of(layer) is None or id(layer) in self.masked:
-                continue
-            self.masked[id(layer)] = layer
-            if not rules.reason_against(layer):
-                work = _work(layer, keras_private.inputs_of(node)[0], batch_size)
-                self._dense[id(layer)] = costs.dense_seconds(work)
-                self._sparse[id(layer)] = costs.sparse_seconds(work)
+        self._work: dict[int, costs.Work] = {}
+        self._depthwise: set[int] = set()
+        self._calls: list[_Call] = []
+        for node in keras_private.nodes(graph):
+            layer, inputs = node.operation, keras_private.inputs_of(node)
+            outputs = keras_private.outputs_of(node)
+            if rules.mask_of(layer) is not None:
+                self.masked[id(layer)] = layer
+            if inputs and isinstance(layer, keras.layers.Layer) and not is_graph(layer):
+                self._work[id(layer)] = _work(layer, inputs[0], outputs[0], batch_size)
+            if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+                self._depthwise.add(id(layer))
+            rank = len(inputs[0].shape) if inputs else 0
+            self._calls.append(
+                _Call(
+                    id(layer),
+                    [(id(tensor), self._elements(tensor)) for tensor in inputs],
+                    [id(tensor) for tensor in outputs],
+                    bool(inputs) and rules.works_on_blocks(layer, rank),
+                    bool(inputs) and rules.is_normalisation(layer, rank),
+                )
+            )
 
     @property
     def candidates(self) -> set[int]:
         """Layers that can go sparse."""
-        return set(self._dense)
+        return {key for key, layer in self.masked.items() if not rules.reason_against(layer)}
 
     def gain(self, key: int) -> float:
-        """The time of a dense layer by that of the sparse one."""
-        return self._dense[key] / self._sparse[key]
+        """The time of a dense layer by that of the sparse one, in training."""
+        work = self._work[key]
+        return costs.TRAINING.dense_seconds(work) / costs.TRAINING.sparse_seconds(work)
 
-    def fastest(self) -> set[int]:
-        """The best set of sparse layers that single changes lead to, from those with a gain."""
-        chosen = {key for key in self._dense if self.gain(key) > costs.MARGIN}
-        seconds = self._seconds(chosen)
+    def fastest(self) -> tuple[set[int], str]:
+        """The best set of sparse layers that changes of one or two neighbours lead to.
+
+        Returns:
+            The set, and a remark if it is empty since the whole would gain too little.
+        """
+        candidates = self.candidates
+        keys = [key for key in self.masked if key in candidates]
+        moves = [*({key} for key in keys), *map(set, pairwise(keys))]
+        chosen = {key for key in keys if self.gain(key) > costs.MARGIN}
+        product = self._product(chosen)
         changed = True
         while changed:
             changed = False
-            for key in self._dense:
-                other = chosen ^ {key}
-                if self._seconds(other) < seconds:
-                    chosen, seconds, changed = other, self._seconds(other), True
-        return chosen
+            for move in moves:
+                other = self._product(chosen ^ move)
+                if other < product:
+                    chosen, product, changed = chosen ^ move, other, True
+        training, inference = (
+            self._seconds(set(), kind) / max(self._seconds(chosen, kind), 1e-12)
+            for kind in (costs.TRAINING, costs.INFERENCE)
+        )
+        if not chosen or (training >= _LEAST_GAIN and inference >= 1):
+            return chosen, ""
+        return set(), f"; of the whole {training:.2f} ×, {inference:.2f} × in inference: too little"
 
-    def _seconds(self, chosen: set[int]) -> float:
-        """What depends on the choice, of one step."""
+    def _product(self, chosen: set[int]) -> float:
+        return self._seconds(chosen, costs.TRAINING) * self._seconds(chosen, costs.INFERENCE)
+
+    def _seconds(self, chosen: set[int], kind: costs.Costs) -> float:
+        """What one step costs, as far as layers with weights and their neighbours go."""
         blocked: set[int] = set()
         moved: set[int] = set()
+        of_sparse: set[int] = set()
         total = 0.0
 
-        def move(tensors: list[Any], wanted: bool) -> None:
+        def move(tensors: list[tuple[int, int]], wanted: bool) -> None:
             nonlocal total
-            for tensor in tensors:
-                if (id(tensor) in blocked) is not wanted and id(tensor) not in moved:
-                    moved.add(id(tensor))
-                    total += costs.MARGIN * costs.border_seconds(self._elements(tensor))
+            for tensor, elements in tensors:
+                if (tensor in blocked) is not wanted and tensor not in moved:
+                    moved.add(tensor)
+                    total += costs.MARGIN * kind.border_seconds(elements)
 
-        for node in self._nodes:
-            operation, inputs = node.operation, keras_private.inputs_of(node)
-            on_blocks = id(operation) in chosen
-            if not on_blocks and any(id(tensor) in blocked for tensor in inputs):
-                on_blocks = rules.works_on_blocks(operation, len(inputs[0].shape))
+        for call in self._calls:
+            key, inputs = call.key, call.inputs
+            on_blocks = key in chosen or (
+                call.follows and any(tensor in blocked for tensor, _ in inputs)
+            )
             move(inputs, on_blocks)
             if on_blocks:
-                blocked.update(id(tensor) for tensor in keras_private.outputs_of(node))
-            if id(operation) in chosen:
-                total += costs.MARGIN * self._sparse[id(operation)]
-            elif id(operation) in self._dense:
-                total += self._dense[id(operation)]
-            elif inputs and rules.is_normalisation(operation, len(inputs[0].shape)):
-                total += costs.normalisation_seconds(self._elements(inputs[0]), blocks=on_blocks)
-        move(self._graph.outputs, wanted=False)
+                blocked.update(call.outputs)
+            if key in chosen:
+                total += costs.MARGIN * kind.sparse_seconds(self._work[key])
+                of_sparse.update(call.outputs)
+            elif call.normalises:
+                # In inference the sparse layer before it does it.
+                if kind is costs.TRAINING or inputs[0][0] not in of_sparse:
+                    total += kind.normalisation_seconds(inputs[0][1], blocks=on_blocks)
+            elif key in self._depthwise:
+                total += kind.depthwise_seconds(self._work[key])
+            elif key in self._work and self._work[key].weights:
+                total += kind.dense_seconds(self._work[key])
+        move([(id(tensor), self._elements(tensor)) for tensor in self._graph.outputs], wanted=False)
         return total
 
     def _elements(self, tensor: Any) -> int:
         return self._samples * math.prod(size or 1 for size in tensor.shape[1:])
 
 
-def _work(layer: Any, source: Any, batch_size: int) -> costs.Work:
+def _work(layer: Any, source: Any, result: Any, batch_size: int) -> costs.Work:
+    """What a layer does, dense if it has no mask; of one without matrices there is no work."""
     constraint = rules.mask_of(layer)
-    assert constraint is not None
-    mask = constraint.mask.numpy()
-    shape = tuple(size or 1 for size in source.shape[1:])
-    output = tuple(size or 1 for size in layer.compute_output_shape((1, *shape))[1:])
-    wide = math.prod(filters_of(layer, mask).mask.shape[:2]) > 1
+    shape, output = (tuple(size or 1 for size in tensor.shape[1:]) for tensor in (source, result))
+    matrices = [v for v in layer.weights if len(v.shape) > 1]
+    weights = sum(math.prod(v.shape) for v in matrices)
+    *edges, _, _ = getattr(getattr(layer, "kernel", None), "shape", (1, 1))
     return costs.Work(
         samples=batch_size,
-        weights=mask.size,
-        kept=int(np.count_nonzero(mask)),
+        weights=weights,
+        kept=weights if constraint is None else int(np.count_nonzero(constraint.mask.numpy())),
         elements=math.prod(shape) + math.prod(output),
         positions=math.prod(output[:-1]),
-        columns=output[-2] if wide else 0,
+        columns=output[-2] if len(output) > 1 and math.prod(edges) > 1 else 0,
     )

@@ -14,6 +14,7 @@ from prospr_ops.network import keras_private
 from prospr_ops.pruning import masks
 from prospr_ops.pruning.channels.graph import functional, is_graph
 from prospr_ops.sparse import rules
+from prospr_ops.sparse.folding import folds
 from prospr_ops.sparse.layers import (
     BlockedBatchNormalization,
     BlockLayer,
@@ -29,6 +30,15 @@ class SparseModel(keras.Model):
     """A functional model some of whose layers compute with their kept weights alone."""
 
     was_sequential = False
+    follows_graph = True
+
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None, **named: Any
+    ) -> Any:
+        """Runs the graph; in inference sparse layers do the normalisations behind them."""
+        if training or mask is not None or named:
+            return super().call(inputs, training=training, mask=mask, **named)
+        return keras_private.call_graph(self, inputs, folds(self))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration of a functional model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -57,6 +58,20 @@ def is_relu(operation: Any) -> bool:
         and operation.activation is keras.activations.relu
         and operation.dtype_policy.name == "float32"
     )
+
+
+def ceiling_of(operation: Any) -> float | None:
+    """The largest output of a layer that is a ReLU, infinite if it has none; None for others."""
+    if is_relu(operation):
+        return math.inf
+    if getattr(getattr(operation, "dtype_policy", None), "name", "") != "float32":
+        return None
+    if type(operation) is layers.Activation and operation.activation is keras.activations.relu6:
+        return 6.0
+    if type(operation) is not layers.ReLU or operation.max_value is None:
+        return None
+    plain = not operation.negative_slope and not operation.threshold
+    return float(operation.max_value) if plain and operation.max_value > 0 else None
 
 
 def is_sum_of_two(operation: Any, tensors: list[Any]) -> bool:

@@ -43,11 +43,20 @@ def test_ops_match_their_twins(seed, dtype):
     np.testing.assert_array_equal(blocks, reference.to_blocks(tf.constant(image, dtype)))
     np.testing.assert_array_equal(ops.from_blocks(blocks, len(image)), tf.constant(image, dtype))
     inputs = [blocks, tf.constant(weights, dtype), tf.constant(bias, dtype)]
+    # Every combination of what comes along.
+    behind = {}
+    if seed % 2:
+        behind["scale"] = tf.constant(np.linspace(-1, 2, len(bias)), dtype)
+    if seed // 2 % 2:
+        output = ops.sparse_conv(*inputs, *moves)
+        behind["residual"] = tf.cast(tf.random.stateless_normal(output.shape, [0, seed]), dtype)
+    relu = {"relu": bool(seed // 4 % 2), "ceiling": 1.5 if seed // 8 % 2 else np.inf}
+    inputs += behind.values()
 
     def results(module):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            output = module.sparse_conv(*inputs, *moves)
+            output = module.sparse_conv(*inputs[:3], *moves, **behind, **relu)
             loss = tf.reduce_sum(output * tf.sin(tf.cast(tf.range(16), dtype)))
         return [output, *tape.gradient(loss, inputs)]
 
