@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import prospr_ops as po
 from prospr_ops import ops
+from prospr_ops.sparse import planning
 from prospr_ops.sparse.folding import folds
 from prospr_ops.sparse.layers import SparseLayer
 
@@ -64,10 +65,12 @@ def _random_graph(seed):
     return keras.Model(inputs, layers.GlobalAveragePooling2D()(_normalised(random, x)))
 
 
-def _masked(model):
+def _masked(model, density=0.4):
     random = np.random.default_rng(0)
     kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
-    return po.apply_masks(model, {v.path: random.random(v.shape) < 0.4 for v in kernels}) or model
+    return (
+        po.apply_masks(model, {v.path: random.random(v.shape) < density for v in kernels}) or model
+    )
 
 
 def _layer_by_layer(model):
@@ -149,3 +152,22 @@ def test_few_blocks_are_divided_among_threads(samples):
         given = (image, weights, bias, taps, splits, (3, 3), (1, 1), (1, 1), "same")
         exact = po.reference.sparse_conv(*given)
         np.testing.assert_allclose(ops.sparse_conv(*given), exact, atol=1e-10)
+
+
+def test_a_model_that_would_gain_too_little_stays_dense(monkeypatch, capsys):
+    masked = _masked(po.models.resnet20((32, 32, 3)), 0.05)
+    assert any(isinstance(layer, SparseLayer) for layer in po.sparsify(masked, verbose=0).layers)
+    monkeypatch.setattr(planning, "_LEAST_GAIN", 100)
+    fast = po.sparsify(masked)
+    assert not any(isinstance(layer, SparseLayer) for layer in fast.layers)
+    assert "too little" in " ".join(capsys.readouterr().out.split())
+    assert any(
+        isinstance(layer, SparseLayer)
+        for layer in po.sparsify(masked, layers="all", verbose=0).layers
+    )
+
+
+def test_weights_that_are_nearly_all_kept_stay_dense():
+    for make in (po.models.resnet20, po.models.vgg16):
+        fast = po.sparsify(_masked(make((32, 32, 3)), 0.9), verbose=0)
+        assert not any(isinstance(layer, SparseLayer) for layer in fast.layers)
