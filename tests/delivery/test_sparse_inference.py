@@ -73,6 +73,12 @@ def _masked(model, density=0.4):
     )
 
 
+def _kinds(model, x):
+    """The kinds of operations of its inference."""
+    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(x)
+    return [operation.type for operation in function.graph.get_operations()]
+
+
 def _layer_by_layer(model):
     """The model without what inference does at once."""
     return keras.Model(model.inputs, model.outputs)
@@ -102,12 +108,9 @@ def test_it_computes_what_its_layers_compute(seed):
 
 def test_no_pass_is_left_for_a_normalisation():
     fast = po.sparsify(_masked(po.models.resnet20(SHAPE)), layers="all", verbose=0)
-    graph = tf.function(lambda x: fast(x, training=False)).get_concrete_function(
-        tf.TensorSpec((None, *SHAPE))
-    )
-    kinds = [operation.type for operation in graph.graph.get_operations()]
-    names = {type(layer).__name__ for layer in fast.layers}
-    assert "BlockedBatchNormalization" in names
+    x = tf.TensorSpec((None, *SHAPE))
+    kinds = _kinds(fast, x)
+    assert "Prospr>BlockNorm" in _kinds(_layer_by_layer(fast), x)
     assert not {"Prospr>BlockNorm", "Relu"} & set(kinds)
     sparse = [layer for layer in fast.layers if isinstance(layer, SparseLayer)]
     assert kinds.count("Prospr>SparseConv") == len(sparse)
@@ -137,6 +140,24 @@ def test_a_frozen_normalisation_trains_nothing_of_its_own():
             layer.trainable = False
     x = tf.random.normal((19, *SHAPE))
     np.testing.assert_allclose(fast(x, training=True), fast(x), atol=1e-5)
+
+
+def test_models_of_two_inputs_and_models_within_models():
+    layers = keras.layers
+    inner = keras.Sequential(
+        [keras.Input(SHAPE), layers.Conv2D(6, 3), layers.BatchNormalization(), layers.ReLU()]
+    )
+    inputs = [keras.Input(SHAPE), keras.Input(SHAPE)]
+    x = layers.Concatenate()([inner(one) for one in inputs])
+    x = layers.BatchNormalization()(layers.Conv2D(5, 3, name="outer")(x))
+    masked = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    random = np.random.default_rng(0)
+    kernels = [v for v in masked.trainable_variables if v.name == "kernel"]
+    po.apply_masks(masked, {v.path: random.random(v.shape) < 0.5 for v in kernels})
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    x = [tf.random.normal((18, *SHAPE)), tf.random.normal((18, *SHAPE))]
+    assert "Prospr>BlockNorm" not in _kinds(fast, x)
+    np.testing.assert_allclose(fast(x), masked(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 16, 40])
