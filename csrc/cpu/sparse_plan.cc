@@ -74,9 +74,10 @@ struct Matrix {
   std::int64_t channels;  // tap = corner * channels + channel
 };
 
-// How many passes over the weights there are.
-std::int64_t passes_of(const Matrix& matrix, const Window& window, std::size_t element) {
-  if (matrix.weights == 0) return 1;
+// How many passes over the weights there are, at some positions.
+std::int64_t passes_of(const Matrix& matrix, const Window& window, std::size_t element,
+                       std::int64_t positions) {
+  if (matrix.weights == 0 || positions < kPositions) return 1;
   const auto width = static_cast<double>(window.kernel_width + kPositions - 1);
   const double lines = static_cast<double>(window.kernel_height) * width * kBlockLanes;
   const double fitting = kPassBytes / (lines * static_cast<double>(element));
@@ -183,10 +184,13 @@ Reading of_image(const SparseConvShape& shape, const SparsePattern& pattern, std
                       shape.weights,
                       window.kernel_height * window.kernel_width,
                       shape.channels};
-  set_weights(&reading, matrix, passes_of(matrix, window, element), [&](std::int64_t corner) {
-    return corner / window.kernel_width * window.dilation_height * reading.strides.row +
-           corner % window.kernel_width * window.dilation_width * reading.strides.column;
-  });
+  set_weights(&reading, matrix,
+              passes_of(matrix, window, element, reading.source[0] * reading.block_positions),
+              [&](std::int64_t corner) {
+                return corner / window.kernel_width * window.dilation_height * reading.strides.row +
+                       corner % window.kernel_width * window.dilation_width *
+                           reading.strides.column;
+              });
   return reading;
 }
 
@@ -235,10 +239,14 @@ Reading of_output(const SparseConvShape& shape, const Matrix& matrix, const Phas
                    columns.stride > 1 || reads_often(shape);
   arrange(&reading, rows.pixels, columns.pixels, 1, 1,
           {shape.height, shape.width, rows.first, columns.first, rows.stride, columns.stride});
-  set_weights(&reading, matrix, passes_of(matrix, window, element), [&](std::int64_t corner) {
-    return (rows.place(corner / window.kernel_width) - rows.least) * reading.strides.row +
-           (columns.place(corner % window.kernel_width) - columns.least) * reading.strides.column;
-  });
+  set_weights(&reading, matrix,
+              passes_of(matrix, window, element, reading.source[0] * reading.block_positions),
+              [&](std::int64_t corner) {
+                return (rows.place(corner / window.kernel_width) - rows.least) *
+                           reading.strides.row +
+                       (columns.place(corner % window.kernel_width) - columns.least) *
+                           reading.strides.column;
+              });
   return reading;
 }
 

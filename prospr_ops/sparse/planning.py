@@ -169,7 +169,8 @@ class _Plan:
         )
         if not chosen or (training >= _LEAST_GAIN and inference >= 1):
             return chosen, ""
-        return set(), f"; of the whole {training:.2f} ×, {inference:.2f} × in inference: too little"
+        short = f"{training:.2f} ×" if training < _LEAST_GAIN else f"{inference:.2f} × in inference"
+        return set(), f"; too little in all, {short}"
 
     def _product(self, chosen: set[int]) -> float:
         return self._seconds(chosen, costs.TRAINING) * self._seconds(chosen, costs.INFERENCE)

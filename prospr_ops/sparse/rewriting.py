@@ -29,14 +29,13 @@ from prospr_ops.sparse.layers import (
 class SparseModel(keras.Model):
     """A functional model some of whose layers compute with their kept weights alone."""
 
+    calls_its_graph = True  # though `call` is its own
     was_sequential = False
-    follows_graph = True
 
-    def call(
-        self, inputs: Any, training: bool | None = None, mask: Any = None, **named: Any
-    ) -> Any:
+    def call(self, inputs: Any, training: Any = None, mask: Any = None, **named: Any) -> Any:
         """Runs the graph; in inference sparse layers do the normalisations behind them."""
-        if training or mask is not None or named:
+        masked = any(one is not None for one in keras.tree.flatten(mask))
+        if training or masked or named:
             return super().call(inputs, training=training, mask=mask, **named)
         return keras_private.call_graph(self, inputs, folds(self))
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import prospr_ops as po
 from prospr_ops import ops
+from prospr_ops.sparse import planning
 from prospr_ops.sparse.folding import folds
 from prospr_ops.sparse.layers import SparseLayer
 
@@ -64,10 +65,18 @@ def _random_graph(seed):
     return keras.Model(inputs, layers.GlobalAveragePooling2D()(_normalised(random, x)))
 
 
-def _masked(model):
+def _masked(model, density=0.4):
     random = np.random.default_rng(0)
     kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
-    return po.apply_masks(model, {v.path: random.random(v.shape) < 0.4 for v in kernels}) or model
+    return (
+        po.apply_masks(model, {v.path: random.random(v.shape) < density for v in kernels}) or model
+    )
+
+
+def _kinds(model, x):
+    """The kinds of operations of its inference."""
+    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(x)
+    return [operation.type for operation in function.graph.get_operations()]
 
 
 def _layer_by_layer(model):
@@ -99,12 +108,9 @@ def test_it_computes_what_its_layers_compute(seed):
 
 def test_no_pass_is_left_for_a_normalisation():
     fast = po.sparsify(_masked(po.models.resnet20(SHAPE)), layers="all", verbose=0)
-    graph = tf.function(lambda x: fast(x, training=False)).get_concrete_function(
-        tf.TensorSpec((None, *SHAPE))
-    )
-    kinds = [operation.type for operation in graph.graph.get_operations()]
-    names = {type(layer).__name__ for layer in fast.layers}
-    assert "BlockedBatchNormalization" in names
+    x = tf.TensorSpec((None, *SHAPE))
+    kinds = _kinds(fast, x)
+    assert "Prospr>BlockNorm" in _kinds(_layer_by_layer(fast), x)
     assert not {"Prospr>BlockNorm", "Relu"} & set(kinds)
     sparse = [layer for layer in fast.layers if isinstance(layer, SparseLayer)]
     assert kinds.count("Prospr>SparseConv") == len(sparse)
@@ -136,6 +142,24 @@ def test_a_frozen_normalisation_trains_nothing_of_its_own():
     np.testing.assert_allclose(fast(x, training=True), fast(x), atol=1e-5)
 
 
+def test_models_of_two_inputs_and_models_within_models():
+    layers = keras.layers
+    inner = keras.Sequential(
+        [keras.Input(SHAPE), layers.Conv2D(6, 3), layers.BatchNormalization(), layers.ReLU()]
+    )
+    inputs = [keras.Input(SHAPE), keras.Input(SHAPE)]
+    x = layers.Concatenate()([inner(one) for one in inputs])
+    x = layers.BatchNormalization()(layers.Conv2D(5, 3, name="outer")(x))
+    masked = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    random = np.random.default_rng(0)
+    kernels = [v for v in masked.trainable_variables if v.name == "kernel"]
+    po.apply_masks(masked, {v.path: random.random(v.shape) < 0.5 for v in kernels})
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    x = [tf.random.normal((18, *SHAPE)), tf.random.normal((18, *SHAPE))]
+    assert "Prospr>BlockNorm" not in _kinds(fast, x)
+    np.testing.assert_allclose(fast(x), masked(x), atol=1e-5)
+
+
 @pytest.mark.parametrize("samples", [1, 16, 40])
 def test_few_blocks_are_divided_among_threads(samples):
     """Positions and filters are cut into parts; every part must be there once."""
@@ -149,3 +173,22 @@ def test_few_blocks_are_divided_among_threads(samples):
         given = (image, weights, bias, taps, splits, (3, 3), (1, 1), (1, 1), "same")
         exact = po.reference.sparse_conv(*given)
         np.testing.assert_allclose(ops.sparse_conv(*given), exact, atol=1e-10)
+
+
+def test_a_model_that_would_gain_too_little_stays_dense(monkeypatch, capsys):
+    masked = _masked(po.models.resnet20((32, 32, 3)), 0.05)
+    assert any(isinstance(layer, SparseLayer) for layer in po.sparsify(masked, verbose=0).layers)
+    monkeypatch.setattr(planning, "_LEAST_GAIN", 100)
+    fast = po.sparsify(masked)
+    assert not any(isinstance(layer, SparseLayer) for layer in fast.layers)
+    assert "too little" in " ".join(capsys.readouterr().out.split())
+    assert any(
+        isinstance(layer, SparseLayer)
+        for layer in po.sparsify(masked, layers="all", verbose=0).layers
+    )
+
+
+def test_weights_that_are_nearly_all_kept_stay_dense():
+    for make in (po.models.resnet20, po.models.vgg16):
+        fast = po.sparsify(_masked(make((32, 32, 3)), 0.9), verbose=0)
+        assert not any(isinstance(layer, SparseLayer) for layer in fast.layers)
