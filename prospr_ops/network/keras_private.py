@@ -69,6 +69,7 @@ __all__ = [
     "run_graph",
     "seed_states",
     "sequential_graph",
+    "standard_inputs",
     "sublayers",
     "total_loss",
 ]
@@ -142,6 +143,11 @@ def nodes(model: Functional) -> Iterator[Any]:
 def run_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any:
     """Outputs of a functional model on new inputs, with `call(operation)` for each operation."""
     return model._run_through_graph(inputs, operation_fn=call)
+
+
+def standard_inputs(model: Functional, inputs: Any) -> Any:
+    """What a functional model is called on, in the order, types and shapes that it expects."""
+    return model._standardize_inputs(inputs)
 
 
 def operation_of(tensor: keras.KerasTensor) -> Any:

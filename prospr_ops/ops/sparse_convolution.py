@@ -7,7 +7,7 @@ in compressed rows: filter f has the weights ``splits[f]`` to ``splits[f + 1]``,
 weight is the element of the image below the filter that it reads, ``(i * kernel_width + j) * C +
 c``. Filters of ``1 x 1`` on an image of ``1 x 1`` are a dense layer.
 
-`sparse_conv`, `to_blocks` and `from_blocks` can be differentiated once. All are for CPUs: there are no
+`sparse_conv`, `sparse_conv_small`, `to_blocks` and `from_blocks` can be differentiated once. All are for CPUs: there are no
 kernels for a GPU.
 """
 
@@ -124,28 +124,99 @@ def sparse_conv(
     if transposed is not None:
         _check_transposed(transposed)
 
+    # All tensors are arguments: a SavedModel takes no gradient that captures others.
     @tf.custom_gradient
-    def convolution(image: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor) -> Any:
-        def gradients(by_output: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def convolution(
+        image: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor, *pattern: tf.Tensor
+    ) -> Any:
+        taps, splits, *entries = pattern
+
+        def gradients(by_output: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
             by_weights, by_bias = library.prospr_sparse_conv_filter_gradient(
                 image, by_output, taps, splits, **window
             )
             size = tf.shape(image)
-            entries = transposed or transposed_pattern(taps, splits, size[3])
+            by_channel = entries or transposed_pattern(taps, splits, size[3])
             by_image = library.prospr_sparse_conv_input_gradient(
-                by_output, weights, *entries, size[1:3], **window
+                by_output, weights, *by_channel, size[1:3], **window
             )
             by_image.set_shape(image.shape)
-            return by_image, by_weights, by_bias
+            return by_image, by_weights, by_bias, *[None] * len(pattern)
 
         return library.prospr_sparse_conv(image, weights, bias, taps, splits, **window), gradients
 
-    return _raising(convolution)(image, weights, bias)
+    return _raising(convolution)(image, weights, bias, taps, splits, *(transposed or ()))
 
 
 def _raising(function: Any) -> Any:
     function.__name__ = "sparse_conv"
     return raises_value_error(function)
+
+
+@raises_value_error
+def sparse_conv_small(
+    image: Any,
+    weights: Any,
+    bias: Any,
+    taps: Any,
+    splits: Any,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] = 1,
+    dilations: int | Sequence[int] = 1,
+    padding: str = "valid",
+) -> tf.Tensor:
+    """The output of the filters at every position, for few samples.
+
+    Computes what `sparse_conv` computes, on images as TensorFlow lays them. It is the faster one for
+    inference on fewer samples than a block has. Its gradients are those of `sparse_conv`, on blocks.
+    The same bits for every number of threads.
+
+    Args:
+        image: Images with channels along the last axis, ``[N, H, W, C]``, float32 or float64.
+        weights: Weights of all filters, one after the other, ``[K]``, of image's dtype.
+        bias: Bias of each filter, ``[F]``, of image's dtype.
+        taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
+            kernel_height * kernel_width * C)``.
+        splits: Range of weights of each filter, ``[F + 1]``, int32, rising from 0 to K.
+        kernel_size: Height and width of the filters, or one number for both.
+        strides: By how much the filters move, down and to the right, or one number for both.
+        dilations: Distance of neighbouring elements of a filter, or one number for both axes.
+        padding: "valid" or "same", as of `tf.nn.conv2d`.
+
+    Returns:
+        The output, ``[N, R, S, F]``.
+
+    Raises:
+        ValueError: The shapes do not fit together, or a tap, a split or a size is out of range.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape([1.0, 10.0], [1, 1, 1, 2])  # 1 sample of 1 pixel, 2 channels
+        >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
+        >>> po.ops.sparse_conv_small(image, weights, bias, taps, splits, 1).numpy().ravel().tolist()
+        [30.5, 0.0]
+    """
+    window = _window(kernel_size, strides, dilations, padding)
+    return library.prospr_sparse_conv_small(image, weights, bias, taps, splits, **window)
+
+
+@tf.RegisterGradient("Prospr>SparseConvSmall")
+def _gradient_of_sparse_conv_small(op: tf.Operation, by_output: tf.Tensor) -> Any:
+    image, weights, _, taps, splits = op.inputs
+    names = ("kernel_size", "strides", "dilations", "padding")
+    window = {name: op.get_attr(name) for name in names}
+    window["padding"] = tf.compat.as_str(window["padding"])
+    by_blocks, size = to_blocks(by_output), tf.shape(image)
+    by_weights, by_bias = library.prospr_sparse_conv_filter_gradient(
+        to_blocks(image), by_blocks, taps, splits, **window
+    )
+    transposed = transposed_pattern(taps, splits, size[3])
+    by_image = library.prospr_sparse_conv_input_gradient(
+        by_blocks, weights, *transposed, size[1:3], **window
+    )
+    return from_blocks(by_image, size[0]), by_weights, by_bias, None, None
 
 
 @raises_value_error

@@ -67,9 +67,38 @@ def sparse_conv(
         [30.5, 0.0]
     """
     samples = from_blocks(image, tf.shape(image)[0] * _BLOCK)
+    pattern = (taps, splits, kernel_size)
+    return to_blocks(
+        sparse_conv_small(samples, weights, bias, *pattern, strides, dilations, padding)
+    )
+
+
+def sparse_conv_small(
+    image: tf.Tensor,
+    weights: tf.Tensor,
+    bias: tf.Tensor,
+    taps: tf.Tensor,
+    splits: tf.Tensor,
+    kernel_size: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    padding: str = "valid",
+) -> tf.Tensor:
+    """Twin of `prospr_ops.ops.sparse_conv_small`.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape([1.0, 10.0], [1, 1, 1, 2])
+        >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
+        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
+        >>> output = po.reference.sparse_conv_small(image, weights, bias, taps, splits, (1, 1))
+        >>> output.numpy().ravel().tolist()
+        [30.5, 0.0]
+    """
     filters = dense_filters(weights, taps, splits, kernel_size, tf.shape(image)[3])
-    output = tf.nn.convolution(samples, filters, strides, padding.upper(), dilations=dilations)
-    return to_blocks(output + bias)
+    output = tf.nn.convolution(image, filters, strides, padding.upper(), dilations=dilations)
+    return output + bias
 
 
 def sparse_conv_input_gradient(

@@ -22,13 +22,25 @@ from prospr_ops.sparse.layers import (
     SparseLayer,
     ToBlocks,
 )
+from prospr_ops.sparse.small import small_or
 
 
 @keras.saving.register_keras_serializable(package="prospr_ops")
 class SparseModel(keras.Model):
     """A functional model some of whose layers compute with their kept weights alone."""
 
+    calls_its_graph = True  # though `call` is its own
     was_sequential = False
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None, **named: Any) -> Any:
+        """The outputs, in inference on few samples without blocks."""
+        stock = super().call
+
+        def on_blocks() -> Any:
+            return stock(inputs, training=training, mask=mask, **named)
+
+        masked = any(one is not None for one in keras.tree.flatten(mask))
+        return on_blocks() if training or masked else small_or(self, inputs, on_blocks)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration of a functional model."""

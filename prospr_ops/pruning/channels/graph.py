@@ -48,9 +48,10 @@ _GRAPHS = (Functional, keras.Sequential)
 def is_graph(operation: Any) -> bool:
     """Whether an operation is a model that calls its layers as its graph says.
 
-    A subclass with a training step of its own is; one that is called by Python code is not.
+    A subclass with a training step of its own is; one that is called by Python code is not, unless it
+    says so by an attribute `calls_its_graph`.
     """
-    return any(
+    return getattr(operation, "calls_its_graph", False) or any(
         isinstance(operation, kind) and type(operation).call is kind.call for kind in _GRAPHS
     )
 
