@@ -200,6 +200,7 @@ def sparse_conv(
 def sparse_conv_small(
     image: npt.NDArray[_Float],
     weights: npt.NDArray[_Float],
+    scale: npt.NDArray[_Float],
     bias: npt.NDArray[_Float],
     taps: npt.NDArray[np.int32],
     splits: npt.NDArray[np.int32],

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "cpu/aligned_buffer.h"
@@ -19,6 +20,12 @@ constexpr std::int64_t kMostOffsets = std::numeric_limits<std::int32_t>::max();
 
 std::int64_t rounded_up(std::int64_t size) { return small_chunks(size) * kSmallLanes; }
 
+// Elements of a row of so many positions, as kernels read it.
+std::int64_t row_of(std::int64_t positions) {
+  if (positions <= 4) return 4;
+  return positions <= 8 ? 8 : rounded_up(positions);
+}
+
 // Positions of a filter's elements and of outputs.
 struct Place {
   std::int64_t row;
@@ -28,7 +35,7 @@ struct Place {
 // One row per element of the filters: at each position what it reads.
 void unroll(const SparseConvShape& shape, SmallPlan* plan, std::vector<std::int64_t>* bases) {
   const Window& window = shape.window;
-  const std::int64_t row = rounded_up(plan->positions);
+  const std::int64_t row = row_of(plan->positions);
   const std::int64_t zero = plan->group * plan->pixels;
   for (std::int64_t i = 0; i < window.kernel_height; ++i) {
     for (std::int64_t j = 0; j < window.kernel_width; ++j) {
@@ -137,23 +144,32 @@ SmallPlan small_plan_of(const SparseConvShape& shape, const SparsePattern& patte
       plan.group = (shape.blocks + groups - 1) / groups;
       plan.positions = plan.group * plan.results;
       unroll(shape, &plan, &bases);
+      plan.stride = static_cast<std::int64_t>(plan.elements.size());
     } else {
       frame(shape, &plan, &bases);
+      plan.stride = rounded_up(static_cast<std::int64_t>(plan.elements.size()));
     }
-    plan.stride = rounded_up(static_cast<std::int64_t>(plan.elements.size()));
   }
   // Channels whose distance is a power of two would lie in a few sets of the first-level cache.
-  if (!plan.in_place && plan.stride % (8 * kSmallLanes) == 0) plan.stride += kSmallLanes;
+  if (!plan.in_place && plan.stride % (8 * kSmallLanes) == 0) plan.stride += row_of(plan.positions);
   plan.tile = 1;
   if (plan.positions > 1) {
     const std::int64_t tiles = (plan.positions + kSmallTile - 1) / kSmallTile;
     plan.tile = rounded_up((plan.positions + tiles - 1) / tiles);
   }
-  plan.offsets.reserve(shape.weights);
+  plan.unit = plan.stride;
+  for (const std::int64_t base : bases) plan.unit = std::gcd(plan.unit, base);
+  const bool is_short = shape.channels * plan.stride / plan.unit <= 1 << 16;
+  is_short ? plan.short_offsets.reserve(shape.weights) : plan.offsets.reserve(shape.weights);
   for (std::int64_t k = 0; k < shape.weights; ++k) {
     const std::int64_t tap = pattern.taps[k];
-    plan.offsets.push_back(static_cast<std::int32_t>(bases[tap / shape.channels] +
-                                                     tap % shape.channels * plan.stride));
+    const std::int64_t offset =
+        (bases[tap / shape.channels] + tap % shape.channels * plan.stride) / plan.unit;
+    if (is_short) {
+      plan.short_offsets.push_back(static_cast<std::uint16_t>(offset));
+    } else {
+      plan.offsets.push_back(static_cast<std::int32_t>(offset));
+    }
   }
   plan.splits.assign(pattern.splits, pattern.splits + shape.filters + 1);
   return plan;

@@ -104,85 +104,95 @@ void lay(const SmallPlan& plan, const T* image, T* scratch, std::int64_t begin, 
   }
 }
 
-// Of filters [begin, end) the sums at kCount vectors of positions: buffer[filter - begin,
+// The weights of all filters, and where they read.
+template <typename T, typename Offset>
+struct Rows {
+  const std::int32_t* splits;
+  const Offset* offsets;
+  std::int64_t unit;
+  const SparseConvSmall<T>& map;
+
+  const T* at(const T* source, std::int64_t k) const { return source + offsets[k] * unit; }
+};
+
+// Of filters [begin, end) the results at kCount vectors of positions: buffer[filter - begin,
 // position].
-template <int kLanes, int kCount, typename T>
-void add_up(const SmallPlan& plan, const SparseConvSmall<T>& map, const T* source,
-            std::int64_t begin, std::int64_t end, T* buffer) {
+template <int kLanes, int kCount, typename T, typename Offset>
+void add_up(const Rows<T, Offset>& rows, const T* source, std::int64_t begin, std::int64_t end,
+            T* buffer) {
   using Part = Lanes<T, kLanes>;
   // So many sums that no addition waits for the one before.
   constexpr int kSums = kCount >= 4 ? 1 : 4 / kCount;
-  const std::int32_t* const offsets = plan.offsets.data();
+  const T* const weights = rows.map.weights;
   for (std::int64_t f = begin; f < end; ++f, buffer += kSmallTile) {
     Part sums[kSums][kCount] = {};
-    for (auto& part : sums[0]) part += map.bias[f];
-    const std::int64_t last = plan.splits[f + 1];
-    std::int64_t k = plan.splits[f];
+    const std::int64_t last = rows.splits[f + 1];
+    std::int64_t k = rows.splits[f];
     for (; k + kSums <= last; k += kSums) {
 #pragma GCC unroll 4
       for (int s = 0; s < kSums; ++s) {
-        const T* const from = source + offsets[k + s];
-        const T weight = map.weights[k + s];
+        const T* const from = rows.at(source, k + s);
+        const T weight = weights[k + s];
 #pragma GCC unroll 32
         for (int i = 0; i < kCount; ++i) sums[s][i] += weight * read<Part>(from + i * kLanes);
       }
     }
     for (; k < last; ++k) {
-      const T* const from = source + offsets[k];
+      const T* const from = rows.at(source, k);
 #pragma GCC unroll 32
-      for (int i = 0; i < kCount; ++i) sums[0][i] += map.weights[k] * read<Part>(from + i * kLanes);
+      for (int i = 0; i < kCount; ++i) sums[0][i] += weights[k] * read<Part>(from + i * kLanes);
     }
     for (int i = 0; i < kCount; ++i) {
       for (int s = 1; s < kSums; ++s) sums[0][i] += sums[s][i];
-      write(buffer + i * kLanes, sums[0][i]);
+      write(buffer + i * kLanes, rows.map.bias[f] + rows.map.scale[f] * sums[0][i]);
     }
   }
 }
 
-// The same at one position.
-template <typename T>
-T dot(const SmallPlan& plan, const T* weights, const T* source, std::int64_t f) {
+// The same at one position, of one filter.
+template <typename T, typename Offset>
+T dot(const Rows<T, Offset>& rows, const T* source, std::int64_t f) {
   constexpr int kSums = 8;
-  const std::int32_t* const offsets = plan.offsets.data();
+  const T* const weights = rows.map.weights;
   T sums[kSums] = {};
-  const std::int64_t last = plan.splits[f + 1];
-  std::int64_t k = plan.splits[f];
+  const std::int64_t last = rows.splits[f + 1];
+  std::int64_t k = rows.splits[f];
   for (; k + kSums <= last; k += kSums) {
 #pragma GCC unroll 8
-    for (int s = 0; s < kSums; ++s) sums[s] += weights[k + s] * source[offsets[k + s]];
+    for (int s = 0; s < kSums; ++s) sums[s] += weights[k + s] * *rows.at(source, k + s);
   }
-  for (; k < last; ++k) sums[0] += weights[k] * source[offsets[k]];
+  for (; k < last; ++k) sums[0] += weights[k] * *rows.at(source, k);
   for (int s = 1; s < kSums; ++s) sums[0] += sums[s];
-  return sums[0];
+  return rows.map.bias[f] + rows.map.scale[f] * sums[0];
 }
 
-template <int kMost, typename T>
-void add_up_vectors(std::int64_t count, const SmallPlan& plan, const SparseConvSmall<T>& map,
-                    const T* source, std::int64_t begin, std::int64_t end, T* buffer) {
+template <int kMost, typename T, typename Offset>
+void add_up_vectors(std::int64_t count, const Rows<T, Offset>& rows, const T* source,
+                    std::int64_t begin, std::int64_t end, T* buffer) {
   constexpr int kLanes = kEdge<T>;
   if (count == kMost) {
-    add_up<kLanes, kMost>(plan, map, source, begin, end, buffer);
+    add_up<kLanes, kMost>(rows, source, begin, end, buffer);
   } else if constexpr (kMost > 1) {
-    add_up_vectors<kMost - 1>(count, plan, map, source, begin, end, buffer);
+    add_up_vectors<kMost - 1>(count, rows, source, begin, end, buffer);
   }
 }
 
 // All positions of a tile, as many vectors at once as there are registers for.
-template <typename T>
-void add_up_tile(std::int64_t positions, const SmallPlan& plan, const SparseConvSmall<T>& map,
-                 const T* source, std::int64_t begin, std::int64_t end, T* buffer) {
+template <typename T, typename Offset>
+void add_up_tile(std::int64_t positions, const Rows<T, Offset>& rows, const T* source,
+                 std::int64_t begin, std::int64_t end, T* buffer) {
   constexpr std::int64_t kLanes = kEdge<T>;
   if constexpr (kLanes > 4) {
-    if (positions <= 4) return add_up<4, 1>(plan, map, source, begin, end, buffer);
+    if (positions <= 4) return add_up<4, 1>(rows, source, begin, end, buffer);
   }
   if constexpr (kLanes > 8) {
-    if (positions <= 8) return add_up<8, 1>(plan, map, source, begin, end, buffer);
+    if (positions <= 8) return add_up<8, 1>(rows, source, begin, end, buffer);
   }
   constexpr std::int64_t kMost = 8;
   for (std::int64_t vectors = (positions + kLanes - 1) / kLanes; vectors > 0;) {
     const std::int64_t some =
         vectors > kMost && vectors < 2 * kMost ? (vectors + 1) / 2 : std::min(vectors, kMost);
-    add_up_vectors<kMost>(some, plan, map, source, begin, end, buffer);
+    add_up_vectors<kMost>(some, rows, source, begin, end, buffer);
     vectors -= some;
     source += some * kLanes;
     buffer += some * kLanes;
@@ -217,9 +227,9 @@ void write_out(const T* buffer, const std::int32_t* targets, std::int64_t positi
   }
 }
 
-template <typename T>
-void multiply(const SmallPlan& plan, const SparseConvSmall<T>& map, const T* scratch,
-              std::int64_t begin, std::int64_t end) {
+template <typename T, typename Offset>
+void multiply_by(const SmallPlan& plan, const Rows<T, Offset>& rows, const T* scratch,
+                 std::int64_t begin, std::int64_t end) {
   const std::int64_t chunks = small_chunks(plan.filters);
   alignas(64) T buffer[kSmallLanes * kSmallTile] = {};
   for (std::int64_t item = begin; item < end; ++item) {
@@ -228,18 +238,27 @@ void multiply(const SmallPlan& plan, const SparseConvSmall<T>& map, const T* scr
     const std::int64_t group = item / chunks / plan.tiles();
     const std::int64_t tile = item / chunks % plan.tiles() * plan.tile;
     const T* const source = scratch + group * plan.group_size() + tile;
-    T* const output = map.output + group * plan.group * plan.results * plan.filters + first;
+    T* const output = rows.map.output + group * plan.group * plan.results * plan.filters + first;
     if (plan.tile == 1) {
-      for (std::int64_t i = 0; i < some; ++i) {
-        output[i] = map.bias[first + i] + dot(plan, map.weights, source, first + i);
-      }
+      for (std::int64_t i = 0; i < some; ++i) output[i] = dot(rows, source, first + i);
       continue;
     }
     const std::int64_t positions = std::min(plan.tile, plan.positions - tile);
-    add_up_tile(positions, plan, map, source, first, first + some, buffer);
+    add_up_tile(positions, rows, source, first, first + some, buffer);
     write_out(buffer, plan.targets.data() + tile, positions,
               plan.group_images(group) * plan.results, some, plan.filters, output);
   }
+}
+
+template <typename T>
+void multiply(const SmallPlan& plan, const SparseConvSmall<T>& map, const T* scratch,
+              std::int64_t begin, std::int64_t end) {
+  const auto with = [&](const auto& offsets) {
+    using Offset = typename std::decay_t<decltype(offsets)>::value_type;
+    const Rows<T, Offset> rows{plan.splits.data(), offsets.data(), plan.unit, map};
+    multiply_by(plan, rows, scratch, begin, end);
+  };
+  plan.offsets.empty() ? with(plan.short_offsets) : with(plan.offsets);
 }
 
 }  // namespace

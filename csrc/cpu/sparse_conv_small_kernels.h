@@ -10,7 +10,7 @@
 
 namespace prospr::cpu {
 
-// Elements that a row of the scratch is a multiple of, and positions of a tile at most.
+// Channels and filters of an item, and positions of a tile at most.
 constexpr std::int64_t kSmallLanes = 16;
 constexpr std::int64_t kSmallTile = 128;
 
@@ -33,7 +33,11 @@ struct SmallPlan {
   std::vector<std::int32_t>
       elements;                       // of a channel: which pixel of the group, or `group * pixels`
   std::vector<std::int32_t> targets;  // of a position: which output of the group, or -1
-  std::vector<std::int32_t> offsets;  // of a weight
+  // Of a weight, in units; in 16 bits where these are enough, since weights are read once for few
+  // positions, from memory.
+  std::int64_t unit;
+  std::vector<std::uint16_t> short_offsets;
+  std::vector<std::int32_t> offsets;
   std::vector<std::int32_t> splits;
 
   std::int64_t groups() const { return (samples + group - 1) / group; }

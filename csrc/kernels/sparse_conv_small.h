@@ -16,13 +16,14 @@ std::string check_small_filters(const Shape& image, const Shape& taps, const Sha
 // [samples, rows, columns, filters].
 Shape small_output(const SparseConvShape& shape);
 
-// As SparseConv.
+// As SparseConv, with the sums of each filter times its scale before the bias is added.
 template <typename T>
 struct SparseConvSmall {
   using Element = T;
   SparsePattern pattern;
   const T* image;
   const T* weights;  // [weights]
+  const T* scale;    // [filters]
   const T* bias;     // [filters]
   T* output;         // written
 };

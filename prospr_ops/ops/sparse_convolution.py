@@ -157,6 +157,7 @@ def _raising(function: Any) -> Any:
 def sparse_conv_small(
     image: Any,
     weights: Any,
+    scale: Any,
     bias: Any,
     taps: Any,
     splits: Any,
@@ -167,13 +168,15 @@ def sparse_conv_small(
 ) -> tf.Tensor:
     """The output of the filters at every position, for few samples.
 
-    Computes what `sparse_conv` computes, on images as TensorFlow lays them. It is the faster one for
-    inference on fewer samples than a block has. Its gradients are those of `sparse_conv`, on blocks.
+    Computes what `sparse_conv` computes, on images as TensorFlow lays them, with a factor for each
+    filter, as of a batch normalisation behind it. It is the faster one for inference on fewer samples
+    than a block has. Its gradients are computed on blocks.
     The same bits for every number of threads.
 
     Args:
         image: Images with channels along the last axis, ``[N, H, W, C]``, float32 or float64.
         weights: Weights of all filters, one after the other, ``[K]``, of image's dtype.
+        scale: Factor of each filter's sums, ``[F]``, of image's dtype.
         bias: Bias of each filter, ``[F]``, of image's dtype.
         taps: Element of the image that each weight reads, ``[K]``, int32, each in ``[0,
             kernel_height * kernel_width * C)``.
@@ -193,30 +196,35 @@ def sparse_conv_small(
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape([1.0, 10.0], [1, 1, 1, 2])  # 1 sample of 1 pixel, 2 channels
-        >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
+        >>> weights, scale, bias = tf.constant([3.0]), tf.constant([2.0, 1.0]), tf.constant([0.5, 0.0])
         >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
-        >>> po.ops.sparse_conv_small(image, weights, bias, taps, splits, 1).numpy().ravel().tolist()
-        [30.5, 0.0]
+        >>> output = po.ops.sparse_conv_small(image, weights, scale, bias, taps, splits, 1)
+        >>> output.numpy().ravel().tolist()
+        [60.5, 0.0]
     """
     window = _window(kernel_size, strides, dilations, padding)
-    return library.prospr_sparse_conv_small(image, weights, bias, taps, splits, **window)
+    return library.prospr_sparse_conv_small(image, weights, scale, bias, taps, splits, **window)
 
 
 @tf.RegisterGradient("Prospr>SparseConvSmall")
 def _gradient_of_sparse_conv_small(op: tf.Operation, by_output: tf.Tensor) -> Any:
-    image, weights, _, taps, splits = op.inputs
+    image, weights, scale, bias, taps, splits = op.inputs
     names = ("kernel_size", "strides", "dilations", "padding")
     window = {name: op.get_attr(name) for name in names}
     window["padding"] = tf.compat.as_str(window["padding"])
-    by_blocks, size = to_blocks(by_output), tf.shape(image)
-    by_weights, by_bias = library.prospr_sparse_conv_filter_gradient(
+    ones, zeros = tf.ones_like(scale), tf.zeros_like(bias)
+    sums = library.prospr_sparse_conv_small(image, weights, ones, zeros, taps, splits, **window)
+    by_scale = tf.reduce_sum(by_output * sums, [0, 1, 2])
+    by_bias = tf.reduce_sum(by_output, [0, 1, 2])
+    by_blocks, size = to_blocks(by_output * scale), tf.shape(image)
+    by_weights, _ = library.prospr_sparse_conv_filter_gradient(
         to_blocks(image), by_blocks, taps, splits, **window
     )
     transposed = transposed_pattern(taps, splits, size[3])
     by_image = library.prospr_sparse_conv_input_gradient(
         by_blocks, weights, *transposed, size[1:3], **window
     )
-    return from_blocks(by_image, size[0]), by_weights, by_bias, None, None
+    return from_blocks(by_image, size[0]), by_weights, by_scale, by_bias, None, None
 
 
 @raises_value_error

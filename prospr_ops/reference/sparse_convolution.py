@@ -67,15 +67,15 @@ def sparse_conv(
         [30.5, 0.0]
     """
     samples = from_blocks(image, tf.shape(image)[0] * _BLOCK)
-    pattern = (taps, splits, kernel_size)
-    return to_blocks(
-        sparse_conv_small(samples, weights, bias, *pattern, strides, dilations, padding)
-    )
+    filters = dense_filters(weights, taps, splits, kernel_size, tf.shape(image)[3])
+    output = tf.nn.convolution(samples, filters, strides, padding.upper(), dilations=dilations)
+    return to_blocks(output + bias)
 
 
 def sparse_conv_small(
     image: tf.Tensor,
     weights: tf.Tensor,
+    scale: tf.Tensor,
     bias: tf.Tensor,
     taps: tf.Tensor,
     splits: tf.Tensor,
@@ -90,15 +90,15 @@ def sparse_conv_small(
         >>> import tensorflow as tf
         >>> import prospr_ops as po
         >>> image = tf.reshape([1.0, 10.0], [1, 1, 1, 2])
-        >>> weights, bias = tf.constant([3.0]), tf.constant([0.5, 0.0])
-        >>> taps, splits = tf.constant([1]), tf.constant([0, 1, 1])  # filter 0 reads channel 1
-        >>> output = po.reference.sparse_conv_small(image, weights, bias, taps, splits, (1, 1))
+        >>> weights, scale, bias = tf.constant([3.0]), tf.constant([2.0, 1.0]), tf.constant([0.5, 0.0])
+        >>> pattern = (tf.constant([1]), tf.constant([0, 1, 1]))  # filter 0 reads channel 1
+        >>> output = po.reference.sparse_conv_small(image, weights, scale, bias, *pattern, (1, 1))
         >>> output.numpy().ravel().tolist()
-        [30.5, 0.0]
+        [60.5, 0.0]
     """
     filters = dense_filters(weights, taps, splits, kernel_size, tf.shape(image)[3])
     output = tf.nn.convolution(image, filters, strides, padding.upper(), dilations=dilations)
-    return output + bias
+    return scale * output + bias
 
 
 def sparse_conv_input_gradient(

@@ -6,6 +6,7 @@ are called on to `prospr_ops.ops.sparse_conv_small` or to the stock layers that 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,7 @@ from prospr_ops.sparse.layers import (
     ToBlocks,
 )
 
-# What TensorFlow's fused normalisation raises a smaller one to.
-_LEAST_EPSILON = 1.001e-5
+_LINEAR = keras.activations.linear
 
 
 def small_or(model: Any, inputs: Any, on_blocks: Callable[[], Any]) -> Any:
@@ -52,12 +52,37 @@ def small_or(model: Any, inputs: Any, on_blocks: Callable[[], Any]) -> Any:
 
 def _outputs(model: Any, inputs: Any) -> Any:
     """The outputs of a model without blocks."""
-    given = keras_private.standard_inputs(functional(model), inputs)
-    outputs = keras_private.run_graph(functional(model), given, _without_blocks)
+    graph = functional(model)
+    folded = _folded(graph)
+    outputs = keras_private.run_graph(
+        graph,
+        keras_private.standard_inputs(graph, inputs),
+        lambda operation: _without_blocks(operation, folded),
+    )
     return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
 
 
-def _without_blocks(operation: Any) -> Callable[..., Any]:
+def _folded(graph: Any) -> dict[int, SparseLayer | None]:
+    """The sparse layers behind which nothing but a normalisation comes, by the normalisation's id.
+
+    Under the id of such a layer there is None: the normalisation scales its filters.
+    """
+    nodes = list(keras_private.nodes(graph))
+    uses = Counter(id(node.operation) for node in nodes)
+    readers = Counter(id(tensor) for node in nodes for tensor in keras_private.inputs_of(node))
+    readers.update(id(tensor) for tensor in keras.tree.flatten(graph.outputs))
+    folded: dict[int, SparseLayer | None] = {}
+    for node in nodes:
+        if isinstance(node.operation, BlockedBatchNormalization):
+            values = keras_private.inputs_of(node)[0]
+            layer = keras_private.operation_of(values)
+            alone = readers[id(values)] == uses[id(layer)] == uses[id(node.operation)] == 1
+            if isinstance(layer, SparseLayer) and layer.activation is _LINEAR and alone:
+                folded |= {id(node.operation): layer, id(layer): None}
+    return folded
+
+
+def _without_blocks(operation: Any, folded: dict[int, SparseLayer | None]) -> Callable[..., Any]:
     """What an operation of a sparse model computes, on samples in the place of blocks."""
     if isinstance(operation, ToBlocks):
         return tf.identity
@@ -66,9 +91,10 @@ def _without_blocks(operation: Any) -> Callable[..., Any]:
     if isinstance(operation, PerChannel):
         return operation.layer.call
     if isinstance(operation, SparseLayer):
-        return lambda inputs: _convolved(operation, inputs)
+        in_normalisation = id(operation) in folded
+        return lambda inputs: inputs if in_normalisation else _convolved(operation, inputs)
     if isinstance(operation, BlockedBatchNormalization):
-        return lambda inputs, **_: _normalised(operation, inputs)
+        return lambda inputs, **_: _normalised(operation, inputs, folded.get(id(operation)))
     if isinstance(operation, keras_private.Pad):
         return lambda inputs: _padded(operation, inputs)
     return operation
@@ -81,8 +107,10 @@ def _padded(operation: Any, inputs: tf.Tensor) -> Any:
     return operation(inputs)
 
 
-def _convolved(layer: SparseLayer, inputs: tf.Tensor) -> tf.Tensor:
-    """The output of a sparse layer on samples."""
+def _convolved(
+    layer: SparseLayer, inputs: tf.Tensor, scale: Any = None, offset: Any = None
+) -> tf.Tensor:
+    """The output of a sparse layer on samples, then times `scale`, plus `offset`."""
     filters = layer.filters
     *_, channels, count = filters.mask.shape
     # As images: with one row, or, if all pixels are alike, with one pixel.
@@ -94,10 +122,15 @@ def _convolved(layer: SparseLayer, inputs: tf.Tensor) -> tf.Tensor:
     with keras_private.AutocastScope(None):
         kept = layer.kernel.value
         bias = layer.bias.value if layer.use_bias else tf.zeros([count], kept.dtype)
+    if scale is None:
+        scale = tf.ones_like(bias)
+    else:
+        bias = bias * scale + offset if layer.use_bias else offset
     taps, splits, _ = layer.constants()
     outputs = ops.sparse_conv_small(
         images,
         kept,
+        scale,
         bias,
         taps,
         splits,
@@ -117,19 +150,29 @@ def _convolved(layer: SparseLayer, inputs: tf.Tensor) -> tf.Tensor:
     return layer.activation(outputs)
 
 
-def _normalised(layer: BlockedBatchNormalization, inputs: list[tf.Tensor]) -> tf.Tensor:
-    """Samples normalised by the moving averages, with the sum and the ReLU behind that."""
+def _normalised(
+    layer: BlockedBatchNormalization, inputs: list[tf.Tensor], behind: SparseLayer | None
+) -> tf.Tensor:
+    """Normalised by the moving averages, with the sum and the ReLU that the layer stands for.
+
+    Args:
+        layer: The normalisation.
+        inputs: As on blocks; the first is what the sparse layer is called on, if there is one.
+        behind: A sparse layer that it is behind of, or None.
+
+    Returns:
+        The samples.
+    """
     values, _, *residual = inputs
     with keras_private.AutocastScope(None):
-        mean, variance = layer.moving_mean.value, layer.moving_variance.value
-        gamma = layer.gamma.value if layer.scale else tf.ones_like(mean)
-        beta = layer.beta.value if layer.center else tf.zeros_like(mean)
-    if values.shape.rank == 4 and layer.epsilon > _LEAST_EPSILON:
-        outputs, *_ = tf.compat.v1.nn.fused_batch_norm(
-            values, gamma, beta, mean, variance, layer.epsilon, is_training=False
-        )
+        scale = tf.math.rsqrt(layer.moving_variance.value + layer.epsilon)
+        scale = scale * layer.gamma.value if layer.scale else scale
+        offset = -layer.moving_mean.value * scale
+        offset = offset + layer.beta.value if layer.center else offset
+    if behind is None:
+        outputs = values * scale + offset
     else:
-        outputs = tf.nn.batch_normalization(values, mean, variance, beta, gamma, layer.epsilon)
+        outputs = _convolved(behind, values, scale, offset)
     for other in residual:
         outputs += other
     return tf.nn.relu(outputs) if layer.behind else outputs

@@ -11,7 +11,7 @@ import pytest
 from prospr_ops import _native
 
 INSTRUCTION_SETS = _native.build_info()["instruction_sets"]
-IMAGE, WEIGHTS, BIAS = np.ones((2, 2, 3, 2)), np.ones(2), np.ones(2)
+IMAGE, WEIGHTS, SCALE, BIAS = np.ones((2, 2, 3, 2)), np.ones(2), np.ones(2), np.ones(2)
 PATTERN = (np.array([0, 3], np.int32), np.array([0, 1, 2], np.int32))
 MOVES = ((2, 1), (1, 1), (1, 1), False)
 
@@ -42,7 +42,8 @@ def test_the_same_bits_for_every_number_of_threads(dtype, size, channels, filter
     taps = np.nonzero(kept)[1].astype(np.int32)
     splits = np.cumsum([0, *kept.sum(1)]).astype(np.int32)
     weights = random.normal(size=len(taps)).astype(dtype)
-    given = (image, weights, random.normal(size=filters).astype(dtype), taps, splits, *moves)
+    scale, bias = random.normal(size=(2, filters)).astype(dtype)
+    given = (image, weights, scale, bias, taps, splits, *moves)
     first = _native.sparse_conv_small(*given, 1, INSTRUCTION_SETS[0])
     for instruction_set in INSTRUCTION_SETS:
         outputs = [_native.sparse_conv_small(*given, n, instruction_set) for n in (1, 3)]
@@ -62,11 +63,12 @@ def test_the_same_bits_for_every_number_of_threads(dtype, size, channels, filter
         ({"kernel_size": (3, 1)}, "spans 3 x 1 does not fit into an image of 2 x 3"),
         ({"strides": (1, 2**31)}, "both positive 32-bit numbers"),
         ({"weights": np.ones(3)}, r"weights has shape \[3\]; it must be \[2\]"),
+        ({"scale": np.ones(1)}, r"scale has shape \[1\]; it must be \[2\]"),
         ({"bias": np.ones(3)}, r"bias has shape \[3\]; it must be \[2\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(changed, message):
-    arguments = {"image": IMAGE, "weights": WEIGHTS, "bias": BIAS}
+    arguments = {"image": IMAGE, "weights": WEIGHTS, "scale": SCALE, "bias": BIAS}
     arguments |= dict(zip(("taps", "splits"), PATTERN, strict=True))
     arguments |= dict(zip(("kernel_size", "strides", "dilations", "same"), MOVES, strict=True))
     with pytest.raises(ValueError, match=message):

@@ -33,22 +33,22 @@ def _case(seed):
     taps = tf.constant(np.nonzero(kept)[1], tf.int32)
     splits = tf.constant(np.concatenate([[0], np.cumsum(kept.sum(1))]), tf.int32)
     image = random.normal(size=(samples, *size, channels))
-    weights, bias = random.normal(size=len(taps)), random.normal(size=filters)
+    weights, scale, bias = (random.normal(size=n) for n in (len(taps), filters, filters))
     moves = ([*map(int, kernel)], [*map(int, strides)], [*map(int, dilations)])
-    return image, weights, bias, (taps, splits, *moves, padding)
+    return (image, weights, scale, bias), (taps, splits, *moves, padding)
 
 
 @pytest.mark.parametrize("seed", range(60))
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_it_matches_its_twin(seed, dtype):
-    image, weights, bias, moves = _case(seed)
+    arrays, moves = _case(seed)
 
     def results(module, dtype):
-        inputs = [tf.constant(given, dtype) for given in (image, weights, bias)]
+        inputs = [tf.constant(given, dtype) for given in arrays]
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             output = module.sparse_conv_small(*inputs, *moves)
-            loss = tf.reduce_sum(output * tf.sin(tf.range(len(bias), dtype=dtype)))
+            loss = tf.reduce_sum(output * tf.sin(tf.range(output.shape[-1], dtype=dtype)))
         return [output, *tape.gradient(loss, inputs)]
 
     # In float64: TensorFlow's own convolution of one channel in float32 is wrong at some strides.
@@ -61,18 +61,18 @@ def test_it_matches_its_twin(seed, dtype):
 
 def test_a_plan_is_not_taken_for_another_image_or_pattern():
     random = np.random.default_rng(0)
-    weights, bias = tf.constant(random.normal(size=4)), tf.zeros([2], tf.float64)
+    weights, scale, bias = (tf.constant(random.normal(size=n)) for n in (4, 2, 2))
     splits = [tf.constant([0, 1, 4]), tf.constant([0, 3, 4])]
     taps = [tf.constant([0, 2, 5, 11]), tf.constant([3, 1, 0, 7])]
 
     @tf.function
     def convolved(image, taps, splits):
-        return ops.sparse_conv_small(image, weights, bias, taps, splits, 2, padding="same")
+        return ops.sparse_conv_small(image, weights, scale, bias, taps, splits, 2, padding="same")
 
     for size, pattern in [(4, 0), (4, 0), (4, 1), (5, 1), (4, 0)]:
         image = tf.constant(random.normal(size=(2, size, 4, 3)))
         exact = reference.sparse_conv_small(
-            image, weights, bias, taps[pattern], splits[pattern], (2, 2), padding="same"
+            image, weights, scale, bias, taps[pattern], splits[pattern], (2, 2), padding="same"
         )
         given = (image, taps[pattern], splits[pattern])
         np.testing.assert_allclose(convolved(*given), exact, atol=1e-12)
@@ -81,7 +81,7 @@ def test_a_plan_is_not_taken_for_another_image_or_pattern():
 def test_shapes_are_known_to_graphs():
     @tf.function(input_signature=[tf.TensorSpec([None, 9, None, 2])])
     def convolved(image):
-        output = ops.sparse_conv_small(image, [1.0], [0.0, 1.0], [3], [0, 1, 1], 2, 2)
+        output = ops.sparse_conv_small(image, [1.0], [1.0, 1.0], [0.0, 1.0], [3], [0, 1, 1], 2, 2)
         assert output.shape.as_list() == [None, 4, None, 2]
         return output
 
@@ -89,5 +89,5 @@ def test_shapes_are_known_to_graphs():
 
 
 def test_no_samples():
-    output = ops.sparse_conv_small(tf.zeros([0, 4, 4, 1]), [1.0], [0.0], [0], [0, 1], 2)
+    output = ops.sparse_conv_small(tf.zeros([0, 4, 4, 1]), [1.0], [1.0], [0.0], [0], [0, 1], 2)
     assert output.shape == [0, 3, 3, 1]

@@ -176,6 +176,7 @@ def sparse_filters(name: str, rng: random.Random, dtype: str) -> dict[str, Any]:
         ),
         "output_gradient": tensor(rng, [blocks, *output, filters, 16], dtype),
         "weights": tensor(rng, [len(taps)], dtype),
+        "scale": tensor(rng, [filters], dtype),
         "bias": tensor(rng, [filters], dtype),
         "taps": taps,
         "splits": splits,
