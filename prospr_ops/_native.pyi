@@ -197,6 +197,20 @@ def sparse_conv(
     threads: int = 1,
     instruction_set: str = "",
 ) -> npt.NDArray[_Float]: ...
+def sparse_conv_small(
+    image: npt.NDArray[_Float],
+    weights: npt.NDArray[_Float],
+    scale: npt.NDArray[_Float],
+    bias: npt.NDArray[_Float],
+    taps: npt.NDArray[np.int32],
+    splits: npt.NDArray[np.int32],
+    kernel_size: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    same: bool,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> npt.NDArray[_Float]: ...
 def sparse_conv_input_gradient(
     output_gradient: npt.NDArray[_Float],
     weights: npt.NDArray[_Float],

@@ -116,6 +116,7 @@ PYBIND11_MODULE(_native, module) {
   define_block_normalisation(module);
   define_pooling(module);
   define_sparse_conv(module);
+  define_sparse_conv_small(module);
 }
 
 }  // namespace prospr::bindings

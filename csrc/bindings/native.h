@@ -42,5 +42,6 @@ void define_normalisation(py::module_& module);
 void define_block_normalisation(py::module_& module);
 void define_pooling(py::module_& module);
 void define_sparse_conv(py::module_& module);
+void define_sparse_conv_small(py::module_& module);
 
 }  // namespace prospr::bindings

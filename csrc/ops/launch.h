@@ -14,6 +14,7 @@
 #include "cpu/pooling.h"
 #include "cpu/select.h"
 #include "cpu/sparse_conv.h"
+#include "cpu/sparse_conv_small.h"
 #if defined(PROSPR_CUDA)
 #include "cuda/curvature.h"
 #include "cuda/gamma.h"

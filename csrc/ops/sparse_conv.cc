@@ -1,58 +1,13 @@
 #include "kernels/sparse_conv.h"
 
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "ops/register.h"
+#include "ops/window.h"
 
 namespace prospr::ops {
 namespace {
-
-// Reads a window's attributes, from an OpKernelConstruction or an InferenceContext.
-template <typename Context>
-absl::Status read_window(Context* context, Window* window) {
-  Shape kernel_size;
-  Shape strides;
-  Shape dilations;
-  std::string padding;
-  TF_RETURN_IF_ERROR(context->GetAttr("kernel_size", &kernel_size));
-  TF_RETURN_IF_ERROR(context->GetAttr("strides", &strides));
-  TF_RETURN_IF_ERROR(context->GetAttr("dilations", &dilations));
-  TF_RETURN_IF_ERROR(context->GetAttr("padding", &padding));
-  return status_of(check_window(kernel_size, strides, dilations, padding == "SAME", window));
-}
-
-// The plan of the pattern and the shape that were given last. The pattern's tensors are held, so
-// that nothing else comes to lie where they are.
-class LastPlan {
- public:
-  using Numbers = std::vector<std::int64_t>;
-
-  cpu::Plan find(const std::vector<Tensor>& pattern, const Numbers& shape) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (shape != shape_ || pattern.size() != pattern_.size()) return nullptr;
-    for (std::size_t i = 0; i < pattern.size(); ++i) {
-      if (pattern[i].data() != pattern_[i].data() || pattern[i].shape() != pattern_[i].shape()) {
-        return nullptr;
-      }
-    }
-    return plan_;
-  }
-
-  void keep(const std::vector<Tensor>& pattern, const Numbers& shape, cpu::Plan plan) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    pattern_ = pattern;
-    shape_ = shape;
-    plan_ = std::move(plan);
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<Tensor> pattern_;
-  Numbers shape_;
-  cpu::Plan plan_;
-};
 
 class WindowOp : public OpKernel {
  public:
@@ -76,8 +31,8 @@ class WindowOp : public OpKernel {
   template <typename Device, typename Map>
   absl::Status launch_planned(OpKernelContext* context, const SparseConvShape& shape,
                               const Map& map, const std::vector<Tensor>& pattern) {
-    const LastPlan::Numbers numbers{shape.blocks,   shape.height,  shape.width,
-                                    shape.channels, shape.filters, shape.weights};
+    const LastPlan<cpu::Plan>::Numbers numbers{shape.blocks,   shape.height,  shape.width,
+                                               shape.channels, shape.filters, shape.weights};
     cpu::Plan plan = last_plan_.find(pattern, numbers);
     const bool is_new = plan == nullptr;
     TF_RETURN_IF_ERROR(launch<Device>(context, shape, map, &plan));
@@ -86,7 +41,7 @@ class WindowOp : public OpKernel {
   }
 
   Window window_;
-  LastPlan last_plan_;
+  LastPlan<cpu::Plan> last_plan_;
 };
 
 absl::Status check(const char* name, const Tensor& tensor, const Shape& wanted) {
@@ -120,17 +75,7 @@ REGISTER_OP("Prospr>SparseConv")
       ShapeHandle bias;
       TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 5, &output));
       TF_RETURN_IF_ERROR(context->WithRank(context->input(2), 1, &bias));
-      // Of an axis alone, the positions are those of an image of as many rows and columns.
-      for (const int axis : {1, 2}) {
-        const DimensionHandle size = context->Dim(output, axis);
-        DimensionHandle positions = context->UnknownDim();
-        if (context->ValueKnown(size)) {
-          const std::int64_t known = context->Value(size);
-          const SparseConvShape shape{1, known, known, 1, window, 1, 0};
-          positions = context->MakeDim(axis == 1 ? shape.rows() : shape.columns());
-        }
-        TF_RETURN_IF_ERROR(context->ReplaceDim(output, axis, positions, &output));
-      }
+      TF_RETURN_IF_ERROR(replace_positions(context, window, &output));
       TF_RETURN_IF_ERROR(context->ReplaceDim(output, 3, context->Dim(bias, 0), &output));
       context->set_output(0, output);
       return absl::OkStatus();

@@ -71,6 +71,7 @@ __all__ = [
     "run_graph",
     "seed_states",
     "sequential_graph",
+    "standard_inputs",
     "sublayers",
     "total_loss",
 ]
@@ -149,12 +150,17 @@ def run_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any
 def call_graph(model: Functional, inputs: Any, replaced: Mapping[int, Callable[..., Any]]) -> Any:
     """What a functional model gives in inference, with some operations replaced, by their ids."""
     outputs = model._run_through_graph(
-        model._standardize_inputs(inputs),
+        standard_inputs(model, inputs),
         operation_fn=lambda operation: replaced.get(
             id(operation), operation_fn(operation, training=False)
         ),
     )
     return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs
+
+
+def standard_inputs(model: Functional, inputs: Any) -> Any:
+    """What a functional model is called on, in the order, types and shapes that it expects."""
+    return model._standardize_inputs(inputs)
 
 
 def operation_of(tensor: keras.KerasTensor) -> Any:

@@ -30,6 +30,7 @@ from prospr_ops.ops.sparse_convolution import (
     sparse_conv,
     sparse_conv_filter_gradient,
     sparse_conv_input_gradient,
+    sparse_conv_small,
     to_blocks,
     transposed_pattern,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "sparse_conv",
     "sparse_conv_filter_gradient",
     "sparse_conv_input_gradient",
+    "sparse_conv_small",
     "to_blocks",
     "transposed_pattern",
 ]

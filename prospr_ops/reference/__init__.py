@@ -48,6 +48,7 @@ from prospr_ops.reference.sparse_convolution import (
     sparse_conv,
     sparse_conv_filter_gradient,
     sparse_conv_input_gradient,
+    sparse_conv_small,
     to_blocks,
 )
 
@@ -87,6 +88,7 @@ __all__ = [
     "sparse_conv",
     "sparse_conv_filter_gradient",
     "sparse_conv_input_gradient",
+    "sparse_conv_small",
     "synflow_scores",
     "to_blocks",
     "unrolled_meta_gradient",

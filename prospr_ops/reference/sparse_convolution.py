@@ -80,6 +80,35 @@ def sparse_conv(
     return tf.minimum(tf.nn.relu(output), ceiling) if relu else output
 
 
+def sparse_conv_small(
+    image: tf.Tensor,
+    weights: tf.Tensor,
+    scale: tf.Tensor,
+    bias: tf.Tensor,
+    taps: tf.Tensor,
+    splits: tf.Tensor,
+    kernel_size: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    padding: str = "valid",
+) -> tf.Tensor:
+    """Twin of `prospr_ops.ops.sparse_conv_small`.
+
+    Examples:
+        >>> import tensorflow as tf
+        >>> import prospr_ops as po
+        >>> image = tf.reshape([1.0, 10.0], [1, 1, 1, 2])
+        >>> weights, scale, bias = tf.constant([3.0]), tf.constant([2.0, 1.0]), tf.constant([0.5, 0.0])
+        >>> pattern = (tf.constant([1]), tf.constant([0, 1, 1]))  # filter 0 reads channel 1
+        >>> output = po.reference.sparse_conv_small(image, weights, scale, bias, *pattern, (1, 1))
+        >>> output.numpy().ravel().tolist()
+        [60.5, 0.0]
+    """
+    filters = dense_filters(weights, taps, splits, kernel_size, tf.shape(image)[3])
+    output = tf.nn.convolution(image, filters, strides, padding.upper(), dilations=dilations)
+    return scale * output + bias
+
+
 def sparse_conv_input_gradient(
     output_gradient: tf.Tensor,
     weights: tf.Tensor,

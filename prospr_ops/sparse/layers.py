@@ -183,7 +183,7 @@ class SparseLayer(BlockLayer):
         self.filters = filters_of(layer, mask.mask.numpy())
         self.use_bias = layer.use_bias
         self.activation = layer.activation
-        self._axes = mask.mask.ndim - 2
+        self.axes = mask.mask.ndim - 2
         # Attributes that hold functions or small objects, and no layer.
         self._initializers = (layer.kernel_initializer, layer.bias_initializer)
         self._regularizers = (layer.kernel_regularizer, layer.bias_regularizer)
@@ -271,24 +271,28 @@ class SparseLayer(BlockLayer):
                 self._places = self.filters.places()
             outputs = blocks.convolve_in_full(*given, self._places, **behind)
         else:
-            if self._constants is None:
-                self._constants = self.filters.constants()
-            outputs = blocks.convolve(*given, self._constants, **behind)
+            outputs = blocks.convolve(*given, self.constants(), **behind)
         shape = self.compute_output_shape(inputs.shape)
-        if self._axes == 1:
+        if self.axes == 1:
             outputs = tf.reshape(outputs, tf.concat([outer, tf.shape(outputs)[-3:]], 0))
-        elif self._axes == 0:
+        elif self.axes == 0:
             outputs = tf.reshape(outputs, tf.concat([outer, [filters, BLOCK]], 0))
         outputs.set_shape(shape)
         return outputs
 
+    def constants(self) -> Any:
+        """Taps, splits and transposed pattern of the filters."""
+        if self._constants is None:
+            self._constants = self.filters.constants()
+        return self._constants
+
     def _images(self, inputs: tf.Tensor) -> tuple[Any, tf.Tensor]:
         """The outer axes of the input, and the input as images."""
         shape = tf.shape(inputs)
-        if self._axes == 2:
+        if self.axes == 2:
             return None, inputs
         *known, channels, lanes = inputs.shape
-        if self._axes == 1:
+        if self.axes == 1:
             images = tf.reshape(inputs, tf.concat([shape[:1], [1], shape[1:]], 0))
             images.set_shape((known[0], 1, *known[1:], channels, lanes))
             return shape[:1], images
@@ -303,9 +307,9 @@ class SparseLayer(BlockLayer):
         """The shape of the layer's outputs on blocks."""
         blocks_, *sizes = input_shape[:-2]
         filters = self.filters
-        if self._axes:
+        if self.axes:
             moves = (filters.mask.shape[:2], filters.strides, filters.dilations)
-            axes = list(zip(*moves, strict=True))[-self._axes :]
+            axes = list(zip(*moves, strict=True))[-self.axes :]
             sizes = [
                 None if size is None else _positions(size, *axis, filters.padding)
                 for size, axis in zip(sizes, axes, strict=True)

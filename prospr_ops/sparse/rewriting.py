@@ -23,6 +23,7 @@ from prospr_ops.sparse.layers import (
     SparseLayer,
     ToBlocks,
 )
+from prospr_ops.sparse.small import small_or
 
 
 @keras.saving.register_keras_serializable(package="prospr_ops")
@@ -33,11 +34,11 @@ class SparseModel(keras.Model):
     was_sequential = False
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None, **named: Any) -> Any:
-        """Runs the graph; in inference sparse layers do the normalisations behind them."""
+        """Runs the graph; in inference sparse layers do the normalisations behind them, and few samples need no blocks."""
         masked = any(one is not None for one in keras.tree.flatten(mask))
         if training or masked or named:
             return super().call(inputs, training=training, mask=mask, **named)
-        return keras_private.call_graph(self, inputs, folds(self))
+        return small_or(self, inputs, lambda: keras_private.call_graph(self, inputs, folds(self)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration of a functional model."""

@@ -16,6 +16,7 @@ CPU_ONLY = {
     "Prospr>SparseConv",
     "Prospr>SparseConvFilterGradient",
     "Prospr>SparseConvInputGradient",
+    "Prospr>SparseConvSmall",
     "Prospr>ToBlocks",
 }
 

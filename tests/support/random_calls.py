@@ -171,9 +171,12 @@ def sparse_filters(name: str, rng: random.Random, dtype: str) -> dict[str, Any]:
     taps, splits = tf.constant(taps, tf.int32), tf.constant(splits, tf.int32)
     samples = rng.randrange(16 * blocks - 15, 16 * blocks + 1)
     fitting = {
-        "image": tensor(rng, [blocks, *size, channels, 16], dtype),
+        "image": tensor(
+            rng, [blocks, *size, channels, *([] if name.endswith("small") else [16])], dtype
+        ),
         "output_gradient": tensor(rng, [blocks, *output, filters, 16], dtype),
         "weights": tensor(rng, [len(taps)], dtype),
+        "scale": tensor(rng, [filters], dtype),
         "bias": tensor(rng, [filters], dtype),
         "taps": taps,
         "splits": splits,

@@ -1,0 +1,178 @@
+"""Inference of a sparse model on few samples: no blocks, and stock layers but for the sparse ones.
+
+A block has 16 samples, however few of them there are. Below that, the layers on blocks hand what they
+are called on to `prospr_ops.ops.sparse_conv_small` or to the stock layers that they stand for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from prospr_ops import ops
+from prospr_ops.network import keras_private
+from prospr_ops.ops.sparse_convolution import BLOCK
+from prospr_ops.pruning.channels.graph import functional
+from prospr_ops.sparse import blocks
+from prospr_ops.sparse.layers import (
+    BlockedBatchNormalization,
+    FromBlocks,
+    PerChannel,
+    SparseLayer,
+    ToBlocks,
+)
+
+_LINEAR = keras.activations.linear
+
+
+def small_or(model: Any, inputs: Any, on_blocks: Callable[[], Any]) -> Any:
+    """The outputs of a sparse model in inference.
+
+    Args:
+        model: The model.
+        inputs: What it is called on.
+        on_blocks: Computes the outputs on blocks of samples.
+
+    Returns:
+        The outputs, computed without blocks where there are fewer samples than a block has: decided
+        here if their number is known, else when the graph runs.
+    """
+    first = keras.tree.flatten(inputs)[0]
+    if blocks.needs_tensorflow():
+        return on_blocks()
+    samples = first.shape[0]
+    if samples is not None:
+        return _outputs(model, inputs) if samples < BLOCK else on_blocks()
+    return tf.cond(tf.shape(first)[0] < BLOCK, lambda: _outputs(model, inputs), on_blocks)
+
+
+def _outputs(model: Any, inputs: Any) -> Any:
+    """The outputs of a model without blocks."""
+    graph = functional(model)
+    folded = _folded(graph)
+    outputs = keras_private.run_graph(
+        graph,
+        keras_private.standard_inputs(graph, inputs),
+        lambda operation: _without_blocks(operation, folded),
+    )
+    return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
+
+
+def _folded(graph: Any) -> dict[int, SparseLayer | None]:
+    """The sparse layers behind which nothing but a normalisation comes, by the normalisation's id.
+
+    Under the id of such a layer there is None: the normalisation scales its filters.
+    """
+    nodes = list(keras_private.nodes(graph))
+    uses = Counter(id(node.operation) for node in nodes)
+    readers = Counter(id(tensor) for node in nodes for tensor in keras_private.inputs_of(node))
+    readers.update(id(tensor) for tensor in keras.tree.flatten(graph.outputs))
+    folded: dict[int, SparseLayer | None] = {}
+    for node in nodes:
+        if isinstance(node.operation, BlockedBatchNormalization):
+            values = keras_private.inputs_of(node)[0]
+            layer = keras_private.operation_of(values)
+            alone = readers[id(values)] == uses[id(layer)] == uses[id(node.operation)] == 1
+            if isinstance(layer, SparseLayer) and layer.activation is _LINEAR and alone:
+                folded |= {id(node.operation): layer, id(layer): None}
+    return folded
+
+
+def _without_blocks(operation: Any, folded: dict[int, SparseLayer | None]) -> Callable[..., Any]:
+    """What an operation of a sparse model computes, on samples in the place of blocks."""
+    if isinstance(operation, ToBlocks):
+        return tf.identity
+    if isinstance(operation, FromBlocks):
+        return lambda inputs: inputs[0]
+    if isinstance(operation, PerChannel):
+        return operation.layer.call
+    if isinstance(operation, SparseLayer):
+        in_normalisation = id(operation) in folded
+        return lambda inputs: inputs if in_normalisation else _convolved(operation, inputs)
+    if isinstance(operation, BlockedBatchNormalization):
+        return lambda inputs, **_: _normalised(operation, inputs, folded.get(id(operation)))
+    if isinstance(operation, keras_private.Pad):
+        return lambda inputs: _padded(operation, inputs)
+    return operation
+
+
+def _padded(operation: Any, inputs: tf.Tensor) -> Any:
+    """A padded tensor, by an operation that may have been made for blocks, of one axis more."""
+    if len(operation.pad_width) == inputs.shape.rank + 1:
+        return tf.pad(inputs, operation.pad_width[:-1], constant_values=0)
+    return operation(inputs)
+
+
+def _convolved(
+    layer: SparseLayer, inputs: tf.Tensor, scale: Any = None, offset: Any = None
+) -> tf.Tensor:
+    """The output of a sparse layer on samples, then times `scale`, plus `offset`."""
+    filters = layer.filters
+    *_, channels, count = filters.mask.shape
+    # As images: with one row, or, if all pixels are alike, with one pixel.
+    images = inputs
+    if layer.axes == 1:
+        images = inputs[:, tf.newaxis]
+    elif layer.axes == 0:
+        images = tf.reshape(inputs, [-1, 1, 1, channels])
+    with keras_private.AutocastScope(None):
+        kept = layer.kernel.value
+        bias = layer.bias.value if layer.use_bias else tf.zeros([count], kept.dtype)
+    if scale is None:
+        scale = tf.ones_like(bias)
+    else:
+        bias = bias * scale + offset if layer.use_bias else offset
+    taps, splits, _ = layer.constants()
+    outputs = ops.sparse_conv_small(
+        images,
+        kept,
+        scale,
+        bias,
+        taps,
+        splits,
+        filters.mask.shape[:2],
+        filters.strides,
+        filters.dilations,
+        filters.padding,
+    )
+    if layer.axes == 1:
+        outputs = tf.squeeze(outputs, 1)
+    elif layer.axes == 0:
+        sizes: Any = [-1, *inputs.shape[1:-1].as_list(), count]
+        if None in sizes:
+            sizes = tf.concat([tf.shape(inputs)[:-1], [count]], 0)
+        outputs = tf.reshape(outputs, sizes)
+    outputs.set_shape(layer.compute_output_shape((*inputs.shape, BLOCK))[:-1])
+    return layer.activation(outputs)
+
+
+def _normalised(
+    layer: BlockedBatchNormalization, inputs: list[tf.Tensor], behind: SparseLayer | None
+) -> tf.Tensor:
+    """Normalised by the moving averages, with the sum and the ReLU that the layer stands for.
+
+    Args:
+        layer: The normalisation.
+        inputs: As on blocks; the first is what the sparse layer is called on, if there is one.
+        behind: A sparse layer that it is behind of, or None.
+
+    Returns:
+        The samples.
+    """
+    values, _, *residual = inputs
+    with keras_private.AutocastScope(None):
+        scale = tf.math.rsqrt(layer.moving_variance.value + layer.epsilon)
+        scale = scale * layer.gamma.value if layer.scale else scale
+        offset = -layer.moving_mean.value * scale
+        offset = offset + layer.beta.value if layer.center else offset
+    if behind is None:
+        outputs = values * scale + offset
+    else:
+        outputs = _convolved(behind, values, scale, offset)
+    for other in residual:
+        outputs += other
+    return tf.nn.relu(outputs) if layer.behind else outputs
