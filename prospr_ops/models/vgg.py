@@ -41,7 +41,7 @@ def vgg16(
 def vgg7(
     input_shape: Sequence[int] = (28, 28, 1), classes: int = 10, batch_norm: bool = True
 ) -> keras.Sequential:
-    """A small VGG for images of 28 × 28: 6 convolutions and one dense layer (72,352 kernel weights).
+    """A small VGG for images of 28 × 28: 6 convolutions and one dense layer (72,208 kernel weights).
 
     Three stages of two convolutions, of 16, 32 and 64 channels, in the form of `vgg16`.
 
@@ -56,7 +56,7 @@ def vgg7(
     Examples:
         >>> import prospr_ops as po
         >>> po.models.vgg7().count_params()
-        73434
+        73114
     """
     return _vgg("vgg7", _SMALL_STAGES, input_shape, classes, batch_norm)
 

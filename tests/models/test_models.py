@@ -69,7 +69,7 @@ def test_seed_decides_the_weights():
 
 CIFAR = {
     "resnet20": (models.resnet20, 268_336, 268_336 + 10 + 4 * 688),
-    "vgg7": (models.vgg7, 72_352, 72_352 + 10 + 4 * 224),
+    "vgg7": (models.vgg7, 72_496, 72_496 + 10 + 4 * 224),
     "vgg16": (models.vgg16, 14_715_584, 14_715_584 + 10 + 4 * 4224),
     "vgg16_plain": (
         partial(models.vgg16, batch_norm=False),
