@@ -69,7 +69,6 @@ def test_seed_decides_the_weights():
 
 CIFAR = {
     "resnet20": (models.resnet20, 268_336, 268_336 + 10 + 4 * 688),
-    "vgg7": (models.vgg7, 72_496, 72_496 + 10 + 4 * 224),
     "vgg16": (models.vgg16, 14_715_584, 14_715_584 + 10 + 4 * 4224),
     "vgg16_plain": (
         partial(models.vgg16, batch_norm=False),
@@ -90,6 +89,16 @@ def test_cifar_parameters_and_shapes(build, kernels, parameters):
     assert model.layers[-1].activation is keras.activations.linear
     assert not model.compiled
     assert build((16, 20, 1), 7)(np.zeros((2, 16, 20, 1), np.float32)).shape == (2, 7)
+
+
+def test_vgg7_has_six_convolutions():
+    model = models.vgg7()
+    weights = prunable_weights(model).values()
+    assert len(weights) == 7
+    assert sum(np.prod(weight.shape) for weight in weights) == 72_208
+    assert model.count_params() == 72_208 + 10 + 4 * 224
+    assert model.output_shape == (None, 10)
+    assert models.vgg7((8, 8, 3), 4, batch_norm=False)(np.zeros((2, 8, 8, 3))).shape == (2, 4)
 
 
 def test_vgg16_without_batch_norm_has_none():
