@@ -7,6 +7,7 @@ one's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,7 +206,7 @@ def markdown(
     seeds += [found.seeds for row in rows.values() for found in row.values()]
     yield (
         f"Test error in % after {epochs} epochs, mean ± standard deviation; the dense network has "
-        f"{next(iter(dense.values()), '–')}. {max(seeds)} seeds where no other number is given in brackets.\n"
+        f"{next(iter(dense.values()), '–')}. Seeds: {max(seeds)}, where no other number is in brackets.\n"
     )
     yield from _grid(rows, max(seeds))
     lowest = results.errors(records, lowest=True)
@@ -215,7 +216,7 @@ def markdown(
         yield from _grid(lowest, max(seeds))
     differences = {
         f"`{first}` than `{second}`": {
-            budget: f"{mean:+.2f} ± {error:.2f}" for budget, (mean, error, _) in found.items()
+            budget: _signed(mean, error) for budget, (mean, error, _) in found.items()
         }
         for first, second in _PAIRS
         if (found := results.paired_differences(records, first, second))
@@ -250,6 +251,10 @@ _PAIRS = (
 )  # fmt: skip
 
 
+def _signed(mean: float, error: float) -> str:
+    return f"{mean:+.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}")
+
+
 def _differences(records: Sequence[dict[str, Any]]) -> Table:
     """Error of one contender less that of another, paired by seed, ± the standard error."""
     rows = {pair: results.paired_differences(records, *pair) for pair in _PAIRS}
@@ -261,7 +266,7 @@ def _differences(records: Sequence[dict[str, Any]]) -> Table:
     for budget in budgets:
         table.add_column(str(budget), justify="right")
     for (first, second), row in rows.items():
-        cells = [f"{row[b][0]:+.2f} ± {row[b][1]:.2f}" if b in row else "" for b in budgets]
+        cells = [_signed(*row[b][:2]) if b in row else "" for b in budgets]
         if row:
             table.add_row(f"{first} than {second}", *cells)
     return table

@@ -224,9 +224,17 @@ def _figure(
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test error, %")
     panels[0].legend(frameon=False, fontsize=7)
-    lowest, highest = panels[0].get_ylim()
-    marks = [m for m in (1, 2, 5, 7, 10, 15, 20, 30, 40, 60) if lowest <= m <= highest]
-    panels[0].set_yticks(marks, [f"{m:g}" for m in marks])
-    panels[0].minorticks_off()
+    for axes in panels:
+        marks = _marks(*axes.get_xlim(), (1, 1.5, 2, 3, 5, 7))
+        axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+        axes.minorticks_off()
+    marks = _marks(*panels[0].get_ylim(), (1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
+    panels[0].set_yticks(marks, [f"{mark:g}" for mark in marks])
     figure.suptitle(f"{name} on Fashion-MNIST, {epochs} epochs, pruned by exact in {ROUNDS} rounds")
     return figure
+
+
+def _marks(lowest: float, highest: float, of_decade: Sequence[float]) -> list[float]:
+    """Round numbers of a logarithmic axis."""
+    decades = [10.0**power for power in range(-4, 5)]
+    return [d * m for d in decades for m in of_decade if lowest <= d * m <= highest]
