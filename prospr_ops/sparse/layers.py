@@ -15,10 +15,17 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from prospr_ops.network import keras_private
 from prospr_ops.ops.sparse_convolution import BLOCK
 from prospr_ops.pruning import masks
 from prospr_ops.sparse import blocks
 from prospr_ops.sparse.blocks import Filters
+
+
+def _as_they_are() -> Any:
+    """Variables are not cast here, whatever the policy of a model whose layers are not called."""
+    return keras_private.AutocastScope(None)
+
 
 _register = keras.saving.register_keras_serializable(package="prospr_ops")
 
@@ -136,11 +143,12 @@ class BlockedBatchNormalization(layers.BatchNormalization):
 
     def affine(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Scale and offset of each channel, by the moving averages."""
-        scale = tf.math.rsqrt(self.moving_variance.value + self.epsilon)
-        if self.scale:
-            scale *= self.gamma.value
-        offset = -self.moving_mean.value * scale
-        return scale, offset + self.beta.value if self.center else offset
+        with _as_they_are():
+            scale = tf.math.rsqrt(self.moving_variance.value + self.epsilon)
+            if self.scale:
+                scale *= self.gamma.value
+            offset = -self.moving_mean.value * scale
+            return scale, offset + self.beta.value if self.center else offset
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the blocks."""
@@ -238,7 +246,13 @@ class SparseLayer(BlockLayer):
     def offset(self) -> tf.Tensor:
         """The bias, which is 0 where there is none."""
         zero = tf.zeros([self.filters.mask.shape[-1]], self.compute_dtype)
-        return self.bias.value if self.use_bias else zero
+        with _as_they_are():
+            return self.bias.value if self.use_bias else zero
+
+    def weights_as_they_are(self) -> tf.Tensor:
+        """The kept weights, in the dtype that they are stored in."""
+        with _as_they_are():
+            return self.kernel.value
 
     def convolved(
         self,
@@ -263,7 +277,7 @@ class SparseLayer(BlockLayer):
         *_, filters = self.filters.mask.shape
         outer, images = self._images(inputs)
         added = None if residual is None else self._images(residual)[1]
-        given = (images, self.kernel.value, bias, self.filters)
+        given = (images, self.weights_as_they_are(), bias, self.filters)
         behind: dict[str, Any] = {"scale": scale, "residual": added, "relu": relu}
         behind["ceiling"] = ceiling
         if blocks.needs_tensorflow():

@@ -119,17 +119,15 @@ def _convolved(
         images = inputs[:, tf.newaxis]
     elif layer.axes == 0:
         images = tf.reshape(inputs, [-1, 1, 1, channels])
-    with keras_private.AutocastScope(None):
-        kept = layer.kernel.value
-        bias = layer.bias.value if layer.use_bias else tf.zeros([count], kept.dtype)
+    bias = layer.offset()
     if scale is None:
         scale = tf.ones_like(bias)
     else:
-        bias = bias * scale + offset if layer.use_bias else offset
+        bias = offset + bias * scale
     taps, splits, _ = layer.constants()
     outputs = ops.sparse_conv_small(
         images,
-        kept,
+        layer.weights_as_they_are(),
         scale,
         bias,
         taps,
@@ -164,11 +162,7 @@ def _normalised(
         The samples.
     """
     values, _, *residual = inputs
-    with keras_private.AutocastScope(None):
-        scale = tf.math.rsqrt(layer.moving_variance.value + layer.epsilon)
-        scale = scale * layer.gamma.value if layer.scale else scale
-        offset = -layer.moving_mean.value * scale
-        offset = offset + layer.beta.value if layer.center else offset
+    scale, offset = layer.affine()
     if behind is None:
         outputs = values * scale + offset
     else:

@@ -124,5 +124,6 @@ def test_a_policy_of_half_precision_changes_no_layer_that_was_made_without():
     masked = _masked(po.models.lenet_300_100((8,), 3))
     fast = po.sparsify(masked, layers="all", verbose=0)
     fast.dtype_policy = "mixed_float16"
-    x = np.ones((2, 8), np.float32)
-    _assert_close(fast(x), masked(x))
+    for samples in (2, 20):
+        x = np.ones((samples, 8), np.float32)
+        _assert_close(fast(x), masked(x))
