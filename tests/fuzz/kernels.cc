@@ -19,6 +19,7 @@
 #include "cpu/pooling.h"
 #include "cpu/select.h"
 #include "cpu/sparse_conv.h"
+#include "cpu/sparse_conv_small.h"
 
 namespace {
 
@@ -436,6 +437,67 @@ void run_pooling(Bytes& bytes, const Windows& windows) {
   }
 }
 
+// Filters of a sparse convolution, which need not be in order.
+struct SparseFilters {
+  Window window;
+  std::vector<std::int32_t> taps;
+  std::vector<std::int32_t> splits;
+
+  SparsePattern pattern() const { return {taps.data(), splits.data()}; }
+  Shape taps_shape() const { return {static_cast<std::int64_t>(taps.size())}; }
+  Shape splits_shape() const { return {static_cast<std::int64_t>(splits.size())}; }
+};
+
+// Whether the window is one.
+bool draw_filters(Bytes& bytes, SparseFilters* drawn) {
+  const Shape kernel_size = bytes.numbers(2);
+  const Shape strides = bytes.numbers(2);
+  const Shape dilations = bytes.numbers(2);
+  const bool same = bytes.choice(2) == 0;
+  if (!check_window(kernel_size, strides, dilations, same, &drawn->window).empty()) return false;
+  const int filters = bytes.choice(8);
+  std::vector<std::int32_t>& splits = drawn->splits;
+  splits.push_back(static_cast<std::int32_t>(bytes.choice(16) == 0));
+  for (int f = 0; f < filters; ++f) {
+    splits.push_back(splits.back() + bytes.choice(16) - (bytes.choice(64) == 0));
+  }
+  for (std::int64_t k = 0; k < std::max(0, splits.back()); ++k) {
+    drawn->taps.push_back(static_cast<std::int32_t>(bytes.choice(8) == 0 ? bytes.number() : k));
+  }
+  drawn->taps.shrink_to_fit();
+  splits.shrink_to_fit();
+  return true;
+}
+
+// What a kernel lays out is larger than the image by what a filter spans.
+Shape frame_of(const Shape& image, const SparseConvShape& shape, const Window& window) {
+  Shape frame = image;
+  frame[1] = shape.rows() * window.stride_height + window.span_height();
+  frame[2] = shape.columns() * window.stride_width + window.span_width();
+  return frame;
+}
+
+template <typename T>
+void run_sparse_conv_small(Bytes& bytes, const SparseConvShape& shape,
+                           const SparsePattern& pattern) {
+  const Shape output = small_output(shape);
+  const auto size = static_cast<std::size_t>(elements_of(output));
+  const std::vector<T> image = values<T>(elements_of(shape.image()) / kBlockLanes, bytes.byte());
+  const std::vector<T> weights = values<T>(static_cast<double>(shape.weights), bytes.byte());
+  const std::vector<T> scale = values<T>(static_cast<double>(shape.filters), bytes.byte());
+  const std::vector<T> bias = values<T>(static_cast<double>(shape.filters), bytes.byte());
+  int runs = 0;
+  run_twice(bytes, std::vector<T>(size),
+            [&](T* result, auto instruction_set, const auto& parallel_for) {
+              std::fill_n(result, size, static_cast<T>(++runs));  // all is to be written
+              cpu::SharedSmallPlan plan;
+              cpu::run(shape,
+                       SparseConvSmall<T>{pattern, image.data(), weights.data(), scale.data(),
+                                          bias.data(), result},
+                       &plan, instruction_set, parallel_for);
+            });
+}
+
 template <typename T>
 void run_sparse_conv(Bytes& bytes, const SparseConvShape& shape, const SparsePattern& pattern) {
   const double size = elements_of(shape.image());
@@ -446,13 +508,17 @@ void run_sparse_conv(Bytes& bytes, const SparseConvShape& shape, const SparsePat
   const std::vector<T> bias = values<T>(static_cast<double>(shape.filters), bytes.byte());
   const bool forward = bytes.choice(2) == 0;
   const auto results = static_cast<std::size_t>(forward ? outputs : shape.weights + shape.filters);
+  const int behind = bytes.choice(8);  // the convolution, in inference
+  const std::vector<T> scale = values<T>(static_cast<double>(shape.filters), bytes.byte());
   int runs = 0;
   run_twice(bytes, std::vector<T>(results),
             [&](T* result, auto instruction_set, const auto& parallel_for) {
               std::fill_n(result, results, static_cast<T>(++runs));  // all is to be written
               if (forward) {
                 cpu::run(shape,
-                         SparseConv<T>{pattern, image.data(), weights.data(), bias.data(), result},
+                         SparseConv<T>{pattern, image.data(), weights.data(), bias.data(), result,
+                                       behind & 1 ? scale.data() : nullptr,
+                                       behind & 2 ? output.data() : nullptr, (behind & 4) != 0},
                          instruction_set, parallel_for);
               } else {
                 cpu::run(shape,
@@ -721,41 +787,41 @@ TARGET(sparse_conv) {
   Bytes bytes(data, size);
   Shape image = bytes.numbers(4);
   image.push_back(kBlockLanes);
-  Window window;
-  const Shape kernel_size = bytes.numbers(2);
-  const Shape strides = bytes.numbers(2);
-  const Shape dilations = bytes.numbers(2);
-  if (!check_window(kernel_size, strides, dilations, bytes.choice(2) == 0, &window).empty()) {
-    return 0;
-  }
-  const int filters = bytes.choice(8);
-  std::vector<std::int32_t> splits{static_cast<std::int32_t>(bytes.choice(16) == 0)};
-  for (int f = 0; f < filters; ++f) {
-    splits.push_back(splits.back() + bytes.choice(16) - (bytes.choice(64) == 0));
-  }
-  std::vector<std::int32_t> taps;
-  for (std::int64_t k = 0; k < std::max(0, splits.back()); ++k) {
-    taps.push_back(static_cast<std::int32_t>(bytes.choice(8) == 0 ? bytes.number() : k));
-  }
-  taps.shrink_to_fit();
-  splits.shrink_to_fit();
-  const SparsePattern pattern{taps.data(), splits.data()};
+  SparseFilters filters;
   SparseConvShape shape;
-  if (!check_filters(image, {static_cast<std::int64_t>(taps.size())},
-                     {static_cast<std::int64_t>(splits.size())}, pattern, window, &shape)
+  if (!draw_filters(bytes, &filters) ||
+      !check_filters(image, filters.taps_shape(), filters.splits_shape(), filters.pattern(),
+                     filters.window, &shape)
            .empty()) {
     return 0;
   }
   if (image[0] < 0) return 0;  // no tensor's
-  // What a kernel lays out is larger than the image by what a filter spans.
-  const Shape frame{image[0], shape.rows() * window.stride_height + window.span_height(),
-                    shape.columns() * window.stride_width + window.span_width(), image[3],
-                    kBlockLanes};
-  if (!small({image, shape.output(), frame})) return 0;
+  if (!small({image, shape.output(), frame_of(image, shape, filters.window)})) return 0;
   if (bytes.choice(2) == 0) {
-    run_sparse_conv<float>(bytes, shape, pattern);
+    run_sparse_conv<float>(bytes, shape, filters.pattern());
   } else {
-    run_sparse_conv<double>(bytes, shape, pattern);
+    run_sparse_conv<double>(bytes, shape, filters.pattern());
+  }
+  return 0;
+}
+
+TARGET(sparse_conv_small) {
+  Bytes bytes(data, size);
+  const Shape image = bytes.numbers(4);
+  SparseFilters filters;
+  SparseConvShape shape;
+  if (!draw_filters(bytes, &filters) ||
+      !check_small_filters(image, filters.taps_shape(), filters.splits_shape(), filters.pattern(),
+                           filters.window, &shape)
+           .empty()) {
+    return 0;
+  }
+  if (image[0] < 0) return 0;  // no tensor's
+  if (!small({image, small_output(shape), frame_of(image, shape, filters.window)})) return 0;
+  if (bytes.choice(2) == 0) {
+    run_sparse_conv_small<float>(bytes, shape, filters.pattern());
+  } else {
+    run_sparse_conv_small<double>(bytes, shape, filters.pattern());
   }
   return 0;
 }
