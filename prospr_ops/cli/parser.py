@@ -48,7 +48,7 @@ MNIST comes from the folder in the environment variable PROSPR_DATA, else from K
 
 _MODEL = """\
 MODEL is a .keras file, or the name of a built-in model: lenet_300_100, lenet5, lenet5_caffe,
-resnet20, vgg16.
+vgg7, resnet20, vgg16.
 """
 
 _DATA = """\

@@ -53,6 +53,10 @@ def transposed_pattern(taps: Any, splits: Any, channels: Any) -> TransposedPatte
     Returns:
         The pattern of the gradient by the image.
 
+    Raises:
+        ValueError: Taps or splits are no vectors, the splits do not rise from 0 to K, or there are no
+            channels; what only a running graph knows is not looked at.
+
     Examples:
         >>> import prospr_ops as po
         >>> pattern = po.ops.transposed_pattern([1, 0, 1], [0, 1, 3], channels=2)
@@ -62,6 +66,7 @@ def transposed_pattern(taps: Any, splits: Any, channels: Any) -> TransposedPatte
         [1, 0, 1]
     """
     taps, splits = tf.cast(taps, tf.int32), tf.cast(splits, tf.int32)
+    _check_pattern(taps, splits, channels)
     filters = tf.size(splits) - 1
     filter_of = tf.repeat(tf.range(filters), splits[1:] - splits[:-1])
     channel = taps % channels
@@ -72,6 +77,22 @@ def transposed_pattern(taps: Any, splits: Any, channels: Any) -> TransposedPatte
         tf.concat([[0], tf.cumsum(counts)], axis=0),
         order,
     )
+
+
+def _check_pattern(taps: tf.Tensor, splits: tf.Tensor, channels: Any) -> None:
+    """Refuses what TensorFlow's own operations would not survive, as far as it is known."""
+    if taps.shape.rank not in (1, None) or splits.shape.rank not in (1, None):
+        msg = f"taps and splits must be vectors, not of shapes {taps.shape} and {splits.shape}"
+        raise ValueError(msg)
+    known, count = tf.get_static_value(splits), tf.get_static_value(tf.convert_to_tensor(channels))
+    if known is not None and taps.shape.rank == 1 and taps.shape[0] is not None:
+        ends = [*known[:1], *known[-1:]]
+        if ends != [0, taps.shape[0]] or (known[1:] < known[:-1]).any():
+            msg = f"splits must rise from 0 to the number of taps, {taps.shape[0]}"
+            raise ValueError(msg)
+    if count is not None and (count.ndim or not count > 0):
+        msg = f"channels must be a number above 0, not {count}"
+        raise ValueError(msg)
 
 
 def sparse_conv(
