@@ -179,7 +179,18 @@ def sparse_filters(name: str, rng: random.Random, dtype: str) -> dict[str, Any]:
         "weights": tensor(rng, [len(taps)], dtype),
         # Only where it is an argument: calls of the others stay what they were, as TensorFlow's own
         # operations in transposed_pattern hang or crash on some splits.
-        **({"scale": tensor(rng, [filters], dtype)} if scaled else {}),
+        **(
+            (
+                scaled
+                and {
+                    "scale": tensor(rng, [filters], dtype),
+                    "residual": tensor(rng, [blocks, *output, filters, 16], dtype),
+                    "relu": rng.random() < 0.5,
+                    "ceiling": rng.choice([float("inf"), 6.0]),
+                }
+            )
+            or {}
+        ),
         "bias": tensor(rng, [filters], dtype),
         "taps": taps,
         "splits": splits,
