@@ -236,7 +236,7 @@ def _grid(rows: dict[str, dict[results.Budget, results.Error]], seeds: int) -> I
 
 
 def _rows(rows: dict[str, dict[results.Budget, str]]) -> Iterator[str]:
-    budgets = sorted({b for row in rows.values() for b in row}, key=lambda b: (b.flops, b.pruned))
+    budgets = sorted({b for row in rows.values() for b in row}, key=results.order)
     yield f"| | {' | '.join(map(str, budgets))} |"
     yield f"| --- |{' ---: |' * len(budgets)}"
     for label, row in rows.items():

@@ -100,8 +100,8 @@ examples:
 A contender is [control:]method[:steps][@rounds[+revive]]. Control "shuffled" shuffles the masks of a
 method within each layer, "reinit" trains them on newly drawn weights: a method no better than these
 has only found how many weights each layer needs. Others are dense, and what is pruned during
-training: gradual, rigl, set, random_erk, the masks that rigl and set begin with, and exact_rigl,
-which begins with those of exact. A run that was stopped goes on where it was; with other options
+training: gradual, rigl, set, and exact_rigl, which begins with the masks of exact; and random_erk, the
+masks that rigl and set begin with. A run that was stopped goes on where it was; with other options
 the same file takes more networks. Beside FILE a figure is drawn anew, FILE's name with .png.
 
 MNIST comes from the folder in the environment variable PROSPR_DATA, else from Keras.

@@ -6,7 +6,7 @@ Checked against Keras 3.12 to 3.15. Names that are public in Keras are not here.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,7 @@ __all__ = [
     "averages_left_alone",
     "compiled_loss",
     "compute_output_spec",
+    "in_inference",
     "input_signature",
     "input_structure",
     "inputs_of",
@@ -71,7 +72,6 @@ __all__ = [
     "run_graph",
     "seed_states",
     "sequential_graph",
-    "standard_inputs",
     "sublayers",
     "total_loss",
 ]
@@ -147,20 +147,15 @@ def run_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any
     return model._run_through_graph(inputs, operation_fn=call)
 
 
-def call_graph(model: Functional, inputs: Any, replaced: Mapping[int, Callable[..., Any]]) -> Any:
-    """What a functional model gives in inference, with some operations replaced, by their ids."""
-    outputs = model._run_through_graph(
-        standard_inputs(model, inputs),
-        operation_fn=lambda operation: replaced.get(
-            id(operation), operation_fn(operation, training=False)
-        ),
-    )
+def call_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any:
+    """What a functional model gives for what a user calls it on, each operation called as `call(operation)`."""
+    outputs = run_graph(model, model._standardize_inputs(inputs), call)
     return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs
 
 
-def standard_inputs(model: Functional, inputs: Any) -> Any:
-    """What a functional model is called on, in the order, types and shapes that it expects."""
-    return model._standardize_inputs(inputs)
+def in_inference(operation: Any) -> Callable[..., Any]:
+    """The operation as a graph calls it in inference."""
+    return operation_fn(operation, training=False)
 
 
 def operation_of(tensor: keras.KerasTensor) -> Any:
@@ -209,7 +204,7 @@ def last_axis_as_minus_one() -> Iterator[None]:
 def averages_left_alone(model: keras.Model) -> Iterator[None]:
     """Batch normalisation in training does not move its averages, where no call of the model could read them.
 
-    They are a fifth of what an eager forward pass of a convolutional network calls. A layer that has one
+    A layer that has one
     place in a graph either moves its averages or reads them; layers within layers of other kinds, which
     may be called anyhow, are left alone. For one thread at a time: within
     `prospr_ops.network.tf_functions.replaced`, which sees to that.

@@ -47,7 +47,7 @@ def attributes_as_they_are() -> Iterator[None]:
     """An eager tape gives attributes of operations to their gradients without looking into structures.
 
     TensorFlow maps a function over each, as over a structure of any depth; they are values, strings and
-    flat lists, and of the convolutions of a network a tenth of a gradient's time. Another thread that
+    flat lists. Another thread that
     leaves this context makes it slower here, not wrong.
     """
     backprop.make_attr = _make_attr

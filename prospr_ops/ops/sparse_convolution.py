@@ -54,6 +54,7 @@ def transposed_pattern(taps: Any, splits: Any, channels: Any) -> TransposedPatte
         The pattern of the gradient by the image.
 
     Raises:
+        TypeError: `channels` is no integer.
         ValueError: Taps or splits are no vectors, the splits do not rise from 0 to K, or there are no
             channels; what only a running graph knows is not looked at.
 
@@ -84,7 +85,11 @@ def _check_pattern(taps: tf.Tensor, splits: tf.Tensor, channels: Any) -> None:
     if taps.shape.rank not in (1, None) or splits.shape.rank not in (1, None):
         msg = f"taps and splits must be vectors, not of shapes {taps.shape} and {splits.shape}"
         raise ValueError(msg)
-    known, count = tf.get_static_value(splits), tf.get_static_value(tf.convert_to_tensor(channels))
+    number = tf.convert_to_tensor(channels)
+    if not number.dtype.is_integer:
+        msg = f"channels must be an integer, not {number.dtype.name}"
+        raise TypeError(msg)
+    known, count = tf.get_static_value(splits), tf.get_static_value(number)
     if known is not None and taps.shape.rank == 1 and taps.shape[0] is not None:
         ends = [*known[:1], *known[-1:]]
         if ends != [0, taps.shape[0]] or (known[1:] < known[:-1]).any():

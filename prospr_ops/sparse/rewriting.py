@@ -38,7 +38,18 @@ class SparseModel(keras.Model):
         masked = any(one is not None for one in keras.tree.flatten(mask))
         if training or masked or named:
             return super().call(inputs, training=training, mask=mask, **named)
-        return small_or(self, inputs, lambda: keras_private.call_graph(self, inputs, folds(self)))
+
+        def on_blocks() -> Any:
+            folded = folds(self)
+            return keras_private.call_graph(
+                self,
+                inputs,
+                lambda operation: (
+                    folded.get(id(operation)) or keras_private.in_inference(operation)
+                ),
+            )
+
+        return small_or(self, inputs, on_blocks)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration of a functional model."""

@@ -54,12 +54,9 @@ def _outputs(model: Any, inputs: Any) -> Any:
     """The outputs of a model without blocks."""
     graph = functional(model)
     folded = _folded(graph)
-    outputs = keras_private.run_graph(
-        graph,
-        keras_private.standard_inputs(graph, inputs),
-        lambda operation: _without_blocks(operation, folded),
+    return keras_private.call_graph(
+        graph, inputs, lambda operation: _without_blocks(operation, folded)
     )
-    return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
 
 
 def _folded(graph: Any) -> dict[int, SparseLayer | None]:

@@ -272,6 +272,7 @@ def test_select_refuses_nan():
         ops.select(scores, 2)
 
 
+# True of the subclassed problem, and what tests/files is about.
 @pytest.mark.filterwarnings("ignore:model.save will not write the masks")
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=[problem.name for problem in PROBLEMS])

@@ -91,3 +91,21 @@ def test_no_samples():
 def test_blocks_of_another_number_of_samples_are_refused():
     with pytest.raises(ValueError, match=r"blocks has shape .*for 17 samples"):
         ops.from_blocks(tf.zeros([1, 2, 16]), 17)
+
+
+@pytest.mark.parametrize(
+    ("taps", "splits", "channels", "error", "message"),
+    [
+        ([[0]], [0, 1], 2, ValueError, "must be vectors"),
+        ([0, 1], [0, 1], 2, ValueError, "rise from 0 to the number of taps, 2"),
+        ([0, 1], [1, 2], 2, ValueError, "rise from 0"),
+        ([0, 1], [0, 2**30, 2], 2, ValueError, "rise from 0"),
+        ([0], [], 2, ValueError, "rise from 0"),
+        ([0], [0, 1], 0, ValueError, "above 0"),
+        ([0], [0, 1], [2], ValueError, "above 0"),
+        ([0], [0, 1], "2", TypeError, "must be an integer"),
+    ],
+)
+def test_a_pattern_that_is_none_is_not_transposed(taps, splits, channels, error, message):
+    with pytest.raises(error, match=message):
+        ops.transposed_pattern(taps, splits, channels)

@@ -170,27 +170,16 @@ def sparse_filters(name: str, rng: random.Random, dtype: str) -> dict[str, Any]:
     size = [a + b - 1 for a, b in zip(kernel, output, strict=True)]
     taps, splits = tf.constant(taps, tf.int32), tf.constant(splits, tf.int32)
     samples = rng.randrange(16 * blocks - 15, 16 * blocks + 1)
-    scaled = name in ("sparse_conv", "sparse_conv_small")
     fitting = {
         "image": tensor(
             rng, [blocks, *size, channels, *([] if name.endswith("small") else [16])], dtype
         ),
         "output_gradient": tensor(rng, [blocks, *output, filters, 16], dtype),
         "weights": tensor(rng, [len(taps)], dtype),
-        # Only where it is an argument: calls of the others stay what they were, as TensorFlow's own
-        # operations in transposed_pattern hang or crash on some splits.
-        **(
-            (
-                scaled
-                and {
-                    "scale": tensor(rng, [filters], dtype),
-                    "residual": tensor(rng, [blocks, *output, filters, 16], dtype),
-                    "relu": rng.random() < 0.5,
-                    "ceiling": rng.choice([float("inf"), 6.0]),
-                }
-            )
-            or {}
-        ),
+        "scale": tensor(rng, [filters], dtype),
+        "residual": tensor(rng, [blocks, *output, filters, 16], dtype),
+        "relu": rng.random() < 0.5,
+        "ceiling": rng.choice([float("inf"), 6.0]),
         "bias": tensor(rng, [filters], dtype),
         "taps": taps,
         "splits": splits,

@@ -90,12 +90,13 @@ def errors(
         row = gathered.setdefault(label, {})
         row.setdefault(Budget.of(record), []).append(error)
     return {
-        label: {budget: Error.of(row[budget]) for budget in sorted(row, key=_order)}
+        label: {budget: Error.of(row[budget]) for budget in sorted(row, key=order)}
         for label, row in gathered.items()
     }
 
 
-def _order(budget: Budget) -> tuple[bool, float]:
+def order(budget: Budget) -> tuple[bool, float]:
+    """Sorts budgets: sparsities first, from much that is kept to little."""
     return budget.flops, budget.pruned
 
 
@@ -125,7 +126,7 @@ def paired_differences(
         gathered.setdefault(budget, []).append(sides[0][budget, seed] - sides[1][budget, seed])
     return {
         budget: (found.mean, found.deviation / found.seeds**0.5, found.seeds)
-        for budget in sorted(gathered, key=_order)
+        for budget in sorted(gathered, key=order)
         for found in [Error.of(gathered[budget])]
     }
 
@@ -165,7 +166,7 @@ def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
     """
     rows = errors(records)
     dense = rows.pop(method_label(DENSE), None)
-    budgets = sorted({budget for row in rows.values() for budget in row}, key=_order)
+    budgets = sorted({budget for row in rows.values() for budget in row}, key=order)
     first = records[0]
     which = "validation" if first["validation"] else "test"
     before = f"trained on {first['pretrained']}, then " if first.get("pretrained") else ""
