@@ -8,7 +8,8 @@ one's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,29 @@ _MAIN = ("dense", "exact:3", "exact:3@5", "snip", "snip@5", "random_erk", "shuff
 # Networks with batch normalisation, which take longer per epoch.
 _NORMALISED = Training(epochs=4)
 
+
+def _in_dense_time(
+    model: str, training: Training, epochs: Mapping[float, int], flops: Mapping[float, int]
+) -> Iterator[Study]:
+    """Sparse networks that are trained for as long as the dense one takes: a study per budget.
+
+    Args:
+        model: Of `prospr_ops.models`.
+        training: How the dense network is trained.
+        epochs: By sparsity: the dense network's epochs, times the seconds of its step, over those of
+            the sparse network's, as `benchmarks worth` measured them; rounded down.
+        flops: The same by fraction of the multiply-adds.
+    """
+    budgets: list[tuple[tuple[float, ...], tuple[float, ...], int]]
+    budgets = [((sparsity,), (), longer) for sparsity, longer in epochs.items()]
+    budgets += [((), (fraction,), longer) for fraction, longer in flops.items()]
+    for sparsities, fractions, longer in budgets:
+        yield Study(
+            model, ("exact:3@5",), sparsities, 3, replace(training, epochs=longer),
+            dataset=_FASHION, flops=fractions,
+        )  # fmt: skip
+
+
 # The rows that a claim hangs on have five seeds. What is in two grids is run once.
 STUDIES = (
     # Clothes instead of digits.
@@ -68,6 +92,9 @@ STUDIES = (
           training=_NORMALISED, dataset=_FASHION, flops=_FLOPS),
     Study("lenet5_caffe", _MAIN, (0.9, 0.98, 0.99, 0.995), seeds=5, training=_CONVOLUTIONAL,
           dataset=_FASHION),
+    *_in_dense_time("lenet_300_100", Training(), {0.9: 31, 0.95: 34, 0.98: 43, 0.99: 46, 0.995: 54}, {}),
+    *_in_dense_time("lenet5_caffe", _CONVOLUTIONAL, {0.98: 12, 0.99: 16, 0.995: 22}, {}),
+    *_in_dense_time("vgg7", _NORMALISED, {0.9: 7, 0.95: 8, 0.98: 5}, {0.2: 7, 0.1: 9, 0.05: 9}),
     Study("resnet20", ("dense", "exact:3", "exact:3@5", "snip", "snip@5"), (0.9, 0.98), seeds=3,
           training=_NORMALISED, dataset=_FASHION, flops=(0.1,)),
     # What rounds do on convolutions, where ProsPr in one is level with SNIP.
@@ -88,6 +115,7 @@ STUDIES = (
           dataset=_FASHION, flops=_FLOPS),
     Study("resnet20", ("random_erk", "shuffled:exact:3"), (0.9, 0.98), seeds=3,
           training=_NORMALISED, dataset=_FASHION),
+    *_in_dense_time("resnet20", _NORMALISED, {0.9: 6, 0.98: 7}, {0.1: 8}),
     Study("vgg7", ("gradual", "rigl"), (0.9, 0.95, 0.98), seeds=3, training=_NORMALISED,
           dataset=_FASHION),
     Study(

@@ -44,7 +44,8 @@ NETWORKS: dict[str, tuple[dict[str, float], ...]] = {
     "resnet20": (*({"sparsity": s} for s in (0.9, 0.98)), {"flops": 0.1}),
 }
 # Whose errors are drawn.
-METHOD, ROUNDS = "exact", 5
+METHOD, ROUNDS, DATASET = "exact", 5, "fashion_mnist"
+_DENSE = results.Budget(0.0)
 
 
 def run(out: Path, *, full: bool = True) -> list[object]:
@@ -177,24 +178,18 @@ def figures(record: Mapping[str, Any], accuracy: Sequence[Mapping[str, Any]]) ->
 def _figure(
     name: str, rows: Sequence[Mapping[str, Any]], accuracy: Sequence[Mapping[str, Any]]
 ) -> Figure | None:
-    of_network = [r for r in accuracy if r["model"] == name and r["dataset"] == "fashion_mnist"]
-    dense_errors = [r["test_error"] for r in of_network if r["method"] == "dense"]
-    if not dense_errors:
+    errors = _errors(name, accuracy)
+    epochs = min((n for budget, n in errors if budget == _DENSE), default=None)
+    if epochs is None:
         return None
-    epochs = next(r["training_epochs"] for r in of_network if r["method"] == "dense")
-    steps = epochs * (SAMPLES // BATCH)
-    costs = {results.Budget.of({"sparsity": None, **r["budget"]}): r for r in rows
-             if r["network"] == name and r["budget"]}  # fmt: skip
-    dense = next(r["dense"] for r in rows if r["network"] == name and not r["budget"])
-    found: dict[results.Budget, list[float]] = {}
-    for r in of_network:
-        same = (r["method"], r.get("rounds"), r["training_epochs"]) == (METHOD, ROUNDS, epochs)
-        if same and results.Budget.of(r) in costs:
-            found.setdefault(results.Budget.of(r), []).append(r["test_error"])
+    steps = SAMPLES // BATCH
+    dense, costs = _costs_of(name, rows)
+    found = {b: [*of.values()] for (b, n), of in errors.items() if n == epochs and b in costs}
+    dense_errors = [*errors[_DENSE, epochs].values()]
     figure = new_figure(figsize=(12, 4))
     panels = figure.subplots(1, 3, sharey=True)
     axes_of = (
-        ("training, seconds", lambda c: c["step"] * steps),
+        ("training, seconds", lambda c: c["step"] * steps * epochs),
         ("inference of 128 images, ms", lambda c: 1e3 * c["inference 128"]),
         ("file, kB", lambda c: c["bytes"] / 1e3),
     )
@@ -213,10 +208,18 @@ def _figure(
                     str(b), (at, mean), textcoords="offset points", xytext=(4, 5), fontsize=7
                 )
             if label.startswith("training"):
-                xs = [costs[b]["masked"]["step"] * steps for b in budgets]
+                xs = [costs[b]["masked"]["step"] * steps * epochs for b in budgets]
                 axes.plot(
                     xs, means, marker, color=shade, alpha=0.35, label=f"masked, budget {kind}"
                 )
+                long = [(b, n) for b, n in errors if b in costs and b.flops == flops and n > epochs]
+                xs = [costs[b]["sparse"]["step"] * steps * n for b, n in long]
+                means = [np.mean([*errors[key].values()]) for key in long]
+                if long:
+                    axes.plot(
+                        xs, means, marker, color=shade, mfc="none",
+                        label=f"sparse, trained longer, budget {kind}",
+                    )  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel(label)
@@ -232,6 +235,67 @@ def _figure(
     panels[0].set_yticks(marks, [f"{mark:g}" for mark in marks])
     figure.suptitle(f"{name} on Fashion-MNIST, {epochs} epochs, pruned by exact in {ROUNDS} rounds")
     return figure
+
+
+def longer(record: Mapping[str, Any], accuracy: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Sparse networks that were trained for as long as the dense one takes: a table in Markdown.
+
+    Args:
+        record: worth.json.
+        accuracy: Records of the study's journal.
+
+    Yields:
+        Lines; the errors of a line are means over the same seeds.
+    """
+    yield "| | dense, seconds | error | sparse, seconds | error | longer, seconds | error | than dense |"
+    yield f"| --- |{' ---: |' * 7}"
+    for name in NETWORKS:
+        errors = _errors(name, accuracy)
+        short = min((epochs for budget, epochs in errors if budget == _DENSE), default=0)
+        dense, costs = _costs_of(name, record["rows"])
+        found = [(b, n) for b, n in errors if b in costs and n > short]
+        for budget, epochs in sorted(found, key=lambda key: results.order(key[0])):
+            lengths = (short, short, epochs)
+            of = errors[_DENSE, short], errors.get((budget, short), {}), errors[budget, epochs]
+            seeds = sorted(set.intersection(*map(set, of)))
+            if not seeds:
+                continue
+            steps = (dense["step"], *[costs[budget]["sparse"]["step"]] * 2)
+            cells = [
+                f"{n * SAMPLES // BATCH * step:.0f} | {np.mean([side[s] for s in seeds]):.2f}"
+                for n, step, side in zip(lengths, steps, of, strict=True)
+            ]
+            gap = results.Error.of([of[2][seed] - of[0][seed] for seed in seeds])
+            spread = f" ± {gap.deviation / gap.seeds**0.5:.2f}" if gap.seeds > 1 else ""
+            label = f"{name}, {budget}, {short} or {epochs} epochs"
+            yield f"| {label} | {' | '.join(cells)} | {gap.mean:+.2f}{spread} |"
+
+
+def _errors(
+    name: str, accuracy: Sequence[Mapping[str, Any]]
+) -> dict[tuple[results.Budget, int], dict[int, float]]:
+    """Test errors by seed, by budget and epochs: of the dense network, and of those that are drawn."""
+    errors: dict[tuple[results.Budget, int], dict[int, float]] = {}
+    for r in accuracy:
+        if (r["model"], r.get("dataset")) == (name, DATASET) and (
+            r["method"] == "dense" or (r["method"], r.get("rounds")) == (METHOD, ROUNDS)
+        ):
+            of = errors.setdefault((results.Budget.of(r), r["training_epochs"]), {})
+            of[r["seed"]] = r["test_error"]
+    return errors
+
+
+def _costs_of(
+    name: str, rows: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, float], dict[results.Budget, Mapping[str, Any]]]:
+    """What the dense network costs, and the pruned ones by budget."""
+    of_network = [row for row in rows if row["network"] == name]
+    dense = next(row["dense"] for row in of_network if not row["budget"])
+    return dense, {
+        results.Budget.of({"sparsity": None, **row["budget"]}): row
+        for row in of_network
+        if row["budget"]
+    }
 
 
 def _marks(lowest: float, highest: float, of_decade: Sequence[float]) -> list[float]:

@@ -23,6 +23,7 @@ MARKER = "<!-- reference -->"
 FIRST_CALL = "<!-- first_call -->"
 # Model, data set and epochs of a part of the accuracy study.
 STUDY = re.compile(r"<!-- study: (\w+) (\w+) (\d+) -->")
+LONGER = "<!-- trained for as long -->"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
 
@@ -38,6 +39,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         "sparse.md": _sparse,
     }
     if page.file.src_uri == "accuracy.md":
+        markdown = markdown.replace(LONGER, "\n".join(_longer()))
         return STUDY.sub(lambda found: "\n".join(_study(*found.groups())), markdown)
     if page.file.src_uri not in references:
         return markdown
@@ -125,8 +127,20 @@ def _study(model: str, dataset: str, epochs: str) -> Iterator[str]:
     """The tables of one network in the accuracy study, from its journal."""
     from benchmarks import accuracy  # noqa: PLC0415 - loads TensorFlow
 
+    yield from accuracy.markdown(_journal(), model, dataset, int(epochs))
+
+
+def _longer() -> Iterator[str]:
+    """The table of sparse networks that were trained in the dense one's time."""
+    from benchmarks import worth  # noqa: PLC0415 - loads TensorFlow
+
+    yield from worth.longer(_record("worth.json"), _journal())
+
+
+def _journal() -> list[dict[str, Any]]:
+    """The records of the accuracy study."""
     lines = (ROOT / "benchmarks/results/accuracy.jsonl").read_text().splitlines()
-    yield from accuracy.markdown(map(json.loads, lines), model, dataset, int(epochs))
+    return [json.loads(line) for line in lines]
 
 
 def _cuda() -> Iterator[str]:

@@ -77,11 +77,13 @@ std::string check_geometry(const Shape& image, const Window& window, std::int64_
            std::to_string(kMostTaps) + " elements";
   }
   // What a kernel lays out at once, with the zeros around it, is counted in 32 bits.
-  const double padded = static_cast<double>(shape->height + span_height) *
-                        static_cast<double>(shape->width + span_width) *
-                        static_cast<double>(std::max(shape->channels, filters)) *
-                        static_cast<double>(kBlockLanes);
-  const double whole = padded * static_cast<double>(std::max<std::int64_t>(1, shape->blocks));
+  const auto size = [](std::int64_t one, std::int64_t other = 0) {
+    return static_cast<double>(one) + static_cast<double>(other);
+  };
+  const double padded = size(shape->height, span_height) * size(shape->width, span_width) *
+                        size(std::max<std::int64_t>({1, shape->channels, filters})) *
+                        size(kBlockLanes);
+  const double whole = padded * size(std::max<std::int64_t>(1, shape->blocks));
   if (padded > most || whole > 4e18) {
     return "an image of " + text(image) + " with " + std::to_string(filters) +
            " filters that span " + std::to_string(span_height) + " x " +

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.backend import AutocastScope, compute_output_spec
 from keras.src.backend import nn as backend_nn
@@ -50,10 +51,13 @@ __all__ = [
     "averages_left_alone",
     "compiled_loss",
     "compute_output_spec",
+    "graphs",
     "in_inference",
+    "in_training",
     "input_signature",
     "input_structure",
     "inputs_of",
+    "is_called_plainly",
     "last_axis_as_minus_one",
     "logits_of",
     "loss_as_compiled",
@@ -158,6 +162,37 @@ def in_inference(operation: Any) -> Callable[..., Any]:
     return operation_fn(operation, training=False)
 
 
+def in_training(operation: Any) -> Callable[..., Any]:
+    """The operation as a graph calls it in training."""
+    return operation_fn(operation, training=True)
+
+
+def graphs(model: keras.Model) -> Iterator[Functional]:
+    """The functional models of a model and within its graph, whose layers are called as Keras calls them."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    if not isinstance(graph, Functional):
+        return
+    stock = type(graph).call is Functional.call and type(graph).__call__ is Functional.__call__
+    if stock and "call" not in vars(graph) and graph.compute_dtype == graph.variable_dtype:
+        yield graph
+    for layer in graph.layers:
+        if isinstance(layer, keras.Model):
+            yield from graphs(layer)
+
+
+def is_called_plainly(layer: keras.layers.Layer) -> bool:
+    """Whether Keras does nothing around a call of a built layer that changes what it computes."""
+    return (
+        layer.built
+        and layer.compute_dtype == layer.variable_dtype
+        and layer.activity_regularizer is None
+        and layer._remat_mode is None
+        and layer.quantization_mode is None
+        and not getattr(layer, "lora_enabled", False)
+        and keras.distribution.distribution() is None
+    )
+
+
 def operation_of(tensor: keras.KerasTensor) -> Any:
     """The layer or operation that made a symbolic tensor."""
     return tensor._keras_history.operation
@@ -239,6 +274,18 @@ def _without_averages(layer: keras.layers.BatchNormalization) -> Callable[..., A
     def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if mask is not None or not (training and layer.trainable):
             return stock(inputs, training=training, mask=mask)
+        rank = len(inputs.shape)
+        if (
+            isinstance(inputs, tf.Tensor)
+            and inputs.dtype.name == layer.compute_dtype
+            and layer.compute_dtype in ("float32", "float64")
+            and layer.axis in (-1, rank - 1)
+            and not layer.synchronized
+        ):
+            mean, variance = tf.nn.moments(inputs, [*range(rank - 1)])
+            return tf.nn.batch_normalization(
+                inputs, mean, variance, layer.beta, layer.gamma, layer.epsilon
+            )
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         x, offset, scale = (_as(dtype, value) for value in (inputs, layer.beta, layer.gamma))
         mean, variance = layer._moments(x, None)

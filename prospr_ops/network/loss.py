@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from prospr_ops.network import keras_private
+from prospr_ops.network.direct_calls import layers_called_directly
 from prospr_ops.network.restore import preserved
 from prospr_ops.network.second_derivatives import ctc_loss
 from prospr_ops.network.tf_functions import moments, replaced
@@ -143,6 +144,7 @@ class Objective:
             replaced(mended | dict(replacements or {})),
             keras_private.last_axis_as_minus_one(),
             keras_private.averages_left_alone(self.model),
+            layers_called_directly(self.model),
         ):
             prediction = self._predict(batch.x)
         with replaced(mended):

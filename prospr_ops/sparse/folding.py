@@ -18,12 +18,16 @@ from prospr_ops.network import keras_private
 from prospr_ops.sparse import rules
 from prospr_ops.sparse.layers import BlockedBatchNormalization, SparseLayer
 
+# Sums by the kept weights of a layer and what lies behind them, as `SparseLayer.convolved` does.
+Convolve = Callable[..., tf.Tensor]
 
-def folds(graph: Any) -> dict[int, Callable[..., Any]]:
+
+def folds(graph: Any, convolved: Convolve = SparseLayer.convolved) -> dict[int, Callable[..., Any]]:
     """How some operations of a sparse graph are called in inference, instead of themselves.
 
     Args:
         graph: A functional model of sparse layers.
+        convolved: What computes a sparse layer, with the arguments of `SparseLayer.convolved`.
 
     Returns:
         Functions by the operations' ids. A sparse layer before a normalisation gives what it was given,
@@ -62,9 +66,9 @@ def folds(graph: Any) -> dict[int, Callable[..., Any]]:
         ceiling = rules.ceiling_of(follower.operation) if follower else None
         if norm is not None:
             found[id(layer)] = _postponed
-            found[id(norm)] = _folded(layer, norm, ceiling)
+            found[id(norm)] = _folded(convolved, layer, norm, ceiling)
         elif ceiling is not None:
-            found[id(layer)] = _rectified(layer, ceiling)
+            found[id(layer)] = _rectified(convolved, layer, ceiling)
         if ceiling is not None:
             found[id(follower.operation)] = _postponed
     return found
@@ -75,17 +79,21 @@ def _postponed(inputs: tf.Tensor, **_: Any) -> tf.Tensor:
     return inputs
 
 
-def _rectified(layer: SparseLayer, ceiling: float) -> Callable[..., tf.Tensor]:
-    return lambda inputs: layer.convolved(inputs, layer.offset(), relu=True, ceiling=ceiling)
+def _rectified(convolved: Convolve, layer: SparseLayer, ceiling: float) -> Callable[..., tf.Tensor]:
+    return lambda inputs: convolved(layer, inputs, layer.offset(), relu=True, ceiling=ceiling)
 
 
 def _folded(
-    layer: SparseLayer, norm: BlockedBatchNormalization, ceiling: float | None
+    convolved: Convolve,
+    layer: SparseLayer,
+    norm: BlockedBatchNormalization,
+    ceiling: float | None,
 ) -> Callable[..., tf.Tensor]:
     def call(inputs: list[tf.Tensor], **_: Any) -> tf.Tensor:
         images, _, *residual = inputs
         scale, offset = norm.affine()
-        return layer.convolved(
+        return convolved(
+            layer,
             images,
             offset + layer.offset() * scale,
             scale=scale,

@@ -6,7 +6,7 @@ are called on to `prospr_ops.ops.sparse_conv_small` or to the stock layers that 
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +18,7 @@ from prospr_ops.network import keras_private
 from prospr_ops.ops.sparse_convolution import BLOCK
 from prospr_ops.pruning.channels.graph import functional
 from prospr_ops.sparse import blocks
+from prospr_ops.sparse.folding import folds
 from prospr_ops.sparse.layers import (
     BlockedBatchNormalization,
     FromBlocks,
@@ -25,8 +26,6 @@ from prospr_ops.sparse.layers import (
     SparseLayer,
     ToBlocks,
 )
-
-_LINEAR = keras.activations.linear
 
 
 def small_or(model: Any, inputs: Any, on_blocks: Callable[[], Any]) -> Any:
@@ -53,33 +52,13 @@ def small_or(model: Any, inputs: Any, on_blocks: Callable[[], Any]) -> Any:
 def _outputs(model: Any, inputs: Any) -> Any:
     """The outputs of a model without blocks."""
     graph = functional(model)
-    folded = _folded(graph)
+    folded = folds(graph, _convolved)
     return keras_private.call_graph(
-        graph, inputs, lambda operation: _without_blocks(operation, folded)
+        graph, inputs, lambda operation: folded.get(id(operation)) or _without_blocks(operation)
     )
 
 
-def _folded(graph: Any) -> dict[int, SparseLayer | None]:
-    """The sparse layers behind which nothing but a normalisation comes, by the normalisation's id.
-
-    Under the id of such a layer there is None: the normalisation scales its filters.
-    """
-    nodes = list(keras_private.nodes(graph))
-    uses = Counter(id(node.operation) for node in nodes)
-    readers = Counter(id(tensor) for node in nodes for tensor in keras_private.inputs_of(node))
-    readers.update(id(tensor) for tensor in keras.tree.flatten(graph.outputs))
-    folded: dict[int, SparseLayer | None] = {}
-    for node in nodes:
-        if isinstance(node.operation, BlockedBatchNormalization):
-            values = keras_private.inputs_of(node)[0]
-            layer = keras_private.operation_of(values)
-            alone = readers[id(values)] == uses[id(layer)] == uses[id(node.operation)] == 1
-            if isinstance(layer, SparseLayer) and layer.activation is _LINEAR and alone:
-                folded |= {id(node.operation): layer, id(layer): None}
-    return folded
-
-
-def _without_blocks(operation: Any, folded: dict[int, SparseLayer | None]) -> Callable[..., Any]:
+def _without_blocks(operation: Any) -> Callable[..., Any]:
     """What an operation of a sparse model computes, on samples in the place of blocks."""
     if isinstance(operation, ToBlocks):
         return tf.identity
@@ -88,10 +67,11 @@ def _without_blocks(operation: Any, folded: dict[int, SparseLayer | None]) -> Ca
     if isinstance(operation, PerChannel):
         return operation.layer.call
     if isinstance(operation, SparseLayer):
-        in_normalisation = id(operation) in folded
-        return lambda inputs: inputs if in_normalisation else _convolved(operation, inputs)
+        return lambda inputs: operation.activation(
+            _convolved(operation, inputs, operation.offset())
+        )
     if isinstance(operation, BlockedBatchNormalization):
-        return lambda inputs, **_: _normalised(operation, inputs, folded.get(id(operation)))
+        return lambda inputs, **_: _normalised(operation, inputs)
     if isinstance(operation, keras_private.Pad):
         return lambda inputs: _padded(operation, inputs)
     return operation
@@ -105,9 +85,16 @@ def _padded(operation: Any, inputs: tf.Tensor) -> Any:
 
 
 def _convolved(
-    layer: SparseLayer, inputs: tf.Tensor, scale: Any = None, offset: Any = None
+    layer: SparseLayer,
+    inputs: tf.Tensor,
+    bias: tf.Tensor,
+    *,
+    scale: tf.Tensor | None = None,
+    residual: tf.Tensor | None = None,
+    relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
-    """The output of a sparse layer on samples, then times `scale`, plus `offset`."""
+    """As `SparseLayer.convolved`, on samples in the place of blocks."""
     filters = layer.filters
     *_, channels, count = filters.mask.shape
     # As images: with one row, or, if all pixels are alike, with one pixel.
@@ -116,16 +103,11 @@ def _convolved(
         images = inputs[:, tf.newaxis]
     elif layer.axes == 0:
         images = tf.reshape(inputs, [-1, 1, 1, channels])
-    bias = layer.offset()
-    if scale is None:
-        scale = tf.ones_like(bias)
-    else:
-        bias = offset + bias * scale
     taps, splits, _ = layer.constants()
     outputs = ops.sparse_conv_small(
         images,
         layer.weights_as_they_are(),
-        scale,
+        tf.ones_like(bias) if scale is None else scale,
         bias,
         taps,
         splits,
@@ -142,28 +124,26 @@ def _convolved(
             sizes = tf.concat([tf.shape(inputs)[:-1], [count]], 0)
         outputs = tf.reshape(outputs, sizes)
     outputs.set_shape(layer.compute_output_shape((*inputs.shape, BLOCK))[:-1])
-    return layer.activation(outputs)
+    return _rectified(outputs, residual, relu, ceiling)
 
 
-def _normalised(
-    layer: BlockedBatchNormalization, inputs: list[tf.Tensor], behind: SparseLayer | None
-) -> tf.Tensor:
-    """Normalised by the moving averages, with the sum and the ReLU that the layer stands for.
-
-    Args:
-        layer: The normalisation.
-        inputs: As on blocks; the first is what the sparse layer is called on, if there is one.
-        behind: A sparse layer that it is behind of, or None.
-
-    Returns:
-        The samples.
-    """
+def _normalised(layer: BlockedBatchNormalization, inputs: list[tf.Tensor]) -> tf.Tensor:
+    """Normalised by the moving averages, with the sum and the ReLU that the layer stands for."""
     values, _, *residual = inputs
     scale, offset = layer.affine()
-    if behind is None:
-        outputs = values * scale + offset
-    else:
-        outputs = _convolved(behind, values, scale, offset)
-    for other in residual:
-        outputs += other
-    return tf.nn.relu(outputs) if layer.behind else outputs
+    return _rectified(
+        values * scale + offset, next(iter(residual), None), bool(layer.behind), math.inf
+    )
+
+
+def _rectified(
+    outputs: tf.Tensor, residual: tf.Tensor | None, relu: bool, ceiling: float
+) -> tf.Tensor:
+    """The sum with a residual, and its ReLU, if there are such."""
+    if residual is not None:
+        outputs += residual
+    if not relu:
+        return outputs
+    if ceiling == 6:
+        return tf.nn.relu6(outputs)
+    return tf.nn.relu(outputs) if math.isinf(ceiling) else tf.clip_by_value(outputs, 0, ceiling)
