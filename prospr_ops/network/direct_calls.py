@@ -135,7 +135,7 @@ def _behind(layer: Any, product: Callable[[tf.Tensor], tf.Tensor]) -> Call:
     def call(x: tf.Tensor) -> Any:
         outputs = product(x)
         if layer.use_bias:
-            outputs = tf.raw_ops.AddV2(x=outputs, y=layer.bias.value)
+            outputs = tf.raw_ops.BiasAdd(value=outputs, bias=layer.bias.value)
         return outputs if activation is None else activation(outputs)
 
     # Whoever listens to the layer is to hear of its call.

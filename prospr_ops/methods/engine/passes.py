@@ -16,7 +16,7 @@ from prospr_ops.methods.engine.microbatches import split
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 from prospr_ops.network.second_derivatives import differentiating_gradients
-from prospr_ops.network.tf_functions import attributes_as_they_are
+from prospr_ops.network.tf_functions import attributes_as_they_are, python_ahead
 from prospr_ops.network.tracing import graphs_optimised, traced
 from prospr_ops.ops.nn.replacements import fast_calls
 from prospr_ops.utils.settings import Settings
@@ -318,9 +318,12 @@ class Passes:
             step += f" of round {self.round + 1}"
         # Another one for each batch of all rounds.
         draw = number + self.round * (settings.steps + 1)
+        arguments = batch, tf.constant([settings.seed, draw], tf.int64)
         try:
             with graphs_optimised(self._optimises), attributes_as_they_are():
-                output = batch_pass(batch, tf.constant([settings.seed, draw], tf.int64))
+                output = (
+                    self._ahead(batch_pass, *arguments) if self.eager else batch_pass(*arguments)
+                )
         except tf.errors.InvalidArgumentError as error:
             msg = f"{step}: {error.message}"
             raise ValueError(msg) from error
@@ -344,6 +347,15 @@ class Passes:
             self.losses.append(loss)
         self.problem.advance()
         return output.result
+
+    def _ahead(self, batch_pass: Pass, batch: Batch, seed: tf.Tensor) -> PassOutput:
+        """Runs an eager pass; Python need not wait for the kernels."""
+        try:
+            with python_ahead():
+                return batch_pass(batch, seed)
+        except tf.errors.InvalidArgumentError:
+            # It was raised somewhere later; once more, to learn in which layer.
+            return batch_pass(batch, seed)
 
     def _words_for(self, batch_pass: Pass, number: int) -> str:
         """What a pass over a batch is, in a few words."""
