@@ -48,7 +48,8 @@ def _call(
     **named: Any,
 ) -> Any:
     """A functional model's `call`; `known` holds how its layers are called, by their ids."""
-    if not training or named or mask is not None:
+    masked = any(one is not None for one in keras.tree.flatten(mask))
+    if not training or named or masked or not keras_private.is_eager_and_casts_nothing():
         return type(graph).call(graph, inputs, training=training, mask=mask, **named)
 
     def direct(operation: Any) -> Callable[..., Any]:
@@ -63,18 +64,34 @@ def _direct(operation: Any) -> Callable[..., Any]:
     """How an operation of a graph is called in training."""
     stock = keras_private.in_training(operation)
     make = _CALLS.get(type(operation))
-    if make is None or not keras_private.is_called_plainly(operation):
+    if make is None or not _is_stock(operation) or not keras_private.is_called_plainly(operation):
         return stock
-    call, dtype = make(operation), operation.compute_dtype
+    call, dtype, merges = make(operation), operation.compute_dtype, isinstance(operation, _MERGES)
 
     def checked(*args: Any, **named: Any) -> Any:
-        tensors = args[0] if isinstance(args[0], list) else args
         given = any(value is not None for value in named.values())
-        if given or len(args) != 1 or not all(_is_plain(tensor, dtype) for tensor in tensors):
+        if given or len(args) != 1 or isinstance(args[0], list) != merges:
             return stock(*args, **named)
+        if not all(_is_plain(tensor, dtype) for tensor in (args[0] if merges else args)):
+            return stock(*args, **named)
+        # A layer may get shapes that its graph does not tell of. Of some, operations kill the process.
+        keras_private.check_input(operation, args[0])
         return call(args[0])
 
     return checked
+
+
+def _is_stock(layer: Any) -> bool:
+    """Whether nobody has put other methods into a layer or its class than Keras did.
+
+    What is in the place of the `call` of a layer that is told of training is called as Keras calls it.
+    """
+    told = _CALLS[type(layer)] is _in_training
+    return all(
+        getattr(getattr(layer, name, None), "__func__", None) is method
+        for name, method in _METHODS[type(layer)].items()
+        if not (told and name == "call")
+    )
 
 
 def _is_plain(tensor: Any, dtype: str) -> bool:
@@ -121,7 +138,7 @@ def _convolution(
     spans = [] if layer.padding == "same" else [*sizes]
 
     def call(x: tf.Tensor) -> Any:
-        fits = all(x.shape[axis] >= size for size, axis in spans)
+        fits = x.shape.rank == 4 and all(x.shape[axis] >= size for size, axis in spans)
         return behind(x) if fits else layer.call(x)
 
     return call
@@ -129,8 +146,12 @@ def _convolution(
 
 def _behind(layer: Any, product: Callable[[tf.Tensor], tf.Tensor]) -> Call:
     """What a layer computes, given what it does first: then come its bias and its activation."""
-    activation = _ACTIVATIONS.get(layer.activation, layer.activation)
-    as_ever = layer.call
+    activation = _direct_activation(layer.activation) or layer.activation
+    bias = keras.Variable if layer.use_bias else type(None)
+    has_variables = isinstance(layer.kernel, keras.Variable) and isinstance(layer.bias, bias)
+    # In float16 AddV2's gradient, a sum over pixels, loses most of it; that of Keras's BiasAdd does not.
+    if not has_variables or layer.compute_dtype == "float16":
+        return layer.call
 
     def call(x: tf.Tensor) -> Any:
         outputs = product(x)
@@ -138,12 +159,16 @@ def _behind(layer: Any, product: Callable[[tf.Tensor], tf.Tensor]) -> Call:
             outputs = tf.raw_ops.BiasAdd(value=outputs, bias=layer.bias.value)
         return outputs if activation is None else activation(outputs)
 
-    # Whoever listens to the layer is to hear of its call.
-    return as_ever if "call" in vars(layer) else call
+    return call
 
 
 def _activation(layer: layers.Activation) -> Call:
-    return _ACTIVATIONS.get(layer.activation) or layer.call
+    return _direct_activation(layer.activation) or layer.call
+
+
+def _direct_activation(activation: Any) -> Call | None:
+    """What computes an activation function, which may be an object without a hash."""
+    return next((call for known, call in _ACTIVATIONS if activation is known), None)
 
 
 def _relu(layer: layers.ReLU) -> Call:
@@ -169,11 +194,11 @@ def _rectified_to_6(x: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.Relu6(features=x)
 
 
-_ACTIVATIONS: dict[Any, Call] = {
-    keras.activations.relu: _rectified,
-    keras.activations.relu6: _rectified_to_6,
-    keras.activations.linear: lambda x: x,
-}
+_ACTIVATIONS: list[tuple[Any, Call]] = [
+    (keras.activations.relu, _rectified),
+    (keras.activations.relu6, _rectified_to_6),
+    (keras.activations.linear, lambda x: x),
+]
 # How layers are called, by their types: functions of the layer that give functions of its input.
 _CALLS: dict[type, Callable[[Any], Call]] = {
     layers.Activation: _activation,
@@ -191,3 +216,13 @@ _CALLS: dict[type, Callable[[Any], Call]] = {
     ),
     _as_it_is,
 )  # fmt: skip
+# Those that are called on lists.
+_MERGES = (layers.Add, layers.Concatenate, layers.Multiply)
+# The methods that say what a layer computes, as they are in Keras, by the types of the layers.
+_METHODS: dict[type, dict[str, Any]] = {
+    kind: {
+        name: getattr(kind, name, None)
+        for name in ("call", "compute_mask", "convolution_op", "_merge_function")
+    }
+    for kind in _CALLS
+}

@@ -13,14 +13,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.applications.convnext import LayerScale, StochasticDepth
-from keras.src.backend import AutocastScope, compute_output_spec
+from keras.src.backend import AutocastScope, compute_output_spec, get_autocast_scope
 from keras.src.backend import nn as backend_nn
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.export.export_utils import get_input_signature
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.losses import LossFunctionWrapper
 from keras.src.models import Functional
-from keras.src.models.functional import operation_fn
+from keras.src.models.functional import operation_fn, unpack_singleton
 from keras.src.ops import core, nn
 from keras.src.ops import numpy as arrays
 from keras.src.ops.nn import Relu
@@ -49,6 +49,7 @@ __all__ = [
     "StochasticDepth",
     "all_layers",
     "averages_left_alone",
+    "check_input",
     "compiled_loss",
     "compute_output_spec",
     "graphs",
@@ -58,6 +59,7 @@ __all__ = [
     "input_structure",
     "inputs_of",
     "is_called_plainly",
+    "is_eager_and_casts_nothing",
     "last_axis_as_minus_one",
     "logits_of",
     "loss_as_compiled",
@@ -153,8 +155,7 @@ def run_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any
 
 def call_graph(model: Functional, inputs: Any, call: Callable[[Any], Any]) -> Any:
     """What a functional model gives for what a user calls it on, each operation called as `call(operation)`."""
-    outputs = run_graph(model, model._standardize_inputs(inputs), call)
-    return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs
+    return unpack_singleton(run_graph(model, model._standardize_inputs(inputs), call))
 
 
 def in_inference(operation: Any) -> Callable[..., Any]:
@@ -173,7 +174,7 @@ def graphs(model: keras.Model) -> Iterator[Functional]:
     if not isinstance(graph, Functional):
         return
     stock = type(graph).call is Functional.call and type(graph).__call__ is Functional.__call__
-    if stock and "call" not in vars(graph) and graph.compute_dtype == graph.variable_dtype:
+    if stock and "call" not in vars(graph):
         yield graph
     for layer in graph.layers:
         if isinstance(layer, keras.Model):
@@ -191,6 +192,24 @@ def is_called_plainly(layer: keras.layers.Layer) -> bool:
         and not getattr(layer, "lora_enabled", False)
         and keras.distribution.distribution() is None
     )
+
+
+def is_eager_and_casts_nothing() -> bool:
+    """Whether code runs eagerly here, and variables are read as they are.
+
+    They are cast within a layer, or a model, of a mixed dtype: around each layer of another dtype within it
+    Keras casts to that.
+    """
+    return tf.executing_eagerly() and get_autocast_scope() is None
+
+
+def check_input(layer: keras.layers.Layer, inputs: Any) -> None:
+    """Refuses what Keras refuses to call a layer on.
+
+    Raises:
+        ValueError: The rank or the number of channels is not what the layer was built for.
+    """
+    layer._assert_input_compatibility(inputs)
 
 
 def operation_of(tensor: keras.KerasTensor) -> Any:
@@ -281,6 +300,7 @@ def _without_averages(layer: keras.layers.BatchNormalization) -> Callable[..., A
             and layer.compute_dtype in ("float32", "float64")
             and layer.axis in (-1, rank - 1)
             and not layer.synchronized
+            and "_moments" not in vars(layer)
         ):
             mean, variance = tf.nn.moments(inputs, [*range(rank - 1)])
             return tf.nn.batch_normalization(

@@ -13,13 +13,13 @@ from prospr_ops.network import keras_private
 from prospr_ops.pruning import masks
 
 # Of one element each: along which axis the samples lie is nothing to them.
-_ELEMENTWISE = {
+_ELEMENTWISE = [
     keras.activations.get(name)
     for name in (
         *("linear", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish"),
         *("tanh", "sigmoid", "softplus", "softsign", "hard_sigmoid", "hard_silu", "hard_tanh"),
     )
-}
+]
 _ELEMENTWISE_LAYERS = (
     *(layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Dropout, layers.GaussianNoise),
     *(layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum),
@@ -35,10 +35,28 @@ _PER_CHANNEL = (
 _REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
+def _is_plain(operation: Any) -> bool:
+    """Whether an operation is none of a layer, or of a layer of float32 whose outputs add no loss.
+
+    Blocks are of float32; a loss would be divided by their number in the place of the samples', and of a
+    layer whose work another one does there would be none.
+    """
+    return not isinstance(operation, layers.Layer) or (
+        operation.dtype_policy.name == "float32" and operation.activity_regularizer is None
+    )
+
+
+def _is_elementwise_function(activation: Any) -> bool:
+    """Whether an activation function, which may be an object without a hash, is elementwise."""
+    return any(activation is known for known in _ELEMENTWISE)
+
+
 def is_elementwise(operation: Any) -> bool:
     """Whether an operation treats all elements of its inputs, of one shape, alike."""
+    if not _is_plain(operation):
+        return False
     if isinstance(operation, layers.Activation):
-        return operation.activation in _ELEMENTWISE
+        return _is_elementwise_function(operation.activation)
     if isinstance(operation, layers.Dropout) and operation.noise_shape is not None:
         return False
     return type(operation) in _ELEMENTWISE_LAYERS or type(operation) in (
@@ -52,11 +70,11 @@ def is_relu(operation: Any) -> bool:
     if type(operation) is layers.ReLU:
         plain = (None, 0.0, 0.0)
         given = (operation.max_value, operation.negative_slope, operation.threshold)
-        return given == plain and operation.dtype_policy.name == "float32"
+        return given == plain and _is_plain(operation)
     return (
         type(operation) is layers.Activation
         and operation.activation is keras.activations.relu
-        and operation.dtype_policy.name == "float32"
+        and _is_plain(operation)
     )
 
 
@@ -64,7 +82,7 @@ def ceiling_of(operation: Any) -> float | None:
     """The largest output of a layer that is a ReLU, infinite if it has none; None for others."""
     if is_relu(operation):
         return math.inf
-    if getattr(getattr(operation, "dtype_policy", None), "name", "") != "float32":
+    if not _is_plain(operation):
         return None
     if type(operation) is layers.Activation and operation.activation is keras.activations.relu6:
         return 6.0
@@ -81,13 +99,13 @@ def is_sum_of_two(operation: Any, tensors: list[Any]) -> bool:
         and len(tensors) == 2
         and tensors[0] is not tensors[1]
         and tensors[0].shape == tensors[1].shape
-        and operation.dtype_policy.name == "float32"
+        and _is_plain(operation)
     )
 
 
 def is_per_channel(operation: Any) -> bool:
     """Whether a layer treats all channels, along the last axis, alike."""
-    return type(operation) in _PER_CHANNEL and _channels_last(operation)
+    return type(operation) in _PER_CHANNEL and _channels_last(operation) and _is_plain(operation)
 
 
 def is_padding(operation: Any) -> bool:
@@ -101,7 +119,11 @@ def is_padding(operation: Any) -> bool:
 
 def is_concatenation(operation: Any, rank: int) -> bool:
     """Whether a layer concatenates along an axis that is not the samples'."""
-    return type(operation) is layers.Concatenate and operation.axis % rank != 0
+    return (
+        type(operation) is layers.Concatenate
+        and operation.axis % rank != 0
+        and _is_plain(operation)
+    )
 
 
 def is_normalisation(operation: Any, rank: int) -> bool:
@@ -111,7 +133,7 @@ def is_normalisation(operation: Any, rank: int) -> bool:
         and operation.axis % rank == rank - 1
         and not operation.synchronized
         and not getattr(operation, "renorm", False)
-        and operation.dtype_policy.name == "float32"
+        and _is_plain(operation)
     )
 
 
@@ -149,7 +171,7 @@ def reason_against(layer: Any) -> str:
         f"its padding is {getattr(layer, 'padding', '')}": (
             getattr(layer, "padding", "valid") not in ("valid", "same")
         ),
-        "its activation is not elementwise": layer.activation not in _ELEMENTWISE,
+        "its activation is not elementwise": not _is_elementwise_function(layer.activation),
         "another constraint holds its kernel": mask.inner is not None,
         "its regularizer is not a sum over weights": not (
             layer.kernel_regularizer is None or type(layer.kernel_regularizer) in _REGULARIZERS

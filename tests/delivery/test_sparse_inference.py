@@ -106,6 +106,57 @@ def test_it_computes_what_its_layers_compute(seed):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3 * scale)
 
 
+@keras.saving.register_keras_serializable("test_sparse_inference")
+class Swish:
+    """An activation function that has no hash."""
+
+    __hash__ = None
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, _):
+        return cls()
+
+    def __call__(self, x):
+        return x * keras.ops.sigmoid(x)
+
+
+@pytest.mark.parametrize("samples", [3, 19])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        lambda: [keras.layers.ReLU(activity_regularizer="l2")],
+        lambda: [keras.layers.BatchNormalization(activity_regularizer="l2")],
+        lambda: [
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(6.0, activity_regularizer="l2"),
+        ],
+        lambda: [keras.layers.MaxPooling2D(activity_regularizer="l2")],
+        lambda: [keras.layers.ReLU(dtype="float64")],
+        lambda: [keras.layers.MaxPooling2D(dtype="float64")],
+        lambda: [keras.layers.Activation(Swish())],
+        lambda: [keras.layers.Conv2D(4, 3, activation=Swish())],
+    ],
+)
+def test_layers_that_add_losses_or_compute_in_another_dtype_do_so(kinds, samples):
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(6, 3)(inputs)
+    for kind in kinds():
+        x = kind(x)
+    masked = _masked(keras.Model(inputs, x))
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    assert any(isinstance(layer, SparseLayer) for layer in fast.layers)
+    images = tf.random.normal((samples, *SHAPE))
+    ours, theirs = fast(images), masked(images)
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(fast.losses, masked.losses, rtol=1e-4)
+    assert len(fast.losses) == len(masked.losses)
+    np.testing.assert_allclose(fast.predict(images, verbose=0), theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_no_pass_is_left_for_a_normalisation():
     fast = po.sparsify(_masked(po.models.resnet20(SHAPE)), layers="all", verbose=0)
     x = tf.TensorSpec((32, *SHAPE))  # not so few that no blocks are used

@@ -1,6 +1,7 @@
 """Stock layers that are called directly compute what they compute when Keras calls them."""
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -247,3 +248,218 @@ def test_nothing_stays_behind():
     with layers_called_directly(model):
         assert "call" in vars(model)
     assert not any("call" in vars(layer) for layer in keras_private.all_layers(model))
+
+
+@dataclass
+class Swish:
+    """An activation function that has no hash."""
+
+    slope: float = 1.5
+
+    def __call__(self, x):
+        return x * keras.ops.sigmoid(self.slope * x)
+
+
+class Passed(layers.Layer):
+    """Gives a function of its input, and tells the graph of another shape."""
+
+    def __init__(self, shape, function):
+        super().__init__()
+        self.told, self.function = shape, function
+
+    def call(self, x):
+        return self.function(x)
+
+    def compute_output_shape(self, _):
+        return self.told
+
+
+class Traced(layers.Layer):
+    """Runs a graph of the model around it in a tf.function of its own, for images of any size."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.function = tf.function(
+            lambda x: model(x, training=True),
+            input_signature=[tf.TensorSpec((None, None, None, SHAPE[-1]))],
+        )
+
+    def call(self, x):
+        return self.function(x) if tf.executing_eagerly() else self.model(x)
+
+
+def _of(*kinds, shape=SHAPE):
+    """A model of layers, one behind the other."""
+    x = inputs = layers.Input(shape)
+    for kind in kinds:
+        x = kind(x)
+    return keras.Model(inputs, x)
+
+
+def _traced_within():
+    sized = layers.Input((None, None, SHAPE[-1]))
+    within = keras.Model(sized, layers.Conv2D(4, 3, activation="relu")(sized))
+    return _of(within, Traced(within))
+
+
+def _with_bias_left_out():
+    model = _of(layers.Flatten(), layers.Dense(3))
+    model.layers[-1].bias.assign([1.0, 2.0, 3.0])
+    model.layers[-1].use_bias = False
+    return model
+
+
+def _with_a_tensor_as_kernel():
+    model = _of(layers.Conv2D(3, 2))
+    vars(model.layers[-1])["_kernel"] = tf.ones((2, 2, SHAPE[-1], 3))
+    return model
+
+
+def _without_a_bias():
+    model = _of(layers.Flatten(), layers.Dense(3))
+    vars(model.layers[-1])["bias"] = None
+    return model
+
+
+def _called_by_name():
+    inputs = layers.Input(SHAPE)
+    return keras.Model(inputs, layers.Activation("relu")(inputs=layers.Dense(3)(inputs=inputs)))
+
+
+def _within(policy, inner_policy, layer_policy):
+    """A model of one dtype in a model of another, with layers of a third."""
+    keras.config.set_dtype_policy(inner_policy)
+    convolution = layers.Conv2D(3, 3, activation="relu", dtype=layer_policy)
+    inner = _of(
+        convolution, layers.Flatten(dtype=layer_policy), layers.Dense(2, dtype=layer_policy)
+    )
+    keras.config.set_dtype_policy(policy)
+    model = _of(inner)
+    keras.config.set_dtype_policy("float32")
+    return model
+
+
+def _sequential_that_was_mixed_later():
+    model = _sequential()
+    model.dtype_policy = "mixed_bfloat16"
+    return model
+
+
+_MODELS = {
+    "called by name": _called_by_name,
+    "an output in a tuple": lambda: keras.Model(
+        inputs := layers.Input(SHAPE), (layers.Dense(3)(inputs),)
+    ),
+    "an activation without a hash": lambda: _of(
+        layers.Dense(3, activation=Swish()), layers.Activation(Swish())
+    ),
+    "float64 in float32 in mixed": lambda: _within("mixed_bfloat16", "float32", "float64"),
+    "float32 in float64 in mixed": lambda: _within("mixed_float16", "float64", "float32"),
+    "mixed later": _sequential_that_was_mixed_later,
+    "a bias left out": _with_bias_left_out,
+    "no bias": _without_a_bias,
+    "a tensor as kernel": _with_a_tensor_as_kernel,
+    "traced within": _traced_within,
+}
+
+
+@pytest.mark.parametrize("make", _MODELS.values(), ids=_MODELS)
+def test_it_gives_what_keras_gives(make):
+    keras.utils.set_random_seed(0)
+    model, x = make(), tf.random.normal((2, *SHAPE))
+    with layers_called_directly(model):
+        ours = model(x, training=True)
+    theirs = model(x, training=True)
+    assert type(ours) is type(theirs)
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(
+        *(tf.cast(one, tf.float64) for one in (ours, theirs)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("of_class", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "method", "function"),
+    [
+        ("ReLU", "call", lambda x: -x),
+        ("Activation", "call", lambda x: -x),
+        ("Add", "call", lambda x: x[0] - 2.0 * x[1]),
+        ("Add", "_merge_function", lambda x: x[0] - 2.0 * x[1]),
+        ("Dense", "call", lambda x, training=None: x * (3.0 if training else 1.0)),
+        ("Conv2D", "convolution_op", lambda x, kernel: tf.nn.conv2d(x, 2 * kernel, 1, "VALID")),
+    ],
+)
+def test_methods_that_others_have_replaced_are_called(
+    kind, method, function, of_class, monkeypatch
+):
+    given = {"Activation": ("relu",), "Dense": (SHAPE[-1],), "Conv2D": (3, 2)}
+    layer = getattr(layers, kind)(*given.get(kind, ()))
+    model = _of(lambda inputs: layer([inputs] * 2 if kind == "Add" else inputs))
+    x = tf.random.normal((2, *SHAPE))
+    before = model(x, training=True)
+    if of_class:
+        monkeypatch.setattr(type(layer), method, lambda _, *args, **named: function(*args, **named))
+    else:
+        monkeypatch.setitem(vars(layer), method, function)
+    theirs = model(x, training=True)
+    with layers_called_directly(model):
+        ours = model(x, training=True)
+    np.testing.assert_array_equal(ours, theirs)
+    assert np.abs(ours - before).max() > 0.1
+
+
+def test_masks_that_others_compute_are_attached(monkeypatch):
+    model = _of(layer := layers.Activation("relu"))
+    monkeypatch.setitem(vars(layer), "compute_mask", lambda x, _=None: x[..., 0] > 0)
+    with layers_called_directly(model):
+        assert keras_private.mask_of(model(tf.ones((2, *SHAPE)), training=True)) is not None
+
+
+@pytest.mark.parametrize(
+    ("told", "function", "layer"),
+    [
+        ((None, 8, 8, 2), tf.identity, layers.Conv2D(4, 3)),
+        ((None, 8, 8, 1), tf.identity, layers.DepthwiseConv2D(3)),
+        ((None, 8, 8, 1), tf.identity, layers.BatchNormalization()),
+        ((None, 7), lambda x: x[:, 0, 0], layers.Dense(3)),
+        ((None, 8, 8, 4), lambda x: x[:, 0], layers.MaxPooling2D()),
+        # Called with five axes, the operation would end the process.
+        ((None, 8, 8, 4), lambda x: x[:, tf.newaxis], layers.Conv2D(4, 3)),
+    ],
+)
+def test_shapes_that_the_graph_does_not_tell_of_are_refused_as_ever(told, function, layer):
+    model = _of(Passed(told, function), layer)
+    x = tf.ones((2, *SHAPE))
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 - whatever Keras raises
+        model(x, training=True)
+    with layers_called_directly(model), pytest.raises(theirs.type) as ours:
+        model(x, training=True)
+    sense = [str(error.value).splitlines()[2].split(";")[0] for error in (ours, theirs)]
+    assert sense[0] == sense[1]
+
+
+def test_the_gradient_of_a_bias_is_a_sum_in_float16_too():
+    convolution = layers.Conv2D(8, 1, dtype="float16")
+    model = _of(layers.Activation("linear", dtype="float16"), convolution, shape=(64, 64, 4))
+    with layers_called_directly(model), tf.GradientTape() as tape:
+        outputs = model(tf.zeros((16, 64, 64, 4)), training=True)
+    gradient = tape.gradient(outputs, convolution.bias.value, 0.01 * tf.ones_like(outputs))
+    np.testing.assert_allclose(gradient, 0.01 * 16 * 64 * 64, rtol=1e-2)
+
+
+def test_moments_that_others_have_replaced_are_used(monkeypatch):
+    model = _of(layer := layers.BatchNormalization(), layers.Flatten())
+    moments = (tf.fill(SHAPE[-1:], 3.0), tf.fill(SHAPE[-1:], 4.0))
+    monkeypatch.setitem(vars(layer), "_moments", lambda *_: moments)
+    loss = Objective.of(model, "mse")(Batch(tf.fill((2, *SHAPE), 5.0), tf.zeros((2, 576))))
+    np.testing.assert_allclose(loss, 1, atol=1e-3)  # ((5 - 3) / 2)²
+
+
+def test_models_of_two_inputs_are_called_directly_too(monkeypatch):
+    inputs = [layers.Input((4,)), layers.Input((4,))]
+    model = keras.Model(inputs, layers.Add()([layers.Dense(3)(one) for one in inputs]))
+    listener = _Listener(monkeypatch)
+    with layers_called_directly(model):
+        model([tf.ones((2, 4))] * 2, training=True)
+    assert len(listener.called) == 1
