@@ -105,8 +105,8 @@ STUDIES = (
           dataset=_FASHION),
     Study(
         "lenet_300_100",
-        ("exact:3@20", "snip@20", "first_order:3", "first_order:3@5", "magnitude", "grasp", "synflow",
-         "random"),
+        ("exact:3@20", "snip@20", "first_order:3", "first_order:3@5", "diagonal:3", "magnitude", "grasp",
+         "synflow", "random"),
         (0.9, 0.98, 0.995), seeds=3, training=Training(), dataset=_FASHION,
     ),
     Study("lenet_300_100", ("exact:3@5", "snip@5"), (), seeds=3, training=Training(),

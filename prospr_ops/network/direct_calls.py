@@ -84,7 +84,7 @@ def _direct(operation: Any) -> Callable[..., Any]:
 def _is_stock(layer: Any) -> bool:
     """Whether nobody has put other methods into a layer or its class than Keras did.
 
-    What is in the place of the `call` of a layer that is told of training is called as Keras calls it.
+    What stands in the place of the `call` of a layer that is told of training is called as Keras calls it.
     """
     told = _CALLS[type(layer)] is _in_training
     return all(
@@ -149,13 +149,13 @@ def _behind(layer: Any, product: Callable[[tf.Tensor], tf.Tensor]) -> Call:
     activation = _direct_activation(layer.activation) or layer.activation
     bias = keras.Variable if layer.use_bias else type(None)
     has_variables = isinstance(layer.kernel, keras.Variable) and isinstance(layer.bias, bias)
-    # In float16 AddV2's gradient, a sum over pixels, loses most of it; that of Keras's BiasAdd does not.
-    if not has_variables or layer.compute_dtype == "float16":
+    if not has_variables:
         return layer.call
 
     def call(x: tf.Tensor) -> Any:
         outputs = product(x)
         if layer.use_bias:
+            # As Keras adds a bias; the gradient of AddV2, a sum over pixels, loses most of it in float16.
             outputs = tf.raw_ops.BiasAdd(value=outputs, bias=layer.bias.value)
         return outputs if activation is None else activation(outputs)
 
