@@ -20,6 +20,8 @@ from prospr_ops.network import keras_private
 
 Call = Callable[[Any], Any]
 
+_FULL = ("float32", "float64")
+
 
 @contextmanager
 def layers_called_directly(model: keras.Model) -> Iterator[None]:
@@ -113,10 +115,34 @@ def _in_training(layer: Any) -> Call:
 
 def _dense(layer: layers.Dense) -> Call:
     def product(x: tf.Tensor) -> tf.Tensor:
-        return tf.raw_ops.MatMul(a=x, b=layer.kernel.value)
+        if x.shape.rank == 2:
+            return tf.raw_ops.MatMul(a=x, b=layer.kernel.value)
+        # One product; Keras makes one per sample, whose gradients by the kernel are then added.
+        *outer, channels = x.shape
+        rows = tf.raw_ops.MatMul(a=tf.reshape(x, [-1, channels]), b=layer.kernel.value)
+        return tf.reshape(rows, [*outer, layer.units])
 
-    behind = _behind(layer, product)
-    return lambda x: behind(x) if x.shape.rank == 2 else layer.call(x)
+    return _behind(layer, product)
+
+
+def _layer_normalisation(layer: layers.LayerNormalization) -> Call:
+    """Over the last axis: batch normalisation of the transpose, for which there are compiled ops."""
+    if layer.rms_scaling or len(layer.axis) != 1 or layer.compute_dtype not in _FULL:
+        return layer.call
+    (axis,) = layer.axis
+
+    def call(x: tf.Tensor) -> Any:
+        if axis % x.shape.rank != x.shape.rank - 1:
+            return layer.call(x)
+        columns = tf.transpose(tf.reshape(x, [-1, x.shape[-1]]))
+        mean, variance = tf.nn.moments(columns, [0])
+        rows = tf.nn.batch_normalization(columns, mean, variance, None, None, layer.epsilon)
+        outputs = tf.reshape(tf.transpose(rows), x.shape)
+        if layer.gamma is not None:
+            outputs *= layer.gamma.value
+        return outputs if layer.beta is None else outputs + layer.beta.value
+
+    return call
 
 
 def _convolution(
@@ -206,13 +232,14 @@ _CALLS: dict[type, Callable[[Any], Call]] = {
     layers.Conv2D: partial(_convolution, tf.raw_ops.Conv2D),
     layers.Dense: _dense,
     layers.DepthwiseConv2D: partial(_convolution, tf.raw_ops.DepthwiseConv2dNative),
+    layers.LayerNormalization: _layer_normalisation,
     layers.ReLU: _relu,
 } | dict.fromkeys((layers.BatchNormalization, layers.Dropout), _in_training) | dict.fromkeys(
     (
         *(layers.AveragePooling2D, layers.Concatenate, layers.Conv1D, layers.EinsumDense),
         *(layers.Flatten, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
-        *(layers.LayerNormalization, layers.MaxPooling2D, layers.Multiply, layers.Reshape),
-        *(layers.UpSampling2D, layers.ZeroPadding2D),
+        *(layers.MaxPooling2D, layers.Multiply, layers.Reshape, layers.UpSampling2D),
+        layers.ZeroPadding2D,
     ),
     _as_it_is,
 )  # fmt: skip
