@@ -349,12 +349,14 @@ class Passes:
         return output.result
 
     def _ahead(self, batch_pass: Pass, batch: Batch, seed: tf.Tensor) -> PassOutput:
-        """Runs an eager pass; Python need not wait for the kernels."""
+        """Runs an eager pass; Python need not wait for the kernels.
+
+        What fails is run once more, operation by operation, and says what failed and in which layer.
+        """
         try:
             with python_ahead():
                 return batch_pass(batch, seed)
-        except tf.errors.InvalidArgumentError:
-            # It was raised somewhere later; once more, to learn in which layer.
+        except Exception:  # noqa: BLE001 - after an operation has failed, the next ones raise anything
             return batch_pass(batch, seed)
 
     def _words_for(self, batch_pass: Pass, number: int) -> str:
