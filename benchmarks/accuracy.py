@@ -63,17 +63,23 @@ _NORMALISED = Training(epochs=4)
 
 
 def _in_dense_time(
-    model: str, training: Training, epochs: Mapping[float, int], flops: Mapping[float, int]
+    model: str,
+    training: Training,
+    short: int,
+    epochs: Mapping[float, int],
+    flops: Mapping[float, int],
 ) -> Iterator[Study]:
-    """Sparse networks that are trained for as long as the dense one takes: a study per budget.
+    """Sparse networks that are trained for as long as the dense one takes, and the other way round.
 
     Args:
         model: Of `prospr_ops.models`.
         training: How the dense network is trained.
+        short: Epochs that the dense network is trained for in about the time of a sparse one.
         epochs: By sparsity: the dense network's epochs, times the seconds of its step, over those of
             the sparse network's, as `benchmarks worth` measured them; rounded down.
         flops: The same by fraction of the multiply-adds.
     """
+    yield Study(model, ("dense",), (0.9,), 3, replace(training, epochs=short), dataset=_FASHION)
     budgets: list[tuple[tuple[float, ...], tuple[float, ...], int]]
     budgets = [((sparsity,), (), longer) for sparsity, longer in epochs.items()]
     budgets += [((), (fraction,), longer) for fraction, longer in flops.items()]
@@ -92,14 +98,9 @@ STUDIES = (
           training=_NORMALISED, dataset=_FASHION, flops=_FLOPS),
     Study("lenet5_caffe", _MAIN, (0.9, 0.98, 0.99, 0.995), seeds=5, training=_CONVOLUTIONAL,
           dataset=_FASHION),
-    *_in_dense_time("lenet_300_100", Training(), {0.9: 26, 0.95: 39, 0.98: 44, 0.99: 44, 0.995: 60}, {}),
-    *_in_dense_time("lenet5_caffe", _CONVOLUTIONAL, {0.9: 12, 0.98: 22, 0.99: 25, 0.995: 32}, {}),
-    *_in_dense_time("vgg7", _NORMALISED, {0.9: 8, 0.95: 9, 0.98: 10}, {0.2: 7, 0.1: 7, 0.05: 9}),
-    # What rounds do on convolutions, where ProsPr in one is level with SNIP.
-    Study("lenet5_caffe", ("exact:3@5", "snip@5"), (0.98, 0.99, 0.995), seeds=5,
-          training=_CONVOLUTIONAL),
-    Study("vgg7", ("random_erk", "shuffled:exact:3", "reinit:exact:3", "magnitude", "synflow"),
-          (0.9, 0.95, 0.98), seeds=3, training=_NORMALISED, dataset=_FASHION),
+    *_in_dense_time("lenet_300_100", Training(), 9, {0.9: 26, 0.95: 39, 0.98: 44, 0.99: 44, 0.995: 60}, {}),
+    *_in_dense_time("lenet5_caffe", _CONVOLUTIONAL, 2, {0.9: 12, 0.98: 22, 0.99: 25, 0.995: 32}, {}),
+    *_in_dense_time("vgg7", _NORMALISED, 2, {0.9: 8, 0.95: 9, 0.98: 10}, {0.2: 7, 0.1: 7, 0.05: 9}),
     # What pruning during training would have given, and the other methods.
     Study("lenet_300_100", ("gradual", "rigl"), (0.9, 0.98, 0.99, 0.995), seeds=3, training=Training(),
           dataset=_FASHION),
@@ -111,13 +112,18 @@ STUDIES = (
     ),
     Study("lenet_300_100", ("exact:3@5", "snip@5"), (), seeds=3, training=Training(),
           dataset=_FASHION, flops=_FLOPS),
+    # What rounds do on convolutions, where ProsPr in one is level with SNIP.
+    Study("lenet5_caffe", ("exact:3@5", "snip@5"), (0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL),
+    Study("vgg7", ("random_erk", "shuffled:exact:3", "reinit:exact:3", "magnitude", "synflow"),
+          (0.9, 0.95, 0.98), seeds=3, training=_NORMALISED, dataset=_FASHION),
     Study("vgg7", ("gradual", "rigl"), (0.9, 0.95, 0.98), seeds=3, training=_NORMALISED,
           dataset=_FASHION),
     Study("resnet20", ("dense", "exact:3", "exact:3@5", "snip", "snip@5"), (0.9, 0.98), seeds=3,
           training=_NORMALISED, dataset=_FASHION, flops=(0.1,)),
     Study("resnet20", ("random_erk", "shuffled:exact:3"), (0.9, 0.98), seeds=3,
           training=_NORMALISED, dataset=_FASHION),
-    *_in_dense_time("resnet20", _NORMALISED, {0.9: 7, 0.98: 10}, {0.1: 9}),
+    *_in_dense_time("resnet20", _NORMALISED, 2, {0.9: 7, 0.98: 10}, {0.1: 9}),
     Study(
         "lenet_300_100",
         ("dense", "exact:3", "shuffled:exact:3", "reinit:exact:3", "snip", "shuffled:snip",

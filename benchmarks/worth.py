@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import prospr_ops as po
+from benchmarks import accuracy
 from benchmarks.harness import write_json
 from benchmarks.sparse_layers import medians
 from benchmarks.sparse_networks import called_on, inference
@@ -62,10 +63,10 @@ def run(out: Path, *, full: bool = True) -> list[object]:
         write_json(out / "worth.json", record)
     record = json.loads((out / "worth.json").read_text())
     console.print(_table(record))
-    journal = out / "accuracy.jsonl"
-    if journal.exists():
-        accuracy = [json.loads(line) for line in journal.read_text().splitlines()]
-        for name, drawn in figures(record, accuracy).items():
+    study = out / "accuracy.jsonl"
+    if study.exists():
+        journal = [json.loads(line) for line in study.read_text().splitlines()]
+        for name, drawn in figures(record, journal).items():
             drawn.savefig(out / f"worth_{name}.png", dpi=150)
     return []
 
@@ -150,12 +151,12 @@ def _pruned(budget: Mapping[str, float]) -> str:
     return str(results.Budget.of({"sparsity": None, **budget})) if budget else "dense"
 
 
-def figures(record: Mapping[str, Any], accuracy: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+def figures(record: Mapping[str, Any], journal: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """Test error against training time, inference time and size, of each network on Fashion-MNIST.
 
     Args:
         record: worth.json.
-        accuracy: Records of the study's journal.
+        journal: Records of the accuracy study.
 
     Returns:
         A figure by the network's name, of those that the study has.
@@ -163,16 +164,15 @@ def figures(record: Mapping[str, Any], accuracy: Sequence[Mapping[str, Any]]) ->
     return {
         name: figure
         for name in NETWORKS
-        if (figure := _figure(name, record["rows"], accuracy)) is not None
+        if (figure := _figure(name, record["rows"], journal)) is not None
     }
 
 
 def _figure(
-    name: str, rows: Sequence[Mapping[str, Any]], accuracy: Sequence[Mapping[str, Any]]
+    name: str, rows: Sequence[Mapping[str, Any]], journal: Sequence[Mapping[str, Any]]
 ) -> Figure | None:
-    errors = _errors(name, accuracy)
-    epochs = min((n for budget, n in errors if budget == _DENSE), default=None)
-    if epochs is None:
+    errors, epochs = _errors(name, journal), _epochs(name)
+    if (_DENSE, epochs) not in errors:
         return None
     steps = SAMPLES // BATCH
     dense, costs = _costs_of(name, rows)
@@ -187,6 +187,11 @@ def _figure(
     )
     for axes, (label, cost) in zip(panels, axes_of, strict=True):
         axes.plot(cost(dense), np.mean(dense_errors), "s", color=INK, label="dense")
+        if label.startswith("training"):
+            short = [n for b, n in errors if b == _DENSE and n < epochs]
+            xs = [dense["step"] * steps * n for n in short]
+            means = [np.mean([*errors[_DENSE, n].values()]) for n in short]
+            axes.plot(xs, means, "s", color=INK, mfc="none", label="dense, trained shorter")
         for flops, marker, shade in ((False, "o", COLOURS[0]), (True, "^", COLOURS[1])):
             budgets = sorted((b for b in found if b.flops == flops), key=lambda b: b.pruned)
             if not budgets:
@@ -229,46 +234,52 @@ def _figure(
     return figure
 
 
-def longer(record: Mapping[str, Any], accuracy: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def longer(record: Mapping[str, Any], journal: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Sparse networks that were trained for as long as the dense one takes: a table in Markdown.
 
     Args:
         record: worth.json.
-        accuracy: Records of the study's journal.
+        journal: Records of the accuracy study.
 
     Yields:
         Lines; the errors of a line are means over the same seeds.
     """
-    yield "| | dense, seconds | error | sparse, seconds | error | longer, seconds | error | than dense |"
+    yield "| | dense, seconds | error | sparse, seconds | error | other epochs, seconds | error | than dense |"
     yield f"| --- |{' ---: |' * 7}"
     for name in NETWORKS:
-        errors = _errors(name, accuracy)
-        short = min((epochs for budget, epochs in errors if budget == _DENSE), default=0)
+        errors, usual = _errors(name, journal), _epochs(name)
         dense, costs = _costs_of(name, record["rows"])
-        found = [(b, n) for b, n in errors if b in costs and n > short]
+        steps = {_DENSE: dense["step"], **{b: row["sparse"]["step"] for b, row in costs.items()}}
+        found = [(b, n) for b, n in errors if b in steps and n != usual]
         for budget, epochs in sorted(found, key=lambda key: results.order(key[0])):
-            lengths = (short, short, epochs)
-            of = errors[_DENSE, short], errors.get((budget, short), {}), errors[budget, epochs]
-            seeds = sorted(set.intersection(*map(set, of)))
+            keys = [(_DENSE, usual), (budget, usual), (budget, epochs)]
+            seeds = sorted(set.intersection(*(set(errors.get(key, {})) for key in keys)))
             if not seeds:
                 continue
-            steps = (dense["step"], *[costs[budget]["sparse"]["step"]] * 2)
             cells = [
-                f"{n * SAMPLES // BATCH * step:.0f} | {np.mean([side[s] for s in seeds]):.2f}"
-                for n, step, side in zip(lengths, steps, of, strict=True)
+                f"{n * SAMPLES // BATCH * steps[b]:.1f} | {np.mean([errors[b, n][s] for s in seeds]):.2f}"
+                for b, n in keys
             ]
-            gap = results.Error.of([of[2][seed] - of[0][seed] for seed in seeds])
+            if budget == _DENSE:
+                cells[1] = " | "
+            gap = results.Error.of([errors[keys[2]][s] - errors[keys[0]][s] for s in seeds])
             spread = f" ± {gap.deviation / gap.seeds**0.5:.2f}" if gap.seeds > 1 else ""
-            label = f"{name}, {budget}, {short} or {epochs} epochs"
+            label = f"{name}, {'dense' if budget == _DENSE else budget}, {usual} or {epochs} epochs"
             yield f"| {label} | {' | '.join(cells)} | {gap.mean:+.2f}{spread} |"
 
 
+def _epochs(name: str) -> int:
+    """How long the study trains a network."""
+    studies = (s for s in accuracy.STUDIES if (s.model, s.dataset) == (name, DATASET))
+    return next(studies).training.epochs
+
+
 def _errors(
-    name: str, accuracy: Sequence[Mapping[str, Any]]
+    name: str, journal: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[results.Budget, int], dict[int, float]]:
     """Test errors by seed, by budget and epochs: of the dense network, and of those that are drawn."""
     errors: dict[tuple[results.Budget, int], dict[int, float]] = {}
-    for r in accuracy:
+    for r in journal:
         if (r["model"], r.get("dataset")) == (name, DATASET) and (
             r["method"] == "dense" or (r["method"], r.get("rounds")) == (METHOD, ROUNDS)
         ):
