@@ -178,7 +178,7 @@ def _figure(
     dense, costs = _costs_of(name, rows)
     found = {b: [*of.values()] for (b, n), of in errors.items() if n == epochs and b in costs}
     dense_errors = [*errors[_DENSE, epochs].values()]
-    figure = new_figure(figsize=(12, 4))
+    figure = new_figure(figsize=(12, 4.5))
     panels = figure.subplots(1, 3, sharey=True)
     axes_of = (
         ("training, seconds", lambda c: c["step"] * steps * epochs),
@@ -223,9 +223,13 @@ def _figure(
         axes.grid(color=FAINT)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test error, %")
-    panels[0].legend(frameon=False, fontsize=7)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
+        frameon=False, fontsize=7,
+    )  # fmt: skip
     for axes in panels:
-        marks = _marks(*axes.get_xlim(), (1, 1.5, 2, 3, 5, 7))
+        low, high = axes.get_xlim()
+        marks = _marks(low, high, (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5))
         axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
         axes.minorticks_off()
     marks = _marks(*panels[0].get_ylim(), (1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
