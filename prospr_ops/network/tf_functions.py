@@ -1,15 +1,15 @@
-"""What TensorFlow does between Keras's layers and its kernels, changed while a model is called."""
+"""Functions of tf.nn that Keras layers call, replaced while a model is called."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import backprop, context, executor
+from tensorflow.python.eager import backprop
 
 _stock_moments = tf.nn.moments
 # Other threads must neither see the replacements nor undo them.
@@ -55,31 +55,6 @@ def attributes_as_they_are() -> Iterator[None]:
         yield
     finally:
         backprop.make_attr = _stock_make_attr
-
-
-@contextmanager
-def python_ahead() -> Iterator[None]:
-    """Operations are carried out in their order while Python calls the next ones, and are done at the end.
-
-    What an operation says against its inputs is raised where its result is used, or at the end.
-
-    Raises:
-        tf.errors.OpError: An operation failed.
-    """
-    eager = context.context()
-    before, ahead = eager.executor, executor.new_executor(enable_async=True)
-    before.wait()
-    eager.executor = ahead
-    try:
-        yield
-        ahead.wait()
-    except BaseException:
-        with suppress(tf.errors.OpError):
-            ahead.wait()
-        ahead.clear_error()
-        raise
-    finally:
-        eager.executor = before
 
 
 @contextmanager

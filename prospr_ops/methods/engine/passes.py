@@ -16,7 +16,7 @@ from prospr_ops.methods.engine.microbatches import split
 from prospr_ops.methods.engine.problem import Found, LogNumbers, Problem
 from prospr_ops.network.loss import Batch
 from prospr_ops.network.second_derivatives import differentiating_gradients
-from prospr_ops.network.tf_functions import attributes_as_they_are, python_ahead
+from prospr_ops.network.tf_functions import attributes_as_they_are
 from prospr_ops.network.tracing import graphs_optimised, traced
 from prospr_ops.ops.nn.replacements import fast_calls
 from prospr_ops.utils.settings import Settings
@@ -318,12 +318,9 @@ class Passes:
             step += f" of round {self.round + 1}"
         # Another one for each batch of all rounds.
         draw = number + self.round * (settings.steps + 1)
-        arguments = batch, tf.constant([settings.seed, draw], tf.int64)
         try:
             with graphs_optimised(self._optimises), attributes_as_they_are():
-                output = (
-                    self._ahead(batch_pass, *arguments) if self.eager else batch_pass(*arguments)
-                )
+                output = batch_pass(batch, tf.constant([settings.seed, draw], tf.int64))
         except tf.errors.InvalidArgumentError as error:
             msg = f"{step}: {error.message}"
             raise ValueError(msg) from error
@@ -347,17 +344,6 @@ class Passes:
             self.losses.append(loss)
         self.problem.advance()
         return output.result
-
-    def _ahead(self, batch_pass: Pass, batch: Batch, seed: tf.Tensor) -> PassOutput:
-        """Runs an eager pass; Python need not wait for the kernels.
-
-        What fails is run once more, operation by operation, and says what failed and in which layer.
-        """
-        try:
-            with python_ahead():
-                return batch_pass(batch, seed)
-        except Exception:  # noqa: BLE001 - after an operation has failed, the next ones raise anything
-            return batch_pass(batch, seed)
 
     def _words_for(self, batch_pass: Pass, number: int) -> str:
         """What a pass over a batch is, in a few words."""
