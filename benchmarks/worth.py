@@ -2,7 +2,7 @@
 
 Seconds of a step as the study trains (batches of 100, all threads), of inference on batches of 1 and 128,
 and bytes of the file. With the errors in `accuracy.jsonl` beside them this becomes a figure per network: test
-error against training time, against inference time and against size. Ten minutes.
+error against training time, against inference time and against size. Five minutes.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from prospr_ops.network.loss import Batch, Objective
 from prospr_ops.ops.nn.replacements import fast_calls
 
 SHAPE = (12, 12, 4)
+# What Keras and TensorFlow raise of shapes that do not fit.
+REFUSALS = (ValueError, tf.errors.InvalidArgumentError)
 
 
 @keras.saving.register_keras_serializable("test_direct_calls")
@@ -243,7 +245,7 @@ def test_an_image_too_small_is_refused_as_ever():
     inputs = layers.Input((None, None, 3))
     model = keras.Model(inputs, layers.Conv2D(2, 5)(inputs))
     x = tf.zeros((1, 4, 8, 3))
-    with pytest.raises(Exception) as stock:  # noqa: PT011 - whatever Keras raises
+    with pytest.raises(REFUSALS) as stock:
         model(x, training=True)
     with layers_called_directly(model), pytest.raises(stock.type) as ours:
         model(x, training=True)
@@ -448,7 +450,7 @@ def test_masks_that_others_compute_are_attached(monkeypatch):
 def test_shapes_that_the_graph_does_not_tell_of_are_refused_as_ever(told, function, layer):
     model = _of(Passed(told, function), layer)
     x = tf.ones((2, *SHAPE))
-    with pytest.raises(Exception) as theirs:  # noqa: PT011 - whatever Keras raises
+    with pytest.raises(REFUSALS) as theirs:
         model(x, training=True)
     with layers_called_directly(model), pytest.raises(theirs.type) as ours:
         model(x, training=True)
