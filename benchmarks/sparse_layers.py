@@ -14,7 +14,7 @@ import tensorflow as tf
 import prospr_ops as po
 from benchmarks.harness import environment, interleaved_seconds, median
 from prospr_ops.sparse import blocks
-from prospr_ops.sparse.blocks import Filters
+from prospr_ops.sparse.filters import Filters
 
 SAMPLES = 128
 # Channels before and after, and pixels, of the 3 x 3 convolutions of VGG-16 and ResNet-20; without

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from prospr_ops import ops
 from prospr_ops.sparse import blocks, costs
-from prospr_ops.sparse.blocks import Filters
+from prospr_ops.sparse.filters import Filters
 
 COSTS = Path(__file__).resolve().parents[1] / "prospr_ops" / "sparse" / "costs.py"
 SAMPLES = 128
@@ -38,11 +38,13 @@ POINTWISE = (
     *((1, 24, 144, 24), (1, 144, 24, 24), (1, 32, 192, 12), (1, 576, 96, 6), (1, 96, 576, 6)),
     (1, 256, 1024, 8),
 )
-# Channels and pixels.
-DEPTHWISE = ((96, 24), (192, 12), (576, 6))
+# Channels, pixels, and by how many of them the filters move.
+DEPTHWISE = ((96, 24, 1), (192, 12, 1), (576, 6, 1), (960, 3, 1), (96, 48, 2), (144, 24, 2))
 NARROW = ((3, 256, 512, 4), (3, 512, 512, 4), (3, 512, 512, 2), (3, 64, 64, 4))
 PRODUCTS = ((1, 784, 2048, 1), (1, 2048, 2048, 1), (1, 300, 100, 1), (1, 800, 500, 1))
 DENSITIES = (0.4, 0.1, 0.02)
+# Few weights of such a layer are pruned: each filter has nine.
+DEPTHWISE_DENSITIES = (0.999, 0.5, 0.1)
 NORMALISED = ((16, 32), (64, 32), (64, 8), (512, 4))
 
 Numbers = tuple[float, ...]
@@ -120,20 +122,37 @@ def measure(edge: int, channels: int, filters: int, pixels: int) -> Rows:
     return rows
 
 
-def measure_depthwise(channels: int, pixels: int) -> Rows:
-    """Seconds of a depthwise convolution."""
+def measure_depthwise(channels: int, pixels: int, stride: int) -> Rows:
+    """Seconds of a depthwise convolution, dense and at each density."""
     image, kernel = (
         tf.random.normal(shape)
         for shape in ((SAMPLES, pixels, pixels, channels), (3, 3, channels, 1))
     )
 
     def dense(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        return tf.nn.depthwise_conv2d(image, kernel, [1, 1, 1, 1], "SAME")
+        return tf.nn.depthwise_conv2d(image, kernel, [1, stride, stride, 1], "SAME")
 
-    layer = f"depthwise 3 × 3, {channels}, {pixels} pixels"
-    features = _features(pixels, 9 * channels, 2 * channels)
-    seconds = _times(dense, [image, kernel])
-    return [{"layer": layer, "kept": 1.0, "features": features, "seconds": seconds}]
+    def features(kept: float) -> Numbers:
+        return _features(pixels // stride, 9 * channels * kept, channels * (stride**2 + 1))
+
+    layer = f"depthwise 3 × 3, {channels}, {pixels} pixels, by {stride}"
+    times = _times(dense, [image, kernel])
+    rows = [{"layer": layer, "kept": 1.0, "features": features(1.0), "seconds": times}]
+    laid = ops.to_blocks(image)
+    for density in DEPTHWISE_DENSITIES:
+        mask = np.random.default_rng(0).random(kernel.shape) < density
+        of_mask = Filters(mask, (stride, stride), padding="same", depthwise=True)
+        constants = of_mask.constants()
+        inputs = [laid, tf.constant(of_mask.kept(kernel.numpy())), tf.zeros(channels)]
+
+        def sparse(*inputs: tf.Tensor, of: Any = (of_mask, constants)) -> tf.Tensor:
+            return blocks.convolve(*inputs, *of)
+
+        times = _times(sparse, inputs)
+        rows.append(
+            {"layer": layer, "kept": density, "features": features(density), "seconds": times}
+        )
+    return rows
 
 
 def _features(pixels: int, weights: float, elements: int) -> Numbers:
@@ -223,9 +242,10 @@ def main() -> None:
             "convolution": fit([r for r in images + narrow if r["kept"] == 1], kind),
             "pointwise": fit([r for r in pointwise if r["kept"] == 1], kind),
             "product": fit([r for r in products if r["kept"] == 1], kind),
-            "depthwise": fit(depthwise, kind),
+            "depthwise": fit([r for r in depthwise if r["kept"] == 1], kind),
             "sparse": fit([r for r in images + pointwise + products if r["kept"] < 1], kind),
             "narrow": fit([r for r in narrow if r["kept"] < 1], kind),
+            "sparse_depthwise": fit([r for r in depthwise if r["kept"] < 1], kind),
             **between[kind],
         }
         rows = "".join(f"    {name}={value},\n" for name, value in numbers.items())

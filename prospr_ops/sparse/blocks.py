@@ -8,14 +8,13 @@ the same by the operations of TensorFlow, with the kernels written out in full.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from prospr_ops import ops, reference
-from prospr_ops.ops.sparse_convolution import BLOCK, TransposedPattern
+from prospr_ops.ops.sparse_convolution import BLOCK
+from prospr_ops.sparse.filters import Filters
 
 
 def needs_tensorflow() -> bool:
@@ -35,66 +34,6 @@ def from_blocks(blocks: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
     return module.from_blocks(blocks, samples)
 
 
-@dataclass(frozen=True)
-class Filters:
-    """The pattern of a kernel `[height, width, channels, filters]` and how it moves.
-
-    Attributes:
-        mask: Boolean array in the kernel's shape, True for a weight that is kept.
-        strides: By how much the filters move.
-        dilations: Distance of neighbouring elements of a filter.
-        padding: "valid" or "same".
-    """
-
-    mask: np.ndarray
-    strides: tuple[int, int] = (1, 1)
-    dilations: tuple[int, int] = (1, 1)
-    padding: str = "valid"
-
-    def __post_init__(self) -> None:
-        """Refuses what indices of 32 bits cannot count."""
-        if self.mask.size >= 2**31:
-            msg = f"a kernel of shape {self.mask.shape} has more elements than indices of 32 bits count"
-            raise ValueError(msg)
-
-    def kept(self, kernel: np.ndarray) -> np.ndarray:
-        """The weights that are kept, filter by filter."""
-        return _by_filter(kernel)[_by_filter(self.mask)]
-
-    def kernel(self, kept: np.ndarray) -> np.ndarray:
-        """The kernel of these weights, zero elsewhere."""
-        by_filter = np.zeros(_by_filter(self.mask).shape, kept.dtype)
-        by_filter[_by_filter(self.mask)] = kept
-        return by_filter.T.reshape(self.mask.shape)
-
-    def constants(self) -> tuple[tf.Tensor, tf.Tensor, TransposedPattern]:
-        """Taps, splits, and the transposed pattern, as eager tensors."""
-        *_, channels, filters = self.mask.shape
-        filter_of, taps = (axis.astype(np.int32) for axis in np.nonzero(_by_filter(self.mask)))
-        counts = np.bincount(filter_of, minlength=filters)
-        splits = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-        order = np.argsort(taps % channels, kind="stable").astype(np.int32)
-        by_channel = np.bincount(taps % channels, minlength=channels)
-        with tf.init_scope(), tf.device("CPU"):
-            transposed = TransposedPattern(
-                tf.constant((taps // channels * filters + filter_of)[order]),
-                tf.constant(np.concatenate([[0], np.cumsum(by_channel)]).astype(np.int32)),
-                tf.constant(order),
-            )
-            return tf.constant(taps), tf.constant(splits), transposed
-
-    def places(self) -> tf.Tensor:
-        """Where in the flat kernel each kept weight lies."""
-        filter_of, taps = np.nonzero(_by_filter(self.mask))
-        with tf.init_scope():
-            return tf.constant((taps * self.mask.shape[-1] + filter_of)[:, np.newaxis], tf.int32)
-
-
-def _by_filter(kernel: np.ndarray) -> np.ndarray:
-    """Each filter's elements in a row."""
-    return kernel.reshape(-1, kernel.shape[-1]).T
-
-
 def convolve(
     blocks: tf.Tensor,
     kept: tf.Tensor,
@@ -111,7 +50,7 @@ def convolve(
         bias,
         taps,
         splits,
-        filters.mask.shape[:2],
+        filters.size,
         filters.strides,
         filters.dilations,
         filters.padding,
@@ -135,9 +74,16 @@ def convolve_in_full(
     """The same by TensorFlow's convolution."""
     kernel = tf.reshape(tf.scatter_nd(places, kept, [filters.mask.size]), filters.mask.shape)
     images = reference.from_blocks(blocks, tf.shape(blocks)[0] * BLOCK)
-    output = tf.nn.convolution(
-        images, kernel, filters.strides, filters.padding.upper(), dilations=filters.dilations
-    )
+    padding = filters.padding.upper()
+    if filters.depthwise:
+        strides = (1, *filters.strides, 1)
+        output = tf.nn.depthwise_conv2d(
+            images, kernel, strides, padding, dilations=filters.dilations
+        )
+    else:
+        output = tf.nn.convolution(
+            images, kernel, filters.strides, padding, dilations=filters.dilations
+        )
     output = reference.to_blocks((output if scale is None else output * scale) + bias)
     if residual is not None:
         output += residual

@@ -29,6 +29,7 @@ class Work:
         elements: Elements of input and output, per sample.
         positions: Positions of the filters in one sample.
         columns: Positions side by side, of filters of more than one pixel; else 0.
+        depthwise: Whether each filter reads one channel.
     """
 
     samples: int
@@ -37,6 +38,7 @@ class Work:
     elements: int
     positions: int
     columns: int
+    depthwise: bool = False
 
 
 def in_blocks(samples: int) -> int:
@@ -58,6 +60,7 @@ class Costs:
         depthwise: A depthwise convolution.
         sparse: A sparse layer.
         narrow: A sparse convolution on few columns.
+        sparse_depthwise: A sparse depthwise convolution.
         border: One change of layout, and its gradient in training.
         normalisation: Batch normalisation with the ReLU behind it, by Keras.
         normalisation_of_blocks: The same by our op.
@@ -69,6 +72,7 @@ class Costs:
     depthwise: Numbers
     sparse: Numbers
     narrow: Numbers
+    sparse_depthwise: Numbers
     border: float
     normalisation: float
     normalisation_of_blocks: float
@@ -78,18 +82,17 @@ class Costs:
         numbers = self.convolution if work.columns else self.pointwise
         if work.positions == 1:
             numbers = self.product
+        if work.depthwise:
+            numbers = self.depthwise
         return _seconds(numbers, work, work.samples, work.weights)
-
-    def depthwise_seconds(self, work: Work) -> float:
-        """Seconds of a depthwise convolution."""
-        return _seconds(self.depthwise, work, work.samples, work.weights)
 
     def sparse_seconds(self, work: Work) -> float:
         """Seconds of the sparse layer, which works on whole blocks of samples."""
         narrow = 0 < work.columns < 8  # what kernels have side by side
-        return _seconds(
-            self.narrow if narrow else self.sparse, work, in_blocks(work.samples), work.kept
-        )
+        numbers = self.narrow if narrow else self.sparse
+        if work.depthwise:
+            numbers = self.sparse_depthwise
+        return _seconds(numbers, work, in_blocks(work.samples), work.kept)
 
     def border_seconds(self, elements: int) -> float:
         """Seconds of a change of layout."""
@@ -113,9 +116,10 @@ TRAINING = Costs(
     convolution=(19.3, 1810.0, 13500.0, 0.0),
     pointwise=(21.1, 864.0, 25000.0, 541.0),
     product=(28.8, 0.0, 0.225, 116.0),
-    depthwise=(213.0, 47.2, 0.0, 143.0),
+    depthwise=(89.5, 517.0, 0.0, 0.0),
     sparse=(46.2, 381.0, 6160.0, 111.0),
     narrow=(47.7, 917.0, 0.0, 0.0),
+    sparse_depthwise=(0.0, 773.0, 66400.0, 86.9),
     border=399.0,
     normalisation=4240.0,
     normalisation_of_blocks=897.0,
@@ -124,9 +128,10 @@ INFERENCE = Costs(
     convolution=(7.49, 280.0, 2930.0, 0.0),
     pointwise=(7.34, 162.0, 4140.0, 0.0),
     product=(9.02, 0.0, 0.0705, 100.0),
-    depthwise=(49.5, 11.0, 0.0, 0.0),
+    depthwise=(6.3, 174.0, 0.0, 0.0),
     sparse=(14.3, 90.3, 1580.0, 110.0),
     narrow=(12.9, 414.0, 0.0, 48.1),
+    sparse_depthwise=(0.0, 240.0, 1230.0, 0.0),
     border=202.0,
     normalisation=562.0,
     normalisation_of_blocks=232.0,

@@ -19,7 +19,7 @@ from prospr_ops.network import keras_private
 from prospr_ops.ops.sparse_convolution import BLOCK
 from prospr_ops.pruning import masks
 from prospr_ops.sparse import blocks
-from prospr_ops.sparse.blocks import Filters
+from prospr_ops.sparse.filters import filters_of, of_kernel, read_and_made, uses_bias
 
 
 def _as_they_are() -> Any:
@@ -169,7 +169,7 @@ class BlockedBatchNormalization(layers.BatchNormalization):
 
 @_register
 class SparseLayer(BlockLayer):
-    """What a masked Dense, Conv1D or Conv2D layer computes, by its kept weights alone, on blocks.
+    """What a masked dense layer or convolution computes, by its kept weights alone, on blocks.
 
     Its variables are the weights that are kept, filter by filter, and the bias.
 
@@ -183,18 +183,20 @@ class SparseLayer(BlockLayer):
             replaced = keras.saving.serialize_keras_object(replaced)
         layer = keras.saving.deserialize_keras_object(replaced)
         super().__init__(**{"name": layer.name, "trainable": layer.trainable, **kwargs})
-        mask = layer.kernel_constraint
+        mask = of_kernel(layer, "constraint")
         if not isinstance(mask, masks.MaskConstraint):
             msg = f"layer {layer.name!r} has no mask to compute sparsely by"
             raise TypeError(msg)
         self.replaced = replaced
-        self.filters = filters_of(layer, mask.mask.numpy())
-        self.use_bias = layer.use_bias
+        kernel = mask.mask.numpy()
+        self.read, self.made = read_and_made(layer, kernel.shape)
+        self.filters = filters_of(layer, kernel)
+        self.use_bias = uses_bias(layer)
         self.activation = layer.activation
-        self.axes = mask.mask.ndim - 2
+        self.axes = getattr(layer, "rank", 0)
         # Attributes that hold functions or small objects, and no layer.
-        self._initializers = (layer.kernel_initializer, layer.bias_initializer)
-        self._regularizers = (layer.kernel_regularizer, layer.bias_regularizer)
+        self._initializers = (of_kernel(layer, "initializer"), layer.bias_initializer)
+        self._regularizers = (of_kernel(layer, "regularizer"), layer.bias_regularizer)
         self._bias_constraint = layer.bias_constraint
         self._constants: Any = None
         self._places: Any = None
@@ -210,11 +212,12 @@ class SparseLayer(BlockLayer):
         Raises:
             ValueError: The images have another number of channels than the mask.
         """
-        *_, channels, filters = self.filters.mask.shape
-        if input_shape[-2] != channels:
-            msg = f"{self.name!r} takes {channels} channels; the input has {input_shape[-2]}"
+        given = tuple(input_shape[-1 - len(self.read) : -1])
+        if given != self.read:
+            sizes = ["×".join(map(str, shape)) for shape in (self.read, given)]
+            msg = f"{self.name!r} takes {sizes[0]} channels; the input has {sizes[1]}"
             raise ValueError(msg)
-        initial, places = self._initializers[0], np.nonzero(self.filters.mask.ravel())[0]
+        initial = self._initializers[0]
 
         def of_kept(shape: Any, dtype: Any = None) -> Any:
             kernel = keras.ops.convert_to_numpy(initial(self.filters.mask.shape, dtype))
@@ -222,7 +225,7 @@ class SparseLayer(BlockLayer):
 
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(len(places),),
+            shape=(int(np.count_nonzero(self.filters.mask)),),
             initializer=of_kept,
             regularizer=self._regularizers[0],
         )
@@ -230,7 +233,7 @@ class SparseLayer(BlockLayer):
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
-                shape=(filters,),
+                shape=self.made,
                 initializer=self._initializers[1],
                 regularizer=self._regularizers[1],
                 constraint=self._bias_constraint,
@@ -244,10 +247,11 @@ class SparseLayer(BlockLayer):
         return self.activation(self.convolved(inputs, self.offset()))
 
     def offset(self) -> tf.Tensor:
-        """The bias, which is 0 where there is none."""
-        zero = tf.zeros([self.filters.mask.shape[-1]], self.compute_dtype)
+        """The bias of each filter, which is 0 where there is none."""
         with _as_they_are():
-            return self.bias.value if self.use_bias else zero
+            if self.use_bias:
+                return tf.reshape(self.bias.value, [-1])
+            return tf.zeros([self.filters.count], self.compute_dtype)
 
     def weights_as_they_are(self) -> tf.Tensor:
         """The kept weights, in the dtype that they are stored in."""
@@ -274,7 +278,6 @@ class SparseLayer(BlockLayer):
             relu: Whether there is a ReLU.
             ceiling: Largest output of the ReLU.
         """
-        *_, filters = self.filters.mask.shape
         outer, images = self._images(inputs)
         added = None if residual is None else self._images(residual)[1]
         given = (images, self.weights_as_they_are(), bias, self.filters)
@@ -290,7 +293,7 @@ class SparseLayer(BlockLayer):
         if self.axes == 1:
             outputs = tf.reshape(outputs, tf.concat([outer, tf.shape(outputs)[-3:]], 0))
         elif self.axes == 0:
-            outputs = tf.reshape(outputs, tf.concat([outer, [filters, BLOCK]], 0))
+            outputs = tf.reshape(outputs, tf.concat([outer, [*self.made, BLOCK]], 0))
         outputs.set_shape(shape)
         return outputs
 
@@ -305,30 +308,35 @@ class SparseLayer(BlockLayer):
         shape = tf.shape(inputs)
         if self.axes == 2:
             return None, inputs
-        *known, channels, lanes = inputs.shape
+        known = inputs.shape
         if self.axes == 1:
             images = tf.reshape(inputs, tf.concat([shape[:1], [1], shape[1:]], 0))
-            images.set_shape((known[0], 1, *known[1:], channels, lanes))
+            images.set_shape((known[0], 1, *known[1:]))
             return shape[:1], images
-        pixels = None if None in known[1:] else math.prod(known[1:])
-        images = tf.reshape(
-            inputs, tf.concat([shape[:1], [tf.reduce_prod(shape[1:-2]), 1], shape[-2:]], 0)
-        )
-        images.set_shape((known[0], pixels, 1, channels, lanes))
-        return shape[:-2], images
+        outer = self.outer(shape[:-1])
+        rows = self.outer(known[1:-1])
+        pixels = None if None in rows else math.prod(rows)
+        size = [outer[:1], [tf.reduce_prod(outer[1:]), 1, self.filters.channels, BLOCK]]
+        images = tf.reshape(inputs, tf.concat(size, 0))
+        images.set_shape((known[0], pixels, 1, self.filters.channels, BLOCK))
+        return outer, images
+
+    def outer(self, shape: Any) -> Any:
+        """The part of a shape that ends in the channels which is before them."""
+        return shape[: -len(self.read)]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of the layer's outputs on blocks."""
-        blocks_, *sizes = input_shape[:-2]
+        blocks_, *sizes = self.outer(input_shape[:-1])
         filters = self.filters
         if self.axes:
-            moves = (filters.mask.shape[:2], filters.strides, filters.dilations)
+            moves = (filters.size, filters.strides, filters.dilations)
             axes = list(zip(*moves, strict=True))[-self.axes :]
             sizes = [
                 None if size is None else _positions(size, *axis, filters.padding)
                 for size, axis in zip(sizes, axes, strict=True)
             ]
-        return (blocks_, *sizes, filters.mask.shape[-1], BLOCK)
+        return (blocks_, *sizes, *self.made, BLOCK)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration, which holds that of the layer that was replaced."""
@@ -351,13 +359,3 @@ def _positions(size: int, kernel: int, stride: int, dilation: int, padding: str)
     if padding == "same":
         return -(-size // stride)
     return max(0, (size - (kernel - 1) * dilation - 1) // stride + 1)
-
-
-def filters_of(layer: layers.Layer, mask: np.ndarray) -> Filters:
-    """The filters of a Dense, Conv1D or Conv2D layer with a mask of its kernel."""
-    missing = 4 - mask.ndim
-    if missing == 2:
-        return Filters(mask[np.newaxis, np.newaxis])
-    strides = (*[1] * missing, *layer.strides)
-    dilations = (*[1] * missing, *layer.dilation_rate)
-    return Filters(mask.reshape((*[1] * missing, *mask.shape)), strides, dilations, layer.padding)

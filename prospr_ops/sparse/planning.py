@@ -20,6 +20,7 @@ import numpy as np
 from prospr_ops.network import keras_private
 from prospr_ops.pruning.channels.graph import functional, is_graph
 from prospr_ops.sparse import costs, rules
+from prospr_ops.sparse.filters import is_depthwise
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,6 @@ class _Plan:
         self._samples = batch_size
         self.masked: dict[int, Any] = {}
         self._work: dict[int, costs.Work] = {}
-        self._depthwise: set[int] = set()
         self._calls: list[_Call] = []
         for node in keras_private.nodes(graph):
             layer, inputs = node.operation, keras_private.inputs_of(node)
@@ -122,8 +122,6 @@ class _Plan:
                 self.masked[id(layer)] = layer
             if inputs and isinstance(layer, keras.layers.Layer) and not is_graph(layer):
                 self._work[id(layer)] = _work(layer, inputs[0], outputs[0], batch_size)
-            if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
-                self._depthwise.add(id(layer))
             rank = len(inputs[0].shape) if inputs else 0
             self._calls.append(
                 _Call(
@@ -204,8 +202,6 @@ class _Plan:
                 # In inference the sparse layer before it does it.
                 if kind is costs.TRAINING or inputs[0][0] not in of_sparse:
                     total += kind.normalisation_seconds(inputs[0][1], blocks=on_blocks)
-            elif key in self._depthwise:
-                total += kind.depthwise_seconds(self._work[key])
             elif key in self._work and self._work[key].weights:
                 total += kind.dense_seconds(self._work[key])
         move([(id(tensor), self._elements(tensor)) for tensor in self._graph.outputs], wanted=False)
@@ -229,4 +225,5 @@ def _work(layer: Any, source: Any, result: Any, batch_size: int) -> costs.Work:
         elements=math.prod(shape) + math.prod(output),
         positions=math.prod(output[:-1]),
         columns=output[-2] if len(output) > 1 and math.prod(edges) > 1 else 0,
+        depthwise=is_depthwise(layer),
     )

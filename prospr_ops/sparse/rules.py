@@ -11,6 +11,7 @@ from keras import layers
 
 from prospr_ops.network import keras_private
 from prospr_ops.pruning import masks
+from prospr_ops.sparse.filters import contracted_axes, of_kernel
 
 # Of one element each: along which axis the samples lie is nothing to them.
 _ELEMENTWISE = [
@@ -31,6 +32,10 @@ _PER_CHANNEL = (
     *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling1D),
     *(layers.GlobalMaxPooling2D, layers.ZeroPadding1D, layers.ZeroPadding2D, layers.Cropping1D),
     *(layers.Cropping2D, layers.UpSampling2D, layers.Flatten),
+)
+_SPARSE = (
+    *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D),
+    *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
 )
 _REGULARIZERS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
@@ -160,11 +165,15 @@ def mask_of(layer: Any) -> masks.MaskConstraint | None:
 
 def reason_against(layer: Any) -> str:
     """Why a masked layer must stay dense; empty if it can go sparse."""
-    if type(layer) not in (layers.Dense, layers.Conv1D, layers.Conv2D):
+    if type(layer) not in _SPARSE:
         return f"{type(layer).__name__} has no sparse form"
     mask = mask_of(layer)
     assert mask is not None
+    regularizer = of_kernel(layer, "regularizer")
     rules = {
+        "it is no product with a matrix": (
+            isinstance(layer, layers.EinsumDense) and contracted_axes(layer) is None
+        ),
         f"computes in {layer.dtype_policy.name}": layer.dtype_policy.name != "float32",
         "its channels come first": not _channels_last(layer),
         "its convolution is grouped": getattr(layer, "groups", 1) != 1,
@@ -174,11 +183,11 @@ def reason_against(layer: Any) -> str:
         "its activation is not elementwise": not _is_elementwise_function(layer.activation),
         "another constraint holds its kernel": mask.inner is not None,
         "its regularizer is not a sum over weights": not (
-            layer.kernel_regularizer is None or type(layer.kernel_regularizer) in _REGULARIZERS
+            regularizer is None or type(regularizer) in _REGULARIZERS
         ),
         "it has low-rank adapters": bool(getattr(layer, "lora_enabled", False)),
         "it has an activity regularizer": layer.activity_regularizer is not None,
         "nothing of it is kept": not mask.mask.numpy().any(),
-        "its mask is not in its configuration": layer.kernel_constraint is not mask,
+        "its mask is not in its configuration": of_kernel(layer, "constraint") is not mask,
     }
     return next((reason for reason, holds in rules.items() if holds), "")

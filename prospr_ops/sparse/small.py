@@ -96,13 +96,12 @@ def _convolved(
 ) -> tf.Tensor:
     """As `SparseLayer.convolved`, on samples in the place of blocks."""
     filters = layer.filters
-    *_, channels, count = filters.mask.shape
     # As images: with one row, or, if all pixels are alike, with one pixel.
     images = inputs
     if layer.axes == 1:
         images = inputs[:, tf.newaxis]
     elif layer.axes == 0:
-        images = tf.reshape(inputs, [-1, 1, 1, channels])
+        images = tf.reshape(inputs, [-1, 1, 1, filters.channels])
     taps, splits, _ = layer.constants()
     outputs = ops.sparse_conv_small(
         images,
@@ -111,7 +110,7 @@ def _convolved(
         bias,
         taps,
         splits,
-        filters.mask.shape[:2],
+        filters.size,
         filters.strides,
         filters.dilations,
         filters.padding,
@@ -119,10 +118,7 @@ def _convolved(
     if layer.axes == 1:
         outputs = tf.squeeze(outputs, 1)
     elif layer.axes == 0:
-        sizes: Any = [-1, *inputs.shape[1:-1].as_list(), count]
-        if None in sizes:
-            sizes = tf.concat([tf.shape(inputs)[:-1], [count]], 0)
-        outputs = tf.reshape(outputs, sizes)
+        outputs = tf.reshape(outputs, tf.concat([layer.outer(tf.shape(inputs)), layer.made], 0))
     outputs.set_shape(layer.compute_output_shape((*inputs.shape, BLOCK))[:-1])
     return _rectified(outputs, residual, relu, ceiling)
 
