@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -30,9 +31,10 @@ def sparsify(
 ) -> keras.Model:
     """Makes a model that computes with the kept weights of a masked model alone.
 
-    Dense, Conv1D and Conv2D layers with a mask can go sparse: their trainable variables are then the
-    kept weights, filter by filter, and the bias, and so are an optimizer's moments. What lies between
-    them (batch normalisation, activations, pooling, sums, concatenations) works in their layout.
+    Dense, EinsumDense, Conv1D, Conv2D and depthwise layers with a mask can go sparse, also those within
+    attention and other layers: their trainable variables are then the kept weights, filter by filter,
+    and the bias, and so are an optimizer's moments. What lies between them in the graph (batch
+    normalisation, activations, pooling, sums, concatenations) works in their layout.
     Everything else stays as it is, masks included. The model trains like the masked one, to
     rounding, and is saved and loaded as every Keras model where `prospr_ops` is imported. Optimizers
     that look at a kernel's shape (Muon, Adafactor) take other steps. On a GPU it
@@ -44,7 +46,7 @@ def sparsify(
         model: A built functional or Sequential model with masks; it is not changed. If it is
             compiled, so is the result, with a fresh optimizer.
         layers: Which masked layers go sparse: "auto" for those that a cost model says are faster
-            so, "all" for all that can, or names of layers.
+            so, "all" for all that can, or names of layers, or paths of layers within others.
         batch_size: Samples per step that the cost model reckons with.
         verbose: Whether to print which layers go sparse and why.
 
@@ -75,7 +77,6 @@ def sparsify(
     if isinstance(wanted, str) and wanted not in ("auto", "all"):
         wanted = {wanted}
     found = choices(model, wanted, batch_size)
-    _check_names(wanted, found.values())
     copy = SparseCopy({key for key, choice in found.items() if choice.sparse})
     try:
         with own_objects(model):
@@ -84,10 +85,15 @@ def sparsify(
     except Exception as error:  # of a layer's own code
         msg = f"sparsify cannot make a layer of model {model.name!r} again: {described(error)}"
         raise ValueError(msg) from error
+    notes = {}
+    for key, cause in copy.refused.items():
+        found[key] = replace(found[key], sparse=False, reason="its layer fails with a sparse one")
+        notes[found[key].layer] = described(cause)
+    _check_names(wanted, found.values(), notes)
     check_copy(model, fast, "sparsify", SMALLER)
     _compile_alike(model, fast)
     if verbose:
-        Console().print(rich_table(_table(model, list(found.values()))))
+        Console().print(rich_table(_table(model, list(found.values()), notes)))
     return fast
 
 
@@ -157,13 +163,23 @@ def _check_masks(model: keras.Model) -> None:
         raise ValueError(msg)
 
 
-def _check_names(wanted: str | set[str], found: Iterable[Choice]) -> None:
+def _check_names(wanted: str | set[str], found: Iterable[Choice], notes: Mapping[str, str]) -> None:
     if isinstance(wanted, str):
         return
-    sparse = {choice.layer for choice in found if choice.sparse}
-    if wanted - sparse:
-        why = {choice.layer: choice.reason for choice in found}
-        msg = f"layers cannot go sparse: { {name: why.get(name, 'no masked layer of the graph') for name in sorted(wanted - sparse)} }"
+    unknown = set(wanted)
+    why: dict[str, str] = {}
+    for choice in found:
+        # A layer within another is also meant by the name of that.
+        names = {choice.layer, choice.layer.split("/")[0]}
+        if choice.sparse:
+            unknown -= names
+        reason = (
+            f"{choice.reason} ({notes[choice.layer]})" if choice.layer in notes else choice.reason
+        )
+        why |= dict.fromkeys(names, reason)
+    if unknown:
+        missing = {name: why.get(name, "no masked layer of the graph") for name in sorted(unknown)}
+        msg = f"layers cannot go sparse: {missing}"
         raise ValueError(msg)
 
 
@@ -181,7 +197,7 @@ def _compile_alike(model: keras.Model, copy: keras.Model) -> None:
         )
 
 
-def _table(model: keras.Model, found: list[Choice]) -> Rows:
+def _table(model: keras.Model, found: list[Choice], notes: Mapping[str, str]) -> Rows:
     return Rows(
         f"sparsify: {model.name}",
         ("layer", "kept", "", "why"),
@@ -194,4 +210,5 @@ def _table(model: keras.Model, found: list[Choice]) -> Rows:
             )
             for choice in found
         ],
+        notes=[f"{layer}: {note}" for layer, note in notes.items()],
     )

@@ -436,6 +436,29 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return layer._layers
 
 
+def replace_layer(outer: keras.layers.Layer, old: keras.layers.Layer, new: Any) -> None:
+    """Puts a layer in the place of another one everywhere within a layer."""
+
+    def replaced(value: Any) -> Any:
+        if value is old:
+            return new
+        if isinstance(value, list):
+            value[:] = map(replaced, value)
+        elif isinstance(value, dict):
+            value.update({key: replaced(one) for key, one in value.items()})
+        elif type(value) is tuple:
+            return tuple(map(replaced, value))
+        return value
+
+    for holder in list(all_layers(outer)):
+        if not holder._tracker.is_in_store("layers", old):
+            continue
+        holder._tracker.replace_tracked_value("layers", old, new)
+        for name, value in list(vars(holder).items()):
+            if name != "_layers" and value is not (changed := replaced(value)):
+                setattr(holder, name, changed)
+
+
 def objects_in_scope() -> dict[str, Any]:
     """The classes and functions by name of the `keras.saving.custom_object_scope` that is open."""
     return dict(get_global_attribute("custom_objects_scope_dict", {}))

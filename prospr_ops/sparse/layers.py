@@ -289,7 +289,7 @@ class SparseLayer(BlockLayer):
             outputs = blocks.convolve_in_full(*given, self._places, **behind)
         else:
             outputs = blocks.convolve(*given, self.constants(), **behind)
-        shape = self.compute_output_shape(inputs.shape)
+        shape = self.shape_of_blocks(inputs.shape)
         if self.axes == 1:
             outputs = tf.reshape(outputs, tf.concat([outer, tf.shape(outputs)[-3:]], 0))
         elif self.axes == 0:
@@ -326,7 +326,11 @@ class SparseLayer(BlockLayer):
         return shape[: -len(self.read)]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """The shape of the layer's outputs on blocks."""
+        """The shape of the layer's outputs."""
+        return self.shape_of_blocks(input_shape)
+
+    def shape_of_blocks(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The shape of the outputs on blocks."""
         blocks_, *sizes = self.outer(input_shape[:-1])
         filters = self.filters
         if self.axes:

@@ -9,7 +9,7 @@ one with the least product of the two times. It must gain in one and not lose in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,8 +19,10 @@ import numpy as np
 
 from prospr_ops.network import keras_private
 from prospr_ops.pruning.channels.graph import functional, is_graph
+from prospr_ops.pruning.flops import weight_uses
 from prospr_ops.sparse import costs, rules
-from prospr_ops.sparse.filters import is_depthwise
+from prospr_ops.sparse.filters import contracted_axes, is_depthwise, read_and_made
+from prospr_ops.sparse.parts import masked_parts, reason_against_part
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Choice:
     """What becomes of a masked layer.
 
     Attributes:
-        layer: Name of the layer.
+        layer: Name of the layer, or, within another one, its path.
         kept: Number of weights that are kept.
         weights: Number of weights.
         sparse: Whether it goes sparse.
@@ -54,8 +56,12 @@ def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict
         A choice for each masked layer, of nested models too.
     """
     found: dict[int, Choice] = {}
-    for graph in _graphs(functional(model)):
-        plan = _Plan(graph, batch_size)
+    graphs = list(_graphs(functional(model)))
+    uses: dict[str, int] = {}
+    if any(masked_parts(node.operation) for g in graphs for node in keras_private.nodes(g)):
+        uses = weight_uses(model)
+    for graph in graphs:
+        plan = _Plan(graph, batch_size, uses)
         chosen, whole = plan.fastest() if wanted == "auto" else (plan.candidates, "")
         for key, layer in plan.masked.items():
             if key in found:
@@ -63,14 +69,16 @@ def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict
             constraint = rules.mask_of(layer)
             assert constraint is not None
             mask = constraint.mask.numpy()
-            reason = rules.reason_against(layer)
-            sparse = key in chosen and (wanted in ("auto", "all") or layer.name in wanted)
+            reason = plan.reasons[key]
+            outer = plan.outer.get(key)
+            names = {layer.name} if outer is None else {layer.path, outer.name}
+            sparse = key in chosen and (wanted in ("auto", "all") or bool(names & set(wanted)))
             found[key] = Choice(
-                layer.name,
+                layer.name if outer is None else layer.path,
                 int(np.count_nonzero(mask)),
                 mask.size,
                 sparse and not reason,
-                reason or f"{plan.gain(key):.1f} × expected{whole}",
+                reason or plan.expectation(key, best=sparse and wanted == "auto") + whole,
             )
     return found
 
@@ -109,10 +117,12 @@ class _Call:
 class _Plan:
     """The masked layers of one graph, and what it costs if some of them are sparse."""
 
-    def __init__(self, graph: Any, batch_size: int) -> None:
+    def __init__(self, graph: Any, batch_size: int, uses: Mapping[str, int]) -> None:
         self._graph = graph
         self._samples = batch_size
         self.masked: dict[int, Any] = {}
+        self.reasons: dict[int, str] = {}
+        self.outer: dict[int, Any] = {}  # of a masked layer within another, the other
         self._work: dict[int, costs.Work] = {}
         self._calls: list[_Call] = []
         for node in keras_private.nodes(graph):
@@ -120,7 +130,16 @@ class _Plan:
             outputs = keras_private.outputs_of(node)
             if rules.mask_of(layer) is not None:
                 self.masked[id(layer)] = layer
-            if inputs and isinstance(layer, keras.layers.Layer) and not is_graph(layer):
+                self.reasons[id(layer)] = rules.reason_against(layer)
+            parts = masked_parts(layer)
+            for inner in parts:
+                self.masked[id(inner)] = inner
+                self.outer[id(inner)] = layer
+                self.reasons[id(inner)] = reason_against_part(layer, inner)
+                if not self.reasons[id(inner)]:
+                    used = uses.get(inner.kernel.path, 1)
+                    self._work[id(inner)] = _work_of_part(inner, used, batch_size)
+            if inputs and isinstance(layer, keras.layers.Layer) and not (parts or is_graph(layer)):
                 self._work[id(layer)] = _work(layer, inputs[0], outputs[0], batch_size)
             rank = len(inputs[0].shape) if inputs else 0
             self._calls.append(
@@ -136,12 +155,20 @@ class _Plan:
     @property
     def candidates(self) -> set[int]:
         """Layers that can go sparse."""
-        return {key for key, layer in self.masked.items() if not rules.reason_against(layer)}
+        return {key for key in self.masked if not self.reasons[key]}
 
     def gain(self, key: int) -> float:
         """The time of a dense layer by that of the sparse one, in training."""
         work = self._work[key]
-        return costs.TRAINING.dense_seconds(work) / costs.TRAINING.sparse_seconds(work)
+        sparse = costs.TRAINING.sparse_seconds(work)
+        if key in self.outer:
+            sparse += costs.TRAINING.border_seconds(work.samples * work.elements)
+        return costs.TRAINING.dense_seconds(work) / sparse
+
+    def expectation(self, key: int, *, best: bool) -> str:
+        """What a layer alone is expected to gain; `best` if it is sparse since the whole is faster so."""
+        gain = self.gain(key)
+        return f"{gain:.1f} × expected{' alone, its neighbours gain' if best and gain < 1 else ''}"
 
     def fastest(self) -> tuple[set[int], str]:
         """The best set of sparse layers that changes of one or two neighbours lead to.
@@ -205,6 +232,13 @@ class _Plan:
             elif key in self._work and self._work[key].weights:
                 total += kind.dense_seconds(self._work[key])
         move([(id(tensor), self._elements(tensor)) for tensor in self._graph.outputs], wanted=False)
+        for key in self.outer.keys() & self._work.keys():
+            work = self._work[key]
+            if key in chosen:
+                total += costs.MARGIN * kind.sparse_seconds(work)
+                total += costs.MARGIN * kind.border_seconds(work.samples * work.elements)
+            else:
+                total += kind.dense_seconds(work)
         return total
 
     def _elements(self, tensor: Any) -> int:
@@ -217,13 +251,33 @@ def _work(layer: Any, source: Any, result: Any, batch_size: int) -> costs.Work:
     shape, output = (tuple(size or 1 for size in tensor.shape[1:]) for tensor in (source, result))
     matrices = [v for v in layer.weights if len(v.shape) > 1]
     weights = sum(math.prod(v.shape) for v in matrices)
-    *edges, _, _ = getattr(getattr(layer, "kernel", None), "shape", (1, 1))
+    made, edges = 1, getattr(getattr(layer, "kernel", None), "shape", (1, 1))[:-2]
+    if isinstance(layer, keras.layers.EinsumDense):
+        made, edges = len(layer.kernel.shape) - (contracted_axes(layer) or 1), ()
     return costs.Work(
         samples=batch_size,
         weights=weights,
         kept=weights if constraint is None else int(np.count_nonzero(constraint.mask.numpy())),
         elements=math.prod(shape) + math.prod(output),
-        positions=math.prod(output[:-1]),
+        positions=math.prod(output[:-made]),
         columns=output[-2] if len(output) > 1 and math.prod(edges) > 1 else 0,
+        depthwise=is_depthwise(layer),
+    )
+
+
+def _work_of_part(layer: Any, uses: int, batch_size: int) -> costs.Work:
+    """What a masked layer within another one does, which applies its kernel so often per sample."""
+    mask = rules.mask_of(layer)
+    assert mask is not None
+    kernel = mask.mask.numpy()
+    is_dense = not hasattr(layer, "rank")  # whose rows are samples
+    return costs.Work(
+        samples=batch_size * (uses if is_dense else 1),
+        weights=kernel.size,
+        kept=int(np.count_nonzero(kernel)),
+        elements=(1 if is_dense else uses)
+        * sum(map(math.prod, read_and_made(layer, kernel.shape))),
+        positions=1 if is_dense else uses,
+        columns=0 if is_dense else math.isqrt(uses),
         depthwise=is_depthwise(layer),
     )

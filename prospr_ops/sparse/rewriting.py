@@ -23,6 +23,7 @@ from prospr_ops.sparse.layers import (
     SparseLayer,
     ToBlocks,
 )
+from prospr_ops.sparse.parts import WithSparseParts, inner_layers, masked_parts
 from prospr_ops.sparse.small import small_or
 
 
@@ -109,24 +110,43 @@ class _Copy:
 
 def _copy_weights(layer: Any, copy: Any) -> dict[int, Any]:
     """Gives a copy the weights of a layer; returns the masks that it has lost, by its variable's id."""
-    lost = {}
+    if isinstance(copy, SparseLayer) or isinstance(layer, SparseLayer):
+        return _copy_kept(layer, copy)
+    one, other = (x.layer if isinstance(x, WithSparseParts) else x for x in (layer, copy))
+    lost: dict[int, Any] = {}
+    done: set[int] = set()
+    if one is not layer or other is not copy:
+        for inner, target in zip(inner_layers(one), inner_layers(other), strict=True):
+            if isinstance(inner, SparseLayer) or isinstance(target, SparseLayer):
+                lost |= _copy_kept(inner, target)
+                done |= {id(variable) for variable in (*inner.variables, *target.variables)}
+    rest = ([v for v in x.variables if id(v) not in done] for x in (one, other))
+    for variable, target in zip(*rest, strict=True):
+        target.assign(variable)
+        _note_mask(masks.mask_of(variable), target, lost)
+    if isinstance(layer, layers.Normalization):
+        copy.finalize_state()
+    return lost
+
+
+def _copy_kept(layer: Any, copy: Any) -> dict[int, Any]:
+    """Gives a sparse layer the weights of a masked one, or the other way round."""
+    lost: dict[int, Any] = {}
     if isinstance(copy, SparseLayer):
         copy.set_kept(layer.kernel.numpy())
-        if layer.use_bias:
-            copy.bias.assign(layer.bias)
-    elif isinstance(layer, SparseLayer):
-        copy.kernel.assign(layer.dense_kernel(copy.kernel.shape))
-        if layer.use_bias:
-            copy.bias.assign(layer.bias)
     else:
-        for variable, target in zip(layer.variables, copy.variables, strict=True):
-            target.assign(variable)
-            mask = masks.mask_of(variable)
-            if mask is not None and masks.mask_of(target) is None:
-                lost[id(target)] = mask
-        if isinstance(layer, layers.Normalization):
-            copy.finalize_state()
+        copy.kernel.assign(layer.dense_kernel(copy.kernel.shape))
+        mask = layer.filters.mask.reshape(copy.kernel.shape)
+        _note_mask(mask, copy.kernel, lost)
+    if layer.bias is not None:
+        copy.bias.assign(layer.bias)
     return lost
+
+
+def _note_mask(mask: Any, target: Any, lost: dict[int, Any]) -> None:
+    """Notes a mask that a copy of its variable lacks."""
+    if mask is not None and masks.mask_of(target) is None:
+        lost[id(target)] = mask
 
 
 @dataclass(frozen=True)
@@ -193,6 +213,9 @@ class SparseCopy(_Copy):
     def __init__(self, chosen: set[int]) -> None:
         super().__init__()
         self._chosen = chosen
+        self.refused: dict[
+            int, Exception
+        ] = {}  # parts of layers whose code cannot do with sparse ones
         self._uses: Counter[int] = Counter()
         self._blocked: dict[int, Any] = {}  # tensors of blocks, and with them one of their batch
         self._plain: dict[int, Any] = {}
@@ -238,9 +261,24 @@ class SparseCopy(_Copy):
             call = self._on_blocks(operation, tensors)
         if call is not None:
             return self._note(call(*keras.tree.map_structure(self._to_blocks, arguments), **named))
-        copy = self._made_model(operation) if is_graph(operation) else self.same(operation)
         arguments, named = keras.tree.map_structure(self._to_plain, (arguments, named))
-        return copy(*arguments, **named)
+        return self._copied(operation, arguments, named)(*arguments, **named)
+
+    def _copied(self, operation: Any, arguments: Any, named: Any) -> Any:
+        """The copy of an operation that works on plain tensors."""
+        if is_graph(operation):
+            return self._made_model(operation)
+        parts = {id(part) for part in masked_parts(operation)} & self._chosen
+        if parts - self.refused.keys():
+            try:
+                return self.made(
+                    operation,
+                    "parts",
+                    lambda: WithSparseParts.of(operation, parts, arguments, named),
+                )
+            except Exception as error:  # noqa: BLE001 - of the layer's own code
+                self.refused |= dict.fromkeys(parts, error)
+        return self.same(operation)
 
     def _made_model(self, model: Any) -> Any:
         key = (id(model), "model")
@@ -353,7 +391,7 @@ class DenseCopy(_Copy):
     def _operation(self, operation: Any) -> Any:
         if isinstance(operation, (ToBlocks, FromBlocks)):
             return lambda tensor: tensor
-        if isinstance(operation, SparseLayer):
+        if isinstance(operation, (SparseLayer, WithSparseParts)):
             return self.made(operation, "dense", operation.dense)
         if isinstance(operation, PerChannel):
             return self.made(operation, "dense", lambda: _remade(operation.layer))

@@ -187,7 +187,6 @@ def reason_against(layer: Any) -> str:
         ),
         "it has low-rank adapters": bool(getattr(layer, "lora_enabled", False)),
         "it has an activity regularizer": layer.activity_regularizer is not None,
-        "nothing of it is kept": not mask.mask.numpy().any(),
         "its mask is not in its configuration": of_kernel(layer, "constraint") is not mask,
     }
     return next((reason for reason, holds in rules.items() if holds), "")

@@ -119,7 +119,7 @@ def _convolved(
         outputs = tf.squeeze(outputs, 1)
     elif layer.axes == 0:
         outputs = tf.reshape(outputs, tf.concat([layer.outer(tf.shape(inputs)), layer.made], 0))
-    outputs.set_shape(layer.compute_output_shape((*inputs.shape, BLOCK))[:-1])
+    outputs.set_shape(layer.shape_of_blocks((*inputs.shape, BLOCK))[:-1])
     return _rectified(outputs, residual, relu, ceiling)
 
 
