@@ -31,10 +31,10 @@ _register = keras.saving.register_keras_serializable(package="prospr_ops")
 
 
 class BlockLayer(layers.Layer):
-    """A layer that calls our ops, which XLA cannot compile."""
+    """A layer that calls our ops, which XLA cannot compile, in float32, whatever Keras's own policy."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.supports_jit = False
 
 
@@ -69,6 +69,9 @@ class FromBlocks(BlockLayer):
 @_register
 class PerChannel(layers.Wrapper):
     """A stock layer that treats all channels alike, such as pooling, on the samples of blocks."""
+
+    def __init__(self, layer: Any, **kwargs: Any) -> None:
+        super().__init__(layer, **{"dtype": "float32", **kwargs})
 
     def build(self, input_shape: Any = None) -> None:
         """Builds the layer for as many channels as there are samples in a block."""

@@ -59,7 +59,8 @@ class WithSparseParts(layers.Wrapper):
     """
 
     def __init__(self, layer: Any, parts: Mapping[str, Any], called_on: Any, **kwargs: Any) -> None:
-        super().__init__(layer, **{"name": layer.name, "trainable": layer.trainable, **kwargs})
+        alike = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy}
+        super().__init__(layer, **{**alike, **kwargs})
         self.supports_masking = layer.supports_masking
         self.parts = dict(parts)
         self.called_on = keras.saving.serialize_keras_object(called_on)

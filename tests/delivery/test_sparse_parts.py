@@ -229,6 +229,24 @@ def test_a_layer_of_which_nothing_is_kept(tmp_path, monkeypatch):
     _check(masked, tmp_path, monkeypatch)
 
 
+@_UNSAVED
+@pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
+def test_policies_set_after_the_model_was_made_are_nothing_to_it(policy, tmp_path):
+    attention = layers.MultiHeadAttention(4, 2, name="attention")
+    stack = [layers.Conv1D(8, 3), layers.BatchNormalization(), layers.MaxPooling1D(), attention]
+    masked = _masked(*stack, shape=(9, 4))
+    expected = masked(x := _data(masked)[0])
+    keras.config.set_dtype_policy(policy)
+    try:
+        fast = po.sparsify(masked, layers="all", verbose=0)
+        fast.save(tmp_path / "fast.keras")
+        loaded = keras.saving.load_model(tmp_path / "fast.keras")
+        for model in (fast, loaded, po.densify(loaded)):
+            np.testing.assert_allclose(model(x), expected, atol=1e-5)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def test_a_whole_mobile_network_stays_in_blocks():
     model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10)
     po.prune(model, None, sparsity=0.9, method="magnitude", scope="layer", verbose=0)
