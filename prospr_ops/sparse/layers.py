@@ -191,6 +191,10 @@ class SparseLayer(BlockLayer):
             msg = f"layer {layer.name!r} has no mask to compute sparsely by"
             raise TypeError(msg)
         self.replaced = replaced
+        self._take(layer, mask)
+
+    def _take(self, layer: Any, mask: masks.MaskConstraint) -> None:
+        """Takes from a layer all that is needed to compute what it does with a mask."""
         kernel = mask.mask.numpy()
         self.read, self.made = read_and_made(layer, kernel.shape)
         self.filters = filters_of(layer, kernel)

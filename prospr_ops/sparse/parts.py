@@ -15,14 +15,23 @@ import tensorflow as tf
 from keras import layers
 
 from prospr_ops.network import keras_private
+from prospr_ops.pruning import masks
 from prospr_ops.pruning.channels.graph import is_graph
 from prospr_ops.sparse import blocks, rules
-from prospr_ops.sparse.layers import SparseLayer
+from prospr_ops.sparse.layers import BlockLayer, SparseLayer
 
 
-@keras.saving.register_keras_serializable(package="prospr_ops")
 class SparsePart(SparseLayer):
-    """A sparse layer on plain tensors; for a dense layer each row is a sample of a block."""
+    """A sparse layer on plain tensors; for a dense layer each row is a sample of a block.
+
+    Args:
+        layer: The layer in whose place it is.
+        mask: The mask of its kernel.
+    """
+
+    def __init__(self, layer: Any, mask: masks.MaskConstraint) -> None:
+        BlockLayer.__init__(self, name=layer.name, trainable=layer.trainable)
+        self._take(layer, mask)
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables."""
@@ -33,13 +42,14 @@ class SparsePart(SparseLayer):
         samples = inputs
         if not self.axes:
             samples = tf.reshape(inputs, [-1, *self.read])
-        outputs = super().call(blocks.to_blocks(samples))
+        relu = self.activation is keras.activations.relu
+        outputs = self.convolved(blocks.to_blocks(samples), self.offset(), relu=relu)
         outputs = blocks.from_blocks(outputs, tf.shape(samples)[0])
         if not self.axes:
             outer = self.outer(tf.shape(inputs))
             outputs = tf.reshape(outputs, tf.concat([outer, self.made], 0))
         outputs.set_shape(self.compute_output_shape(inputs.shape))
-        return outputs
+        return outputs if relu else self.activation(outputs)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of the layer's outputs."""
@@ -52,7 +62,8 @@ class WithSparseParts(layers.Wrapper):
 
     Args:
         layer: The layer, not built.
-        parts: Configurations of the masked layers that go sparse, by their number among the inner layers.
+        parts: Masks of the inner layers that go sparse, by their number among all inner layers, or the
+            configurations of the masks.
         called_on: Symbolic tensors and all else that the layer is called on: a list of arguments, and a
             dictionary.
         **kwargs: As of every Keras layer.
@@ -62,13 +73,13 @@ class WithSparseParts(layers.Wrapper):
         alike = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy}
         super().__init__(layer, **{**alike, **kwargs})
         self.supports_masking = layer.supports_masking
-        self.parts = dict(parts)
+        self.parts = keras.saving.serialize_keras_object(dict(parts))
         self.called_on = keras.saving.serialize_keras_object(called_on)
         arguments, named = keras.tree.map_structure(_input, called_on)
         outputs = layer(*arguments, **named)  # makes its inner layers and their variables
         inner = inner_layers(layer)
-        for number, config in parts.items():
-            _replace(layer, inner[int(number)], config)
+        for number, mask in keras.saving.deserialize_keras_object(self.parts).items():
+            _replace(layer, inner[int(number)], mask)
         # Its code may do more with an inner layer than call it.
         found = keras_private.compute_output_spec(layer, *arguments, **named)
         shapes = [keras.tree.map_structure(lambda x: x.shape, each) for each in (outputs, found)]
@@ -88,7 +99,7 @@ class WithSparseParts(layers.Wrapper):
             named: And by which names.
         """
         parts = {
-            str(number): keras.saving.serialize_keras_object(inner)
+            str(number): rules.mask_of(inner)
             for number, inner in enumerate(inner_layers(layer))
             if id(inner) in chosen
         }
@@ -152,15 +163,14 @@ def reason_against_part(outer: Any, inner: Any) -> str:
         return "it belongs to a model within a layer"
     if isinstance(outer, layers.Wrapper):
         return f"{type(outer).__name__} calls it in its own way"
-    return rules.reason_against(inner)
+    return rules.reason_against(inner, within=True)
 
 
-def _replace(outer: layers.Layer, inner: layers.Layer, config: Any) -> None:
+def _replace(outer: layers.Layer, inner: layers.Layer, mask: masks.MaskConstraint) -> None:
     """Puts a sparse layer in the place of an inner one."""
-    part = SparsePart(config, name=inner.name)
+    part = SparsePart(inner, mask)
     with ExitStack() as scopes:
         for name in inner.path.split("/")[:-1]:
             scopes.enter_context(keras.name_scope(name))
         part.build((None, *part.read))
-    part.trainable = inner.trainable
     keras_private.replace_layer(outer, inner, part)

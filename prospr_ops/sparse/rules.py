@@ -163,8 +163,14 @@ def mask_of(layer: Any) -> masks.MaskConstraint | None:
     return constraint if isinstance(constraint, masks.MaskConstraint) else None
 
 
-def reason_against(layer: Any) -> str:
-    """Why a masked layer must stay dense; empty if it can go sparse."""
+def reason_against(layer: Any, *, within: bool = False) -> str:
+    """Why a masked layer must stay dense; empty if it can go sparse.
+
+    Args:
+        layer: The layer.
+        within: Whether it is within another layer, so that its activation gets no blocks, and its mask is
+            in that layer's configuration.
+    """
     if type(layer) not in _SPARSE:
         return f"{type(layer).__name__} has no sparse form"
     mask = mask_of(layer)
@@ -180,13 +186,17 @@ def reason_against(layer: Any) -> str:
         f"its padding is {getattr(layer, 'padding', '')}": (
             getattr(layer, "padding", "valid") not in ("valid", "same")
         ),
-        "its activation is not elementwise": not _is_elementwise_function(layer.activation),
+        "its activation is not elementwise": not (
+            within or _is_elementwise_function(layer.activation)
+        ),
         "another constraint holds its kernel": mask.inner is not None,
         "its regularizer is not a sum over weights": not (
             regularizer is None or type(regularizer) in _REGULARIZERS
         ),
         "it has low-rank adapters": bool(getattr(layer, "lora_enabled", False)),
         "it has an activity regularizer": layer.activity_regularizer is not None,
-        "its mask is not in its configuration": of_kernel(layer, "constraint") is not mask,
+        "its mask is not in its configuration": not (
+            within or of_kernel(layer, "constraint") is mask
+        ),
     }
     return next((reason for reason, holds in rules.items() if holds), "")

@@ -26,7 +26,10 @@ class Block(layers.Layer):
         super().__init__(**kwargs)
         self.width = width
         self.attention = layers.MultiHeadAttention(2, width // 2, name="attention")
-        self.hidden = [layers.Dense(2 * width, "gelu", name="up"), layers.Dense(width, name="down")]
+        self.hidden = [
+            layers.Dense(2 * width, lambda x: 2 * keras.activations.softmax(x), name="up"),
+            layers.Dense(width, name="down"),
+        ]
         self.dropout = layers.Dropout(0.5, seed=1)
 
     def build(self, shape):
