@@ -283,7 +283,7 @@ def _rows(rows: dict[str, dict[results.Budget, str]]) -> Iterator[str]:
 _PAIRS = (
     ("snip", "exact:3"), ("snip@5", "exact:3@5"), ("exact:3", "exact:3@5"), ("snip", "snip@5"),
     ("shuffled:exact:3", "exact:3"), ("reinit:exact:3", "exact:3"), ("random_erk", "exact:3"),
-    ("gradual", "exact:3@5"), ("rigl", "exact:3@5"),
+    ("random_erk", "exact:3@5"), ("gradual", "exact:3@5"), ("rigl", "exact:3@5"),
 )  # fmt: skip
 
 

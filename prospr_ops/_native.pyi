@@ -145,6 +145,7 @@ def block_norm(
     epsilon: float,
     samples: int,
     relu: bool,
+    ceiling: float,
     threads: int = 1,
     instruction_set: str = "",
 ) -> npt.NDArray[_Float]: ...
@@ -158,6 +159,7 @@ def block_norm_gradient(
     epsilon: float,
     samples: int,
     relu: bool,
+    ceiling: float,
     threads: int = 1,
     instruction_set: str = "",
 ) -> tuple[

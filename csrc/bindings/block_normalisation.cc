@@ -50,13 +50,13 @@ BlockNormShape checked(std::vector<NamedShape> tensors, const Residual<T>& resid
 template <typename T>
 Array<T> block_norm(const Array<T>& x, const Residual<T>& residual, const Array<T>& scale,
                     const Array<T>& offset, const Array<double>& moments, double epsilon,
-                    std::int64_t samples, bool relu, int threads,
+                    std::int64_t samples, bool relu, double ceiling, int threads,
                     const std::string& instruction_set) {
   const BlockNormShape shape =
       checked({{"x", shape_of("x", x)}}, residual, relu, scale, offset, moments, samples);
   Array<T> y = empty_like(x);
   cpu::run(shape,
-           BlockNorm<T>{epsilon, relu, x.data(), residual ? residual->data() : nullptr,
+           BlockNorm<T>{epsilon, relu, ceiling, x.data(), residual ? residual->data() : nullptr,
                         scale.data(), offset.data(), moments.data(), y.mutable_data()},
            instruction_set_or_best(instruction_set), split_into(threads));
   return y;
@@ -66,7 +66,7 @@ template <typename T>
 py::tuple block_norm_gradient(const Array<T>& y_gradient, const Array<T>& x,
                               const Residual<T>& residual, const Array<T>& scale,
                               const Array<T>& offset, const Array<double>& moments, double epsilon,
-                              std::int64_t samples, bool relu, int threads,
+                              std::int64_t samples, bool relu, double ceiling, int threads,
                               const std::string& instruction_set) {
   const BlockNormShape shape =
       checked({{"y_gradient", shape_of("y_gradient", y_gradient)}, {"x", shape_of("x", x)}},
@@ -76,7 +76,7 @@ py::tuple block_norm_gradient(const Array<T>& y_gradient, const Array<T>& x,
   Array<T> scale_gradient({shape.channels});
   Array<T> offset_gradient({shape.channels});
   cpu::run(shape,
-           BlockNormGradient<T>{epsilon, relu, y_gradient.data(), x.data(),
+           BlockNormGradient<T>{epsilon, relu, ceiling, y_gradient.data(), x.data(),
                                 residual ? residual->data() : nullptr, scale.data(), offset.data(),
                                 moments.data(), x_gradient.mutable_data(),
                                 residual ? residual_gradient.mutable_data() : nullptr,
@@ -93,11 +93,11 @@ void define(py::module_& module) {
              "instruction_set"_a = "");
   module.def("block_norm", &block_norm<T>, "x"_a.noconvert(), "residual"_a.noconvert(),
              "scale"_a.noconvert(), "offset"_a.noconvert(), "moments"_a.noconvert(), "epsilon"_a,
-             "samples"_a, "relu"_a, "threads"_a = 1, "instruction_set"_a = "");
+             "samples"_a, "relu"_a, "ceiling"_a, "threads"_a = 1, "instruction_set"_a = "");
   module.def("block_norm_gradient", &block_norm_gradient<T>, "y_gradient"_a.noconvert(),
              "x"_a.noconvert(), "residual"_a.noconvert(), "scale"_a.noconvert(),
              "offset"_a.noconvert(), "moments"_a.noconvert(), "epsilon"_a, "samples"_a, "relu"_a,
-             "threads"_a = 1, "instruction_set"_a = "");
+             "ceiling"_a, "threads"_a = 1, "instruction_set"_a = "");
 }
 
 }  // namespace

@@ -132,6 +132,7 @@ void run_on(const BlockNormShape& shape, const BlockNorm<T>& norm, InstructionSe
   tensors.centre = numbers.centre.data();
   tensors.slope = numbers.slope.data();
   tensors.level = numbers.level.data();
+  tensors.ceiling = static_cast<T>(norm.ceiling);
   tensors.result = norm.y;
   const auto kernel = dispatch<BlockNormKernels<T>>(instruction_set)
                           .norm[norm.residual != nullptr ? 2
@@ -154,6 +155,7 @@ void run_on(const BlockNormShape& shape, const BlockNormGradient<T>& gradient,
   tensors.centre = numbers.centre.data();
   tensors.slope = numbers.slope.data();
   tensors.level = numbers.level.data();
+  tensors.ceiling = static_cast<T>(gradient.ceiling);
   tensors.result = gradient.residual_gradient;
   const std::vector<double> sums = add_up<T>(shape, tensors, residual ? 4 : 2,
                                              kernels.gradient[residual        ? 2

@@ -66,10 +66,11 @@ PROSPR_HD Vector<T> output(const BlockRows<T>& rows, std::int64_t c, std::int64_
   return y;
 }
 
-// `values` where y is positive.
+// `values` where the ReLU gives y itself.
 template <typename T>
-PROSPR_HD Vector<T> where_positive(const Vector<T>& y, const Vector<T>& values) {
-  return y > Vector<T>{} ? values : Vector<T>{};
+PROSPR_HD Vector<T> behind_relu(const Vector<T>& y, T ceiling, const Vector<T>& values) {
+  const Vector<T> above = y > Vector<T>{} ? values : Vector<T>{};
+  return y < Vector<T>{} + ceiling ? above : Vector<T>{};
 }
 
 // Calls step(channel, offset) for each vector of the rows, and writes zero behind the last sample.
@@ -93,7 +94,11 @@ void norm(const BlockRows<T>& rows) {
   for_each<T>(rows, [&](std::int64_t c, std::int64_t at) {
     const Vector<T> d = read<Vector<T>>(rows.x + at) - rows.centre[c];
     Vector<T> y = output<kResidual, T>(rows, c, at, d);
-    if constexpr (kRelu) y = y < Vector<T>{} ? Vector<T>{} : y;  // a NaN stays
+    if constexpr (kRelu) {  // a NaN stays
+      const Vector<T> ceiling = Vector<T>{} + rows.ceiling;
+      y = y < Vector<T>{} ? Vector<T>{} : y;
+      y = y > ceiling ? ceiling : y;
+    }
     write(rows.result + at, y);
   });
 }
@@ -104,7 +109,9 @@ void gradient(const BlockRows<T>& rows, double* sums) {
     for (int i = 0; i < Pixel<T>::kParts; ++i, at += kVectorLanes<T>) {
       const Vector<T> d = read<Vector<T>>(rows.x + at) - rows.centre[c];
       Vector<T> g = read<Vector<T>>(rows.gradient + at);
-      if constexpr (kRelu) g = where_positive<T>(output<kResidual, T>(rows, c, at, d), g);
+      if constexpr (kRelu) {
+        g = behind_relu<T>(output<kResidual, T>(rows, c, at, d), rows.ceiling, g);
+      }
       if constexpr (kResidual) write(rows.result + at, g);
       one.parts[i] += g;
       product.parts[i] += g * d;
@@ -117,7 +124,7 @@ void x_gradient(const BlockRows<T>& rows) {
   for_each<T>(rows, [&](std::int64_t c, std::int64_t at) {
     const Vector<T> d = read<Vector<T>>(rows.x + at) - rows.centre[c];
     Vector<T> g = read<Vector<T>>(rows.gradient + at);
-    if constexpr (kRelu) g = where_positive<T>(output<false, T>(rows, c, at, d), g);
+    if constexpr (kRelu) g = behind_relu<T>(output<false, T>(rows, c, at, d), rows.ceiling, g);
     write(rows.result + at, rows.by_gradient[c] * g + (rows.by_d[c] * d + rows.constant[c]));
   });
 }

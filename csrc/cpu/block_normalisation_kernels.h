@@ -23,6 +23,7 @@ struct BlockRows {
   const T* centre;
   const T* slope;
   const T* level;
+  T ceiling;  // of the ReLU
   // x_gradient = by_gradient * the gradient + by_d * d + constant.
   const T* by_gradient;
   const T* by_d;

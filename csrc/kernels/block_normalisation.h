@@ -30,12 +30,13 @@ struct BlockMoments {
   double* moments;  // the same; written
 };
 
-// y = scale * (x - mean) / sqrt(variance + epsilon) + offset + residual, and zero where that is
-// less if there is a ReLU.
+// y = scale * (x - mean) / sqrt(variance + epsilon) + offset + residual. If there is a ReLU, zero
+// where that is less, and the ceiling where it is more.
 template <typename T>
 struct BlockNorm {
   double epsilon;
   bool relu;
+  double ceiling;  // of the ReLU, or infinity
   const T* x;
   const T* residual;  // or null; only with a ReLU
   const T* scale;     // [channels]
@@ -48,6 +49,7 @@ template <typename T>
 struct BlockNormGradient {
   double epsilon;
   bool relu;
+  double ceiling;       // of the ReLU, or infinity
   const T* y_gradient;  // zero behind the last sample
   const T* x;
   const T* residual;  // or null; only with a ReLU

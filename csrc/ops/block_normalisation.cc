@@ -21,6 +21,7 @@ class BlockNormOpBase : public OpKernel {
  public:
   explicit BlockNormOpBase(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
+    OP_REQUIRES_OK(context, context->GetAttr("ceiling", &ceiling_));
     OP_REQUIRES_OK(context, context->GetAttr("N", &residuals_));
     OP_REQUIRES(context, residuals_ == 0 || (residuals_ == 1 && relu_),
                 absl::InvalidArgumentError("there may be one residual, and only with a ReLU"));
@@ -59,10 +60,12 @@ class BlockNormOpBase : public OpKernel {
     const Shape moments = shape_of(*tensor);
     arguments->moments = data_of<double>(*tensor);
     arguments->relu = relu_;
+    arguments->ceiling = ceiling_;
     return status_of(check_block_norm(shapes, samples, per_channel, &moments, shape));
   }
 
   bool relu_;
+  float ceiling_;
   int residuals_;
 };
 
@@ -127,6 +130,7 @@ REGISTER_OP("Prospr>BlockNorm")
     .Input("samples: int32")
     .Output("y: T")
     .Attr("relu: bool")
+    .Attr("ceiling: float")
     .Attr("N: int >= 0")
     .Attr("T: {float, double}")
     .SetShapeFn([](InferenceContext* context) -> absl::Status {
@@ -140,7 +144,8 @@ REGISTER_OP("Prospr>BlockNorm")
     })
     .Doc(R"doc(
 Batch normalisation of blocks of samples, with the sum and the ReLU behind it: scale * (x - mean) /
-sqrt(variance + epsilon) + offset + residual, and zero where that is less, if there is a ReLU.
+sqrt(variance + epsilon) + offset + residual; if there is a ReLU, zero where that is less and the
+ceiling where it is more.
 
 Its gradient at x is that through the moments too, which must be those of x. The result is the same
 bits for every number of threads.
@@ -153,6 +158,7 @@ moments: [2, C], mean and variance of x: the last output of BlockMoments.
 epsilon: A scalar.
 samples: Number of samples, a scalar, at least 1.
 relu: Whether there is a ReLU.
+ceiling: Largest result of the ReLU, or infinity.
 y: In the shape of x, zero behind the last sample.
 )doc");
 
@@ -185,6 +191,7 @@ REGISTER_OP("Prospr>BlockNormGradient")
     .Output("scale_gradient: T")
     .Output("offset_gradient: T")
     .Attr("relu: bool")
+    .Attr("ceiling: float")
     .Attr("N: int >= 0")
     .Attr("T: {float, double}")
     .SetShapeFn([](InferenceContext* context) -> absl::Status {
@@ -212,6 +219,7 @@ moments: [2, C], mean and variance of x.
 epsilon: A scalar.
 samples: Number of samples, a scalar, at least 1.
 relu: Whether there is a ReLU.
+ceiling: Largest result of the ReLU, or infinity.
 x_gradient: In the shape of x, zero behind the last sample.
 residual_gradient: None, or one tensor in the shape of x.
 scale_gradient: [C].

@@ -7,6 +7,7 @@ for CPUs: there are no kernels for a GPU.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -54,6 +55,7 @@ def block_norm(
     samples: Any,
     residual: Any = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """``scale * (x - mean) / sqrt(variance + epsilon) + offset + residual``, and its ReLU.
 
@@ -70,6 +72,7 @@ def block_norm(
         samples: Number of samples, at least 1.
         residual: What is added before the ReLU, in the shape of x, or None; it needs the ReLU.
         relu: Whether there is a ReLU.
+        ceiling: Largest result of the ReLU, such as 6 for ReLU6.
 
     Returns:
         The blocks, in the shape of x, zero behind the last sample.
@@ -88,7 +91,7 @@ def block_norm(
         [[0.0], [1.0]]
     """
     return library.prospr_block_norm(
-        x, _listed(residual), scale, offset, moments, epsilon, samples, relu=relu
+        x, _listed(residual), scale, offset, moments, epsilon, samples, relu=relu, ceiling=ceiling
     )
 
 
@@ -103,6 +106,7 @@ def block_norm_gradient(
     samples: Any,
     residual: Any = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor, tf.Tensor]:
     """The gradients of `block_norm`, at x through the moments too.
 
@@ -119,6 +123,7 @@ def block_norm_gradient(
         samples: Number of samples, at least 1.
         residual: What is added before the ReLU, in the shape of x, or None; it needs the ReLU.
         relu: Whether there is a ReLU.
+        ceiling: Largest result of the ReLU, such as 6 for ReLU6.
 
     Returns:
         The gradients at x, in its shape and zero behind the last sample, at residual, or None, and at
@@ -139,8 +144,9 @@ def block_norm_gradient(
         >>> by_scale.numpy().tolist(), by_offset.numpy().tolist()
         ([2.0], [4.0])
     """
+    numbers = (scale, offset, moments, epsilon, samples)
     by_x, by_residual, by_scale, by_offset = library.prospr_block_norm_gradient(
-        y_gradient, x, _listed(residual), scale, offset, moments, epsilon, samples, relu=relu
+        y_gradient, x, _listed(residual), *numbers, relu=relu, ceiling=ceiling
     )
     return by_x, next(iter(by_residual), None), by_scale, by_offset
 
@@ -152,7 +158,9 @@ def _listed(residual: Any) -> list[Any]:
 @tf.RegisterGradient("Prospr>BlockNorm")
 def _gradient(op: tf.Operation, by_y: tf.Tensor) -> list[tf.Tensor | None]:
     x, *residual, scale, offset, moments, epsilon, samples = op.inputs
+    numbers = (scale, offset, moments, epsilon, samples)
+    relu, ceiling = op.get_attr("relu"), op.get_attr("ceiling")
     by_x, by_residual, by_scale, by_offset = library.prospr_block_norm_gradient(
-        by_y, x, residual, scale, offset, moments, epsilon, samples, relu=op.get_attr("relu")
+        by_y, x, residual, *numbers, relu=relu, ceiling=ceiling
     )
     return [by_x, *by_residual, by_scale, by_offset, None, None, None]

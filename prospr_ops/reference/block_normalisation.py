@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -33,6 +34,7 @@ def block_norm(
     samples: int,
     residual: tf.Tensor | None = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """Twin of `prospr_ops.ops.block_norm`; the moments are computed again from x.
 
@@ -47,7 +49,7 @@ def block_norm(
     y = batch_norm(from_blocks(x, samples), scale, offset, moments, epsilon)
     if residual is not None:
         y += from_blocks(residual, samples)
-    return to_blocks(tf.nn.relu(y) if relu else y)
+    return to_blocks(tf.minimum(tf.nn.relu(y), ceiling) if relu else y)
 
 
 def block_norm_gradient(
@@ -60,6 +62,7 @@ def block_norm_gradient(
     samples: int,
     residual: tf.Tensor | None = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor, tf.Tensor]:
     """Twin of `prospr_ops.ops.block_norm_gradient`: a tape over the formula.
 
@@ -77,7 +80,7 @@ def block_norm_gradient(
     watched = [tensor for tensor in given if tensor is not None]
     with tf.GradientTape() as tape:
         tape.watch(watched)
-        y = block_norm(x, scale, offset, moments, epsilon, samples, residual, relu)
+        y = block_norm(x, scale, offset, moments, epsilon, samples, residual, relu, ceiling)
     gradients = iter(tape.gradient(y, watched, y_gradient))
     by_x, by_residual, by_scale, by_offset = (
         None if tensor is None else next(gradients) for tensor in given

@@ -87,7 +87,14 @@ def convolve_in_full(
     output = reference.to_blocks((output if scale is None else output * scale) + bias)
     if residual is not None:
         output += residual
-    return tf.minimum(tf.nn.relu(output), ceiling) if relu else output
+    return rectified(output, ceiling) if relu else output
+
+
+def rectified(values: tf.Tensor, ceiling: float = math.inf) -> tf.Tensor:
+    """A ReLU, with its largest result."""
+    if ceiling == 6:
+        return tf.nn.relu6(values)
+    return tf.nn.relu(values) if math.isinf(ceiling) else tf.clip_by_value(values, 0, ceiling)
 
 
 def normalise(
@@ -98,6 +105,7 @@ def normalise(
     samples: tf.Tensor,
     residual: tf.Tensor | None = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Batch normalisation by the batch's own statistics, with the sum and the ReLU behind it.
 
@@ -109,14 +117,15 @@ def normalise(
         samples: Number of samples in the blocks.
         residual: What is added before the ReLU, or None.
         relu: Whether there is a ReLU.
+        ceiling: Largest result of the ReLU.
 
     Returns:
         The normalised blocks, and mean and variance of each channel. Only the former has a gradient.
     """
     if needs_tensorflow():
-        return normalise_in_full(blocks, gamma, beta, epsilon, samples, residual, relu)
+        return normalise_in_full(blocks, gamma, beta, epsilon, samples, residual, relu, ceiling)
     mean, variance, moments = ops.block_moments(blocks, samples)
-    y = ops.block_norm(blocks, gamma, beta, moments, epsilon, samples, residual, relu)
+    y = ops.block_norm(blocks, gamma, beta, moments, epsilon, samples, residual, relu, ceiling)
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
@@ -128,6 +137,7 @@ def normalise_in_full(
     samples: tf.Tensor,
     residual: tf.Tensor | None = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The same by TensorFlow's operations."""
     values = reference.from_blocks(blocks, samples)
@@ -135,7 +145,7 @@ def normalise_in_full(
     outputs = tf.nn.batch_normalization(values, mean, variance, beta, gamma, epsilon)
     if residual is not None:
         outputs += reference.from_blocks(residual, samples)
-    outputs = reference.to_blocks(tf.nn.relu(outputs) if relu else outputs)
+    outputs = reference.to_blocks(rectified(outputs, ceiling) if relu else outputs)
     return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
@@ -148,6 +158,7 @@ def normalise_by(
     samples: tf.Tensor,
     residual: tf.Tensor | None = None,
     relu: bool = False,
+    ceiling: float = math.inf,
 ) -> tf.Tensor:
     """Batch normalisation by given means and variances, which have no gradient."""
     mean, variance = moments
@@ -157,7 +168,7 @@ def normalise_by(
         offset = beta - mean * scale
         outputs = blocks * scale[:, tf.newaxis] + offset[:, tf.newaxis]
         outputs = tf.add_n([outputs, *residual])
-        return tf.nn.relu(outputs) if relu else outputs
+        return rectified(outputs, ceiling) if relu else outputs
 
     @tf.custom_gradient
     def normalised(*tensors: tf.Tensor) -> Any:
@@ -170,7 +181,8 @@ def normalise_by(
         values, scale, offset, *added = tensors
         both = tf.cast(tf.stack(moments), tf.float64)
         numbers = (scale, offset, both, epsilon, samples)
-        return ops.block_norm(values, *numbers, next(iter(added), None), relu), gradients
+        behind = (next(iter(added), None), relu, ceiling)
+        return ops.block_norm(values, *numbers, *behind), gradients
 
     tensors = [blocks, gamma, beta, *([] if residual is None else [residual])]
     return in_full(*tensors) if needs_tensorflow() else normalised(*tensors)

@@ -6,7 +6,6 @@ sum and the ReLU or ReLU6 behind it, while its results are in registers: no pass
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -98,8 +97,8 @@ def _folded(
             offset + layer.offset() * scale,
             scale=scale,
             residual=next(iter(residual), None),
-            relu=bool(norm.behind) or ceiling is not None,
-            ceiling=math.inf if ceiling is None else ceiling,
+            relu=norm.has_relu or ceiling is not None,
+            ceiling=norm.ceiling if ceiling is None else ceiling,
         )
 
     return call

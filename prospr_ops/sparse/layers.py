@@ -18,7 +18,7 @@ from keras import layers
 from prospr_ops.network import keras_private
 from prospr_ops.ops.sparse_convolution import BLOCK
 from prospr_ops.pruning import masks
-from prospr_ops.sparse import blocks
+from prospr_ops.sparse import blocks, rules
 from prospr_ops.sparse.filters import filters_of, of_kernel, read_and_made, uses_bias
 
 
@@ -122,6 +122,10 @@ class BlockedBatchNormalization(layers.BatchNormalization):
             for one in behind
         ]
         self.place = place
+        self.has_relu, self.ceiling = bool(self.behind), math.inf
+        if self.has_relu:
+            relu = keras.saving.deserialize_keras_object(self.behind[-1])
+            self.ceiling = rules.ceiling_of(relu) or math.inf
 
     def build(self, input_shape: Any) -> None:
         """Makes the weights of the stock layer."""
@@ -135,7 +139,7 @@ class BlockedBatchNormalization(layers.BatchNormalization):
         gamma = self.gamma.value if self.scale else tf.ones(size, values.dtype)
         beta = self.beta.value if self.center else tf.zeros(size, values.dtype)
         given = (values, gamma, beta, self.epsilon, tf.shape(like)[0])
-        behind = (next(iter(residual), None), bool(self.behind))
+        behind = (next(iter(residual), None), self.has_relu, self.ceiling)
         if not (training and self.trainable):
             averages = (self.moving_mean.value, self.moving_variance.value)
             return blocks.normalise_by(averages, *given, *behind)

@@ -199,7 +199,7 @@ def behind_normalisations(graph: Any, uses: Mapping[int, int]) -> dict[int, list
         follower, chain = only_call_on(node), []
         if follower and rules.is_sum_of_two(follower.operation, keras_private.inputs_of(follower)):
             chain, follower = [follower.operation], only_call_on(follower)
-        if follower and rules.is_relu(follower.operation):
+        if follower and rules.ceiling_of(follower.operation) is not None:
             chain.append(follower.operation)
             if not taken & {id(one) for one in chain}:  # a sum of two normalisations is of one
                 behind[id(node.operation)] = chain

@@ -70,31 +70,17 @@ def is_elementwise(operation: Any) -> bool:
     )
 
 
-def is_relu(operation: Any) -> bool:
-    """Whether a layer is a plain ReLU."""
-    if type(operation) is layers.ReLU:
-        plain = (None, 0.0, 0.0)
-        given = (operation.max_value, operation.negative_slope, operation.threshold)
-        return given == plain and _is_plain(operation)
-    return (
-        type(operation) is layers.Activation
-        and operation.activation is keras.activations.relu
-        and _is_plain(operation)
-    )
-
-
 def ceiling_of(operation: Any) -> float | None:
     """The largest output of a layer that is a ReLU, infinite if it has none; None for others."""
-    if is_relu(operation):
-        return math.inf
     if not _is_plain(operation):
         return None
-    if type(operation) is layers.Activation and operation.activation is keras.activations.relu6:
-        return 6.0
-    if type(operation) is not layers.ReLU or operation.max_value is None:
+    if type(operation) is layers.Activation:
+        known = {keras.activations.relu: math.inf, keras.activations.relu6: 6.0}
+        return next((most for one, most in known.items() if operation.activation is one), None)
+    if type(operation) is not layers.ReLU or operation.negative_slope or operation.threshold:
         return None
-    plain = not operation.negative_slope and not operation.threshold
-    return float(operation.max_value) if plain and operation.max_value > 0 else None
+    most = math.inf if operation.max_value is None else float(operation.max_value)
+    return most if most > 0 else None
 
 
 def is_sum_of_two(operation: Any, tensors: list[Any]) -> bool:

@@ -128,7 +128,7 @@ def _normalised(layer: BlockedBatchNormalization, inputs: list[tf.Tensor]) -> tf
     values, _, *residual = inputs
     scale, offset = layer.affine()
     return _rectified(
-        values * scale + offset, next(iter(residual), None), bool(layer.behind), math.inf
+        values * scale + offset, next(iter(residual), None), layer.has_relu, layer.ceiling
     )
 
 
@@ -138,8 +138,4 @@ def _rectified(
     """The sum with a residual, and its ReLU, if there are such."""
     if residual is not None:
         outputs += residual
-    if not relu:
-        return outputs
-    if ceiling == 6:
-        return tf.nn.relu6(outputs)
-    return tf.nn.relu(outputs) if math.isinf(ceiling) else tf.clip_by_value(outputs, 0, ceiling)
+    return blocks.rectified(outputs, ceiling) if relu else outputs

@@ -560,6 +560,7 @@ void run_block_normalisation(Bytes& bytes, const BlockNormShape& shape) {
   const int op = bytes.choice(7);
   const bool relu = op % 3 != 0;
   const T* const residual = op % 3 == 2 ? tensors[2].data() : nullptr;
+  const double ceiling = values<double>(1, bytes.byte())[0];
   // Each result ends where the next one begins, but for the last.
   const auto run = [&](std::int64_t results, const auto& arguments) {
     run_twice(bytes, std::vector<T>(results),
@@ -574,14 +575,16 @@ void run_block_normalisation(Bytes& bytes, const BlockNormShape& shape) {
     });
   } else if (op < 3) {
     run(size, [&](T* result) {
-      return BlockNorm<T>{epsilon,      relu,          tensors[0].data(), residual,
-                          scale.data(), offset.data(), moments.data(),    result};
+      return BlockNorm<T>{epsilon,           relu,           ceiling,
+                          tensors[0].data(), residual,       scale.data(),
+                          offset.data(),     moments.data(), result};
     });
   } else {
     const std::int64_t both = residual == nullptr ? size : 2 * size;
     run(both + 2 * shape.channels, [&](T* result) {
       return BlockNormGradient<T>{epsilon,
                                   relu,
+                                  ceiling,
                                   tensors[1].data(),
                                   tensors[0].data(),
                                   residual,

@@ -5,6 +5,8 @@ That they compute what they should is tests/ops/test_block_normalisation.py.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def test_the_same_bits_for_every_number_of_threads(dtype, relu, residual):
         for threads in (1, 3):
             how = (threads, instruction_set)
             *_, moments = _native.block_moments(x, samples, *how)
-            numbers = (scale, offset, moments, 1e-3, samples, relu, *how)
+            numbers = (scale, offset, moments, 1e-3, samples, relu, 1.5, *how)
             y = _native.block_norm(x, added, *numbers)
             by_x, by_other, *rest = _native.block_norm_gradient(g, x, added, *numbers)
             assert not y[-1, :, :, 7:].any()
@@ -48,6 +50,6 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(ValueError, match=message):
             _native.block_moments(x, samples)
     with pytest.raises(ValueError, match="only with a ReLU"):
-        _native.block_norm(x, x, ones, ones, moments, 1e-3, 32, False)
+        _native.block_norm(x, x, ones, ones, moments, 1e-3, 32, False, math.inf)
     with pytest.raises(ValueError, match="offset has shape"):
-        _native.block_norm(x, None, ones, moments, moments, 1e-3, 32, False)
+        _native.block_norm(x, None, ones, moments, moments, 1e-3, 32, False, math.inf)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +15,7 @@ EPSILON = 1e-3
 SHAPES = [(40, 5), (7, 3, 2, 5), (33, 9, 16, 3), (18, 2, 70)]
 
 
-def _results(module, tensors, samples, dtype, relu, residual):
+def _results(module, tensors, samples, dtype, relu, residual, ceiling):
     x, g, other, gamma, beta = (tf.cast(tensor, dtype) for tensor in tensors)
     watched = [x, gamma, beta, *[other] * residual]
     with tf.GradientTape() as tape:
@@ -25,7 +27,8 @@ def _results(module, tensors, samples, dtype, relu, residual):
         )
         mean, variance, moments = module.block_moments(laid, samples)
         y = module.block_norm(
-            laid, gamma, beta, moments, EPSILON, samples, added if residual else None, relu
+            *(laid, gamma, beta, moments, EPSILON, samples),
+            *(added if residual else None, relu, ceiling),
         )
         loss = tf.reduce_sum(ops.from_blocks(y, samples) * g)
     return [mean, variance, moments, y, *tape.gradient(loss, watched)]
@@ -33,14 +36,21 @@ def _results(module, tensors, samples, dtype, relu, residual):
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("relu", "residual"), [(False, False), (True, False), (True, True)])
-def test_ops_match_their_twins(shape, relu, residual, dtype):
+@pytest.mark.parametrize(
+    ("relu", "residual", "ceiling"),
+    [
+        (False, False, math.inf),
+        *((True, residual, ceiling) for residual in (False, True) for ceiling in (math.inf, 1.5)),
+    ],
+)
+def test_ops_match_their_twins(shape, relu, residual, ceiling, dtype):
     random = np.random.default_rng(0)
     tensors = [tf.constant(random.normal(1, 1, shape), dtype) for _ in range(3)]
     tensors += [tf.constant(random.normal(1, 1, shape[-1:]), dtype) for _ in range(2)]
     case = (tensors, shape[0])
-    exact = _results(reference, *case, tf.float64, relu, residual)
-    for values, twin in zip(_results(ops, *case, dtype, relu, residual), exact, strict=True):
+    options = (relu, residual, ceiling)
+    exact = _results(reference, *case, tf.float64, *options)
+    for values, twin in zip(_results(ops, *case, dtype, *options), exact, strict=True):
         # The twin rounds in float64 too.
         steps = 1e2 if dtype == tf.float32 else 1e3
         tolerance = steps * np.abs(twin).max() * np.finfo(dtype.as_numpy_dtype).eps
@@ -52,7 +62,7 @@ def test_the_gradient_op_matches_its_twin():
     x, g, residual = (ops.to_blocks(random.normal(size=(20, 6, 3))) for _ in range(3))
     scale, offset = (tf.constant(random.normal(size=3)) for _ in range(2))
     given = (scale, offset, ops.block_moments(x, 20)[-1], EPSILON, 20)
-    for options in ((None, False), (None, True), (residual, True)):
+    for options in ((None, False), (None, True), (residual, True), (residual, True, 0.5)):
         found, twin = (
             module.block_norm_gradient(g, x, *given, *options) for module in (ops, reference)
         )
