@@ -455,8 +455,8 @@ def call_like(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
 
 
 def says_training(model: keras.Model) -> bool:
-    """Whether a call in the graph of a model says itself whether it is of training."""
-    return any(node.arguments.kwargs.get("training") is not None for node in nodes(model))
+    """Whether a call in the graph of a model says itself that it is of training."""
+    return any(node.arguments.kwargs.get("training") for node in nodes(model))
 
 
 def replace_layer(outer: keras.layers.Layer, old: keras.layers.Layer, new: Any) -> None:

@@ -413,7 +413,7 @@ def test_integers_are_as_good_as_numbers_to_sparse_layers():
 
 @_UNSAVED
 @pytest.mark.parametrize("within", [False, True])
-def test_calls_that_say_themselves_whether_they_are_of_training(within):
+def test_calls_that_say_themselves_that_they_are_of_training(within):
     norm = layers.BatchNormalization(momentum=1.0)  # whose averages stay
     inputs = keras.Input((4, 6))
     x = layers.Dense(6)(inputs)
