@@ -169,14 +169,12 @@ def _check_names(wanted: str | set[str], found: Iterable[Choice], notes: Mapping
     unknown = set(wanted)
     why: dict[str, str] = {}
     for choice in found:
-        # A layer within another is also meant by the name of that.
-        names = {choice.layer, choice.layer.split("/")[0]}
         if choice.sparse:
-            unknown -= names
+            unknown -= choice.names
         reason = (
             f"{choice.reason} ({notes[choice.layer]})" if choice.layer in notes else choice.reason
         )
-        why |= dict.fromkeys(names, reason)
+        why |= dict.fromkeys(choice.names, reason)
     if unknown:
         missing = {name: why.get(name, "no masked layer of the graph") for name in sorted(unknown)}
         msg = f"layers cannot go sparse: {missing}"

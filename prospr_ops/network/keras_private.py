@@ -436,6 +436,29 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return layer._layers
 
 
+def freeze_like(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
+    """Freezes or thaws a layer like another one, and none of the layers within it."""
+    layer._trainable = other._trainable
+    for variable in layer._trainable_variables:
+        variable.trainable = layer._trainable
+
+
+def call_like(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
+    """Has a layer that is called like another one take the arguments that the other one names."""
+    for name in (
+        *("_call_signature", "call_signature_parameters", "_call_has_training_arg"),
+        *("_call_has_mask_arg", "_call_context_args", "_call_has_context_arg"),
+        "_allow_non_tensor_positional_args",
+    ):
+        if hasattr(other, name):
+            setattr(layer, name, getattr(other, name))
+
+
+def says_training(model: keras.Model) -> bool:
+    """Whether a call in the graph of a model says itself that it is of training."""
+    return any(node.arguments.kwargs.get("training") for node in nodes(model))
+
+
 def replace_layer(outer: keras.layers.Layer, old: keras.layers.Layer, new: Any) -> None:
     """Puts a layer in the place of another one everywhere within a layer."""
 
@@ -446,8 +469,11 @@ def replace_layer(outer: keras.layers.Layer, old: keras.layers.Layer, new: Any) 
             value[:] = map(replaced, value)
         elif isinstance(value, dict):
             value.update({key: replaced(one) for key, one in value.items()})
-        elif type(value) is tuple:
-            return tuple(map(replaced, value))
+        elif isinstance(value, tuple):
+            found = tuple(map(replaced, value))
+            names: Any = getattr(value, "_fields", None)
+            remade: Any = getattr(value, "_replace", None)
+            return remade(**dict(zip(names, found, strict=True))) if names else found
         return value
 
     for holder in list(all_layers(outer)):

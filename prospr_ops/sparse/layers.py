@@ -44,7 +44,7 @@ class ToBlocks(BlockLayer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """The blocks of a batch."""
-        return blocks.to_blocks(inputs)
+        return blocks.to_blocks(tf.cast(inputs, self.compute_dtype))  # integers, too
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of the blocks."""
@@ -213,9 +213,9 @@ class SparseLayer(BlockLayer):
         self._places: Any = None
 
     @property
-    def kept(self) -> keras.Variable:
+    def kernel(self) -> keras.Variable:
         """The weights that are kept."""
-        return self.kernel
+        return self.kept
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables.
@@ -234,7 +234,7 @@ class SparseLayer(BlockLayer):
             kernel = keras.ops.convert_to_numpy(initial(self.filters.mask.shape, dtype))
             return keras.ops.convert_to_tensor(self.filters.kept(kernel).reshape(shape))
 
-        self.kernel = self.add_weight(
+        self.kept = self.add_weight(
             name="kernel",
             shape=(int(np.count_nonzero(self.filters.mask)),),
             initializer=of_kept,
@@ -267,7 +267,7 @@ class SparseLayer(BlockLayer):
     def weights_as_they_are(self) -> tf.Tensor:
         """The kept weights, in the dtype that they are stored in."""
         with _as_they_are():
-            return self.kernel.value
+            return self.kept.value
 
     def convolved(
         self,
@@ -363,11 +363,11 @@ class SparseLayer(BlockLayer):
 
     def set_kept(self, kernel: np.ndarray) -> None:
         """Takes the kept weights of a kernel."""
-        self.kernel.assign(self.filters.kept(kernel.reshape(self.filters.mask.shape)))
+        self.kept.assign(self.filters.kept(kernel.reshape(self.filters.mask.shape)))
 
     def dense_kernel(self, shape: Any) -> np.ndarray:
         """The kernel of the masked layer."""
-        return self.filters.kernel(self.kernel.numpy()).reshape(shape)
+        return self.filters.kernel(self.kept.numpy()).reshape(shape)
 
 
 def _positions(size: int, kernel: int, stride: int, dilation: int, padding: str) -> int:

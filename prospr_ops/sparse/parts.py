@@ -33,13 +33,19 @@ class SparsePart(SparseLayer):
         BlockLayer.__init__(self, name=layer.name, trainable=layer.trainable)
         self._take(layer, mask)
 
+    @property
+    def kernel(self) -> Any:
+        """None: code of the layer around it that does more than call it must not go on."""
+        msg = f"layer {self.name!r} is sparse, so that it has no kernel to be read"
+        raise AttributeError(msg)
+
     def build(self, input_shape: Any) -> None:
         """Makes the variables."""
         super().build((*input_shape, blocks.BLOCK))
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """The layer's outputs."""
-        samples = inputs
+        samples = inputs = tf.cast(inputs, self.compute_dtype)  # integers, too
         if not self.axes:
             samples = tf.reshape(inputs, [-1, *self.read])
         relu = self.activation is keras.activations.relu
@@ -70,22 +76,31 @@ class WithSparseParts(layers.Wrapper):
     """
 
     def __init__(self, layer: Any, parts: Mapping[str, Any], called_on: Any, **kwargs: Any) -> None:
-        alike = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy}
-        super().__init__(layer, **{**alike, **kwargs})
+        own = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy}
+        own["autocast"] = False
+        super().__init__(layer, **{**own, **kwargs})
         self.supports_masking = layer.supports_masking
+        keras_private.call_like(self, layer)
         self.parts = keras.saving.serialize_keras_object(dict(parts))
+        # Of the layer as it is now: its configuration may hold those of its inner layers.
+        self.dense_config = keras.saving.serialize_keras_object(layer)
+        self.dense_config.pop("build_config", None)  # it is built by being called
         self.called_on = keras.saving.serialize_keras_object(called_on)
         arguments, named = keras.tree.map_structure(_input, called_on)
-        outputs = layer(*arguments, **named)  # makes its inner layers and their variables
+        layer(*arguments, **named)  # makes its inner layers and their variables
+        before = _shapes(layer, arguments, named)
         inner = inner_layers(layer)
         for number, mask in keras.saving.deserialize_keras_object(self.parts).items():
             _replace(layer, inner[int(number)], mask)
-        # Its code may do more with an inner layer than call it.
-        found = keras_private.compute_output_spec(layer, *arguments, **named)
-        shapes = [keras.tree.map_structure(lambda x: x.shape, each) for each in (outputs, found)]
-        if shapes[0] != shapes[1]:
-            msg = f"it gives a tensor of shape {shapes[1]} instead of {shapes[0]}"
-            raise ValueError(msg)
+        # Its code may do more with an inner layer than call it, perhaps in training alone.
+        for training in (False, True):
+            found = _shapes(layer, arguments, {**named, "training": training})
+            if before != found:
+                msg = f"it gives a tensor of shape {found} instead of {before}"
+                raise ValueError(msg)
+        if not layer.trainable:  # from a configuration, which froze nothing within it
+            for one in inner_layers(layer):
+                keras_private.freeze_like(one, layer)
         self.built = True
 
     @classmethod
@@ -103,9 +118,9 @@ class WithSparseParts(layers.Wrapper):
             for number, inner in enumerate(inner_layers(layer))
             if id(inner) in chosen
         }
-        copy = type(layer).from_config(layer.get_config())
-        copy.trainable = layer.trainable
-        return cls(copy, parts, (list(arguments), dict(named)))
+        made = type(layer).from_config(layer.get_config())
+        made.trainable = layer.trainable
+        return cls(made, parts, (list(arguments), dict(named)))
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """What the layer gives."""
@@ -116,9 +131,8 @@ class WithSparseParts(layers.Wrapper):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration, which holds those of the layer and of its masked parts."""
-        config = super().get_config()
-        config["layer"].pop("build_config", None)  # it is built by being called
-        return {**config, "parts": self.parts, "called_on": self.called_on}
+        own = {"parts": self.parts, "called_on": self.called_on}
+        return {**layers.Layer.get_config(self), "layer": self._config(), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> WithSparseParts:
@@ -129,7 +143,27 @@ class WithSparseParts(layers.Wrapper):
 
     def dense(self) -> layers.Layer:
         """Makes the stock layer again, without its weights."""
-        return type(self.layer).from_config(self.layer.get_config())
+        return type(self.layer).from_config(self._config()["config"])
+
+    def _config(self) -> dict[str, Any]:
+        """The configuration of the layer, none of whose inner layers is sparse."""
+        config: dict[str, Any] = _plain(self.dense_config)
+        if "trainable" in config["config"]:
+            config["config"]["trainable"] = self.layer.trainable
+        return config
+
+
+def _plain(value: Any) -> Any:
+    """A copy of a configuration, of dictionaries and lists of Python's own."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _shapes(layer: Any, arguments: Any, named: Any) -> Any:
+    """The shapes of what a layer's code gives, whatever the layer says that it gives."""
+    outputs = keras_private.compute_output_spec(layer, *arguments, **named)
+    return keras.tree.map_structure(lambda x: getattr(x, "shape", x), outputs)
 
 
 def _input(value: Any) -> Any:
@@ -158,11 +192,13 @@ def masked_parts(operation: Any) -> list[layers.Layer]:
 
 def reason_against_part(outer: Any, inner: Any) -> str:
     """Why a masked layer within another must stay dense; empty if it can go sparse."""
-    graphs = [one for one in inner_layers(outer) if is_graph(one)]
-    if any(inner in inner_layers(graph) for graph in graphs):
-        return "it belongs to a model within a layer"
-    if isinstance(outer, layers.Wrapper):
-        return f"{type(outer).__name__} calls it in its own way"
+    for holder in (outer, *inner_layers(outer)):
+        if not any(inner is one for one in inner_layers(holder)):
+            continue
+        if is_graph(holder):
+            return "it belongs to a model within a layer"
+        if isinstance(holder, layers.Wrapper):
+            return f"{type(holder).__name__} calls it in its own way"
     return rules.reason_against(inner, within=True)
 
 
@@ -174,3 +210,10 @@ def _replace(outer: layers.Layer, inner: layers.Layer, mask: masks.MaskConstrain
             scopes.enter_context(keras.name_scope(name))
         part.build((None, *part.read))
     keras_private.replace_layer(outer, inner, part)
+    inner.call = _gone  # code may hold it where nobody looks, as in a function
+
+
+def _gone(*_: Any, **__: Any) -> None:
+    """In the place of the call of a layer that another one has replaced."""
+    msg = "its code holds an inner layer other than in an attribute, list, tuple or dictionary"
+    raise ValueError(msg)

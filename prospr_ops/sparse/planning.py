@@ -35,6 +35,7 @@ class Choice:
         weights: Number of weights.
         sparse: Whether it goes sparse.
         reason: Why it stays dense, or the gain that is expected.
+        names: By what it can be asked for: also the name of the layer that it is within.
     """
 
     layer: str
@@ -42,6 +43,7 @@ class Choice:
     weights: int
     sparse: bool
     reason: str
+    names: frozenset[str]
 
 
 def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict[int, Choice]:
@@ -79,6 +81,7 @@ def choices(model: keras.Model, wanted: str | set[str], batch_size: int) -> dict
                 mask.size,
                 sparse and not reason,
                 reason or plan.expectation(key, best=sparse and wanted == "auto") + whole,
+                frozenset(names),
             )
     return found
 

@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from prospr_ops.network import keras_private
+from prospr_ops.network.weights import owned_weights
 from prospr_ops.pruning import masks
 from prospr_ops.pruning.channels.graph import functional, is_graph
 from prospr_ops.sparse import rules
@@ -37,7 +38,7 @@ class SparseModel(keras.Model):
     def call(self, inputs: Any, training: Any = None, mask: Any = None, **named: Any) -> Any:
         """Runs the graph; in inference sparse layers do the normalisations behind them, and few samples need no blocks."""
         masked = any(one is not None for one in keras.tree.flatten(mask))
-        if training or masked or named:
+        if training or masked or named or (training is None and keras_private.says_training(self)):
             return super().call(inputs, training=training, mask=mask, **named)
 
         def on_blocks() -> Any:
@@ -78,8 +79,9 @@ class _Copy:
         lost: dict[int, Any] = {}
         for assign in self._weights:
             lost |= assign()
-        held = {v.path: lost[id(v)] for v in model.variables if id(v) in lost}
-        if held:
+        if lost:
+            weights = owned_weights(model, frozen=True)  # whose paths differ, as names may not
+            held = {path: lost[id(v)] for path, (_, v) in weights.items() if id(v) in lost}
             masks.hold_masks(model, held)
 
     def inputs(self, model: keras.Model) -> Any:
@@ -115,14 +117,24 @@ def _copy_weights(layer: Any, copy: Any) -> dict[int, Any]:
     one, other = (x.layer if isinstance(x, WithSparseParts) else x for x in (layer, copy))
     lost: dict[int, Any] = {}
     done: set[int] = set()
-    if one is not layer or other is not copy:
-        for inner, target in zip(inner_layers(one), inner_layers(other), strict=True):
-            if isinstance(inner, SparseLayer) or isinstance(target, SparseLayer):
-                lost |= _copy_kept(inner, target)
-                done |= {id(variable) for variable in (*inner.variables, *target.variables)}
+    within = (inner_layers(one), inner_layers(other))
+    if isinstance(copy, PerChannel) or isinstance(layer, PerChannel):
+        within = ([], [])
+    if len(within[0]) != len(within[1]):
+        msg = (
+            f"layer {layer.name!r} made again by its configuration holds {len(within[1])} layers "
+            f"instead of {len(within[0])}"
+        )
+        raise ValueError(msg)
+    for inner, target in zip(*within, strict=True):
+        keras_private.freeze_like(target, inner)
+        if isinstance(inner, SparseLayer) or isinstance(target, SparseLayer):
+            lost |= _copy_kept(inner, target)
+            done |= {id(variable) for variable in (*inner.variables, *target.variables)}
     rest = ([v for v in x.variables if id(v) not in done] for x in (one, other))
     for variable, target in zip(*rest, strict=True):
         target.assign(variable)
+        target.trainable = variable.trainable
         _note_mask(masks.mask_of(variable), target, lost)
     if isinstance(layer, layers.Normalization):
         copy.finalize_state()
@@ -134,12 +146,15 @@ def _copy_kept(layer: Any, copy: Any) -> dict[int, Any]:
     lost: dict[int, Any] = {}
     if isinstance(copy, SparseLayer):
         copy.set_kept(layer.kernel.numpy())
+        copy.kept.trainable = layer.kernel.trainable
     else:
+        copy.kernel.trainable = layer.kept.trainable
         copy.kernel.assign(layer.dense_kernel(copy.kernel.shape))
         mask = layer.filters.mask.reshape(copy.kernel.shape)
         _note_mask(mask, copy.kernel, lost)
     if layer.bias is not None:
         copy.bias.assign(layer.bias)
+        copy.bias.trainable = layer.bias.trainable
     return lost
 
 
@@ -381,7 +396,7 @@ class DenseCopy(_Copy):
             layer = self._operation(operation)
             parts.extend([layer] if isinstance(layer, layers.Layer) else [])
             takes_batch = isinstance(operation, FromBlocks)
-            return lambda first, *a, **k: layer(first[0] if takes_batch else first, *a, **k)
+            return (lambda both: layer(both[0])) if takes_batch else layer
 
         outputs = keras_private.run_graph(functional(model), inputs, call)
         if getattr(model, "was_sequential", False):

@@ -61,7 +61,7 @@ def _outputs(model: Any, inputs: Any) -> Any:
 def _without_blocks(operation: Any) -> Callable[..., Any]:
     """What an operation of a sparse model computes, on samples in the place of blocks."""
     if isinstance(operation, ToBlocks):
-        return tf.identity
+        return lambda inputs: tf.cast(inputs, operation.compute_dtype)
     if isinstance(operation, FromBlocks):
         return lambda inputs: inputs[0]
     if isinstance(operation, PerChannel):
@@ -74,7 +74,7 @@ def _without_blocks(operation: Any) -> Callable[..., Any]:
         return lambda inputs, **_: _normalised(operation, inputs)
     if isinstance(operation, keras_private.Pad):
         return lambda inputs: _padded(operation, inputs)
-    return operation
+    return keras_private.in_inference(operation)
 
 
 def _padded(operation: Any, inputs: tf.Tensor) -> Any:

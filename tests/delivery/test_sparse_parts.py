@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import pytest
@@ -213,7 +215,7 @@ def test_what_is_called_in_another_way_stays_dense(capsys):
     dense = layers.Dense(6, name="inner")
     masked = _masked(layers.TimeDistributed(dense, name="times"), Tied(name="tied"), shape=(4, 6))
     fast = po.sparsify(masked, layers="all")
-    assert "tied/inner: ValueError: it gives a tensor of shape" in capsys.readouterr().out
+    assert "tied/inner: AttributeError: layer 'inner' is sparse" in capsys.readouterr().out
     x, _ = _data(masked)
     np.testing.assert_allclose(fast(x), masked(x), atol=1e-5)
     for name, reason in {
@@ -257,3 +259,192 @@ def test_a_whole_mobile_network_stays_in_blocks():
     kinds = [type(layer).__name__ for layer in fast.layers]
     assert kinds.count("ToBlocks") == kinds.count("FromBlocks") == 1
     assert "DepthwiseConv2D" not in kinds
+
+
+@keras.saving.register_keras_serializable("tests")
+class Chain(layers.Layer):
+    """Layers one after another, which its configuration holds."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, x):
+        for layer in self.inner:
+            x = layer(x)
+        return x
+
+    def get_config(self):
+        inner = [keras.saving.serialize_keras_object(layer) for layer in self.inner]
+        return {**super().get_config(), "inner": inner}
+
+    @classmethod
+    def from_config(cls, config):
+        inner = [keras.saving.deserialize_keras_object(layer) for layer in config.pop("inner")]
+        return cls(inner, **config)
+
+
+def _chain(name, *inner):
+    return Chain(
+        [layers.Dense(6, name=one) if isinstance(one, str) else one for one in inner], name=name
+    )
+
+
+@_UNSAVED
+def test_configurations_that_hold_inner_layers(tmp_path, monkeypatch):
+    stack = _chain("outer", "a", _chain("inner", "b", layers.BatchNormalization()))
+    _check(_masked(stack, shape=(4, 6)), tmp_path, monkeypatch)
+
+
+@_UNSAVED
+def test_inner_layers_of_one_name():
+    masked = _masked(_chain("outer", "same", "same"), shape=(4, 6))
+    random = np.random.default_rng(2)
+    po.apply_masks(masked, {"outer/same/kernel#2": random.random((6, 6)) < 0.4})
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    x, _ = _data(masked)
+    np.testing.assert_allclose(po.densify(fast)(x), masked(x), atol=1e-5)
+    assert _kept(po.densify(fast)) == _kept(masked)
+
+
+@_UNSAVED
+def test_calls_by_name_alone_that_give_two_tensors(tmp_path):
+    query, value = keras.Input((6, 8)), keras.Input((4, 8))
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    # Keras tells the shape of the scores as if there were as many values as queries.
+    outputs = attention(query=query, value=value, return_attention_scores=True)
+    masked = keras.Model([query, value], outputs)
+    po.prune(masked, None, sparsity=0.5, method="magnitude", scope="layer", verbose=0)
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    random = np.random.default_rng(0)
+    x = [random.normal(size=(20, steps, 8)).astype(np.float32) for steps in (6, 4)]
+    assert sum(isinstance(layer, SparsePart) for layer in fast._flatten_layers()) == 4
+    fast.save(tmp_path / "fast.keras")
+    loaded = keras.saving.load_model(tmp_path / "fast.keras")
+    for model in (fast, loaded, po.densify(loaded), po.strip(fast)):
+        for one, other in zip(model(x), masked(x), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@_UNSAVED
+@pytest.mark.parametrize("frozen", ["outer", "a", "norm", "bias"])
+def test_what_is_frozen_stays_frozen(frozen, tmp_path):
+    norm = layers.BatchNormalization(name="norm")
+    outer = _chain("outer", "a", "b", norm)
+    masked = _masked(outer, shape=(4, 6))
+    parts = {"outer": outer, "a": outer.inner[0], "norm": norm, "bias": outer.inner[1].bias}
+    parts[frozen].trainable = False
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    dense = po.densify(fast)
+    assert len(fast.trainable_weights) < len(fast.weights) - 2  # and the moving averages
+    for copy in (fast, dense):
+        assert [v.trainable for v in copy.weights] == [v.trainable for v in masked.weights]
+    assert dense.get_layer("outer").inner[2].trainable is norm.trainable
+    if frozen in ("outer", "a"):  # the others no configuration carries
+        fast.save(tmp_path / "fast.keras")
+        loaded = keras.saving.load_model(tmp_path / "fast.keras")
+        trained = {v.path for v in loaded.trainable_weights}
+        assert trained == {v.path for v in fast.trainable_weights}
+
+
+def test_names_of_layers_around_others():
+    built = layers.Dense(6, name="before")
+    built.build((None, 4, 6))  # its path does not begin with what it is within
+    masked = _masked(_chain("first", built), shape=(4, 6))
+    within = keras.Sequential([keras.Input((4, 6)), _chain("second", "a")])
+    po.prune(within, None, sparsity=0.5, method="magnitude", verbose=0)
+    for model, name in ((masked, "first"), (within, "second")):
+        fast = po.sparsify(model, layers=[name], verbose=0)
+        assert isinstance(fast.get_layer(name), WithSparseParts)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Unusual(layers.Layer):
+    """Holds and uses its inner layer in another way than in an attribute by calling it."""
+
+    def __init__(self, how, **kwargs):
+        super().__init__(**kwargs)
+        self.how = how
+        self.inner = layers.Dense(6, name="inner")
+        inner = self.inner
+        self.function = lambda x: 1 * inner(x)
+        self.norm = layers.SpectralNormalization(inner) if how == "wrapped" else None
+        self.pair = Pair(inner, 1)
+
+    def build(self, shape):
+        self.inner.build(shape)
+        if self.norm is not None:
+            self.norm.build(shape)
+
+    def call(self, x, training=None):
+        if self.how == "wrapped":
+            return self.norm(x, training=training)
+        x = {"hidden": self.function, "pair": self.pair.one}.get(self.how, self.inner)(x)
+        if self.how == "in training" and training:
+            x += keras.ops.mean(self.inner.kernel)
+        return x
+
+    def get_config(self):
+        return {**super().get_config(), "how": self.how}
+
+
+class Pair(NamedTuple):
+    """Two things."""
+
+    one: object
+    other: object
+
+
+@_UNSAVED
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("hidden", "holds an inner layer other than"),
+        ("in training", "'inner' is sparse, so that it has no kernel"),
+        ("wrapped", "SpectralNormalization"),
+        ("pair", ""),
+    ],
+)
+def test_inner_layers_that_are_held_or_used_otherwise(how, reason):
+    masked = _masked(Unusual(how, name="unusual"), shape=(4, 6))
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    x, _ = _data(masked)
+    for training in (False, True):
+        np.testing.assert_allclose(
+            fast(x, training=training), masked(x, training=training), atol=1e-5
+        )
+    if reason:
+        with pytest.raises(ValueError, match=f"cannot go sparse: .*{reason}"):
+            po.sparsify(masked, layers=["unusual"], verbose=0)
+    else:
+        po.sparsify(masked, layers=["unusual"], verbose=0)
+
+
+@_UNSAVED
+def test_integers_are_as_good_as_numbers_to_sparse_layers():
+    x = np.arange(20 * 6).reshape(20, 6) % 5
+    for first in (layers.Dense(4), _chain("outer", "a")):
+        inputs = keras.Input((6,), dtype="int32")
+        masked = keras.Model(inputs, first(inputs))
+        po.prune(masked, None, sparsity=0.5, method="magnitude", verbose=0)
+        fast = po.sparsify(masked, layers="all", verbose=0)
+        for samples in (3, 20):
+            np.testing.assert_allclose(fast(x[:samples]), masked(x[:samples]), atol=1e-5)
+
+
+@_UNSAVED
+@pytest.mark.parametrize("within", [False, True])
+def test_calls_that_say_themselves_that_they_are_of_training(within):
+    norm = layers.BatchNormalization(momentum=1.0)  # whose averages stay
+    inputs = keras.Input((4, 6))
+    x = layers.Dense(6)(inputs)
+    outputs = (_chain("outer", "a", norm) if within else norm)(x, training=True)
+    masked = keras.Model(inputs, outputs)
+    po.prune(masked, None, sparsity=0.5, method="magnitude", verbose=0)
+    fast = po.sparsify(masked, layers="all", verbose=0)
+    x, _ = _data(masked)
+    for samples in (3, 20):
+        for how in ({}, {"training": False}, {"training": True}):
+            wanted = masked(x[:samples], **how)
+            np.testing.assert_allclose(fast(x[:samples], **how), wanted, atol=1e-4)
+    assert not np.allclose(masked(x), masked(x, training=False), atol=1e-2)
