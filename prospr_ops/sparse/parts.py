@@ -35,7 +35,7 @@ class SparsePart(SparseLayer):
 
     @property
     def kernel(self) -> Any:
-        """None: code of the layer around it that does more than call it must not go on."""
+        """Raises an error: code of the layer around it that does more than call it must not go on."""
         msg = f"layer {self.name!r} is sparse, so that it has no kernel to be read"
         raise AttributeError(msg)
 

@@ -228,9 +228,8 @@ class SparseCopy(_Copy):
     def __init__(self, chosen: set[int]) -> None:
         super().__init__()
         self._chosen = chosen
-        self.refused: dict[
-            int, Exception
-        ] = {}  # parts of layers whose code cannot do with sparse ones
+        # Of parts of layers whose code cannot do with sparse ones: what it raised.
+        self.refused: dict[int, Exception] = {}
         self._uses: Counter[int] = Counter()
         self._blocked: dict[int, Any] = {}  # tensors of blocks, and with them one of their batch
         self._plain: dict[int, Any] = {}
