@@ -12,6 +12,7 @@ from keras import layers
 
 import prospr_ops as po
 from benchmarks.sparse_layers import difference_of, medians
+from prospr_ops.network import keras_private
 from prospr_ops.sparse.layers import SparseLayer
 
 # What is kept, by the scores of first_order on random data.
@@ -86,7 +87,7 @@ def rows_of(
         assert masked_plain is not None
         fast = _compiled(po.sparsify(model, batch_size=samples, verbose=0))
         kept = inference(fast)
-        sparse = [layer.name for layer in fast.layers if isinstance(layer, SparseLayer)]
+        sparse = [one for one in keras_private.all_layers(fast) if isinstance(one, SparseLayer)]
         common = {
             "network": name,
             "masks": f"{kind}={value:g}",
