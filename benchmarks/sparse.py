@@ -164,16 +164,19 @@ def _of_networks(rows: _Rows) -> Iterator[str]:
 _HEADLINE = (
     *(("VGG-16", "flops=0.1"), ("ResNet-20", "flops=0.1")),
     *(("MLP 784-2048-2048-10", "sparsity=0.98"), ("LeNet-5-Caffe", "sparsity=0.98")),
+    *(("MobileNetV2, 96 pixels", "flops=0.1"), ("Transformer", "sparsity=0.98")),
 )
 
 
 def headline(record: dict[str, Any]) -> str:
     """A clause on the steps of some networks, to go on with after a word."""
-    rows = {(row["network"], row["masks"], row["what"]): row for row in record["networks"]}
+    rows = record["networks"]
+    steps = {(row["network"], row["masks"]): row["seconds"] for row in rows if "bytes" in row}
     gains = []
     for network, masks in _HEADLINE:
-        seconds = rows[network, masks, "step, batch 128"]["seconds"]
-        gains.append(f"{network} at `{masks}` {seconds['dense'] / seconds['sparse']:.1f} ×")
+        seconds = steps[network, masks]
+        name = network.partition(",")[0]
+        gains.append(f"{name} at `{masks}` {seconds['dense'] / seconds['sparse']:.1f} ×")
     return f"; a step is faster than a dense one, {', '.join(gains)}"
 
 

@@ -191,7 +191,8 @@ def _figure(
             short = [n for b, n in errors if b == _DENSE and n < epochs]
             xs = [dense["step"] * steps * n for n in short]
             means = [np.mean([*errors[_DENSE, n].values()]) for n in short]
-            axes.plot(xs, means, "s", color=INK, mfc="none", label="dense, trained shorter")
+            if short:
+                axes.plot(xs, means, "s", color=INK, mfc="none", label="dense, trained shorter")
         for flops, marker, shade in ((False, "o", COLOURS[0]), (True, "^", COLOURS[1])):
             budgets = sorted((b for b in found if b.flops == flops), key=lambda b: b.pruned)
             if not budgets:
