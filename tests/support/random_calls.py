@@ -215,6 +215,7 @@ def normalised_blocks(name: str, rng: random.Random, dtype: str) -> dict[str, An
         "samples": samples,
         "residual": tensor(rng, size, dtype) if relu and rng.random() < 0.5 else None,
         "relu": relu,
+        "ceiling": rng.choice([float("inf"), 6.0]),
     }
     return {
         argument: fitting[argument] for argument in inspect.signature(getattr(ops, name)).parameters
