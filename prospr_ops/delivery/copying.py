@@ -81,7 +81,7 @@ def described(error: BaseException) -> str:
     text = str(error).rpartition("Exception encountered: ")[-1]
     # And around what a call raised, in bold, which call that was and on what.
     if text.startswith("Exception encountered when calling "):
-        text = text.partition("\x1b[1m")[2].partition("\x1b[0m")[0]
+        text = text.partition("\x1b[1m")[2].partition("\x1b[0m")[0] or text
     text = " ".join(text.partition(" Full object config:")[0].split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -114,12 +114,11 @@ def _copy_weights(layer: Any, copy: Any) -> dict[int, Any]:
     """Gives a copy the weights of a layer; returns the masks that it has lost, by its variable's id."""
     if isinstance(copy, SparseLayer) or isinstance(layer, SparseLayer):
         return _copy_kept(layer, copy)
-    one, other = (x.layer if isinstance(x, WithSparseParts) else x for x in (layer, copy))
+    wrappers = (WithSparseParts, PerChannel)
+    one, other = (x.layer if isinstance(x, wrappers) else x for x in (layer, copy))
     lost: dict[int, Any] = {}
     done: set[int] = set()
     within = (inner_layers(one), inner_layers(other))
-    if isinstance(copy, PerChannel) or isinstance(layer, PerChannel):
-        within = ([], [])
     if len(within[0]) != len(within[1]):
         msg = (
             f"layer {layer.name!r} made again by its configuration holds {len(within[1])} layers "
@@ -290,7 +289,7 @@ class SparseCopy(_Copy):
                     "parts",
                     lambda: WithSparseParts.of(operation, parts, arguments, named),
                 )
-            except Exception as error:  # noqa: BLE001 - of the layer's own code
+            except Exception as error:  # noqa: BLE001 - whatever a user's layer raises; sparsify tells it, and the layer stays dense
                 self.refused |= dict.fromkeys(parts, error)
         return self.same(operation)
 
