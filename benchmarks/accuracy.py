@@ -11,14 +11,26 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from prospr_ops.cli.comparison import Pruning, Training, compare, results
+from prospr_ops.cli.comparison import (
+    Cell,
+    Contender,
+    Pruning,
+    Training,
+    compare,
+    finished,
+    grid,
+    results,
+)
 from prospr_ops.cli.comparison.cells import DENSE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Study(NamedTuple):
@@ -46,7 +58,16 @@ class Study(NamedTuple):
     pretrained: str | None = None
     flops: tuple[float, ...] = ()
 
+    def cells(self) -> list[Cell]:
+        """Its networks."""
+        return grid(
+            self.model, [Contender.parse(text) for text in self.contenders], self.sparsities,
+            range(self.seeds), self.pruning, self.training, False, self.dataset, self.pretrained,
+            self.flops,
+        )  # fmt: skip
 
+
+SAMPLES = 60_000  # of each data set, for training
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
 # As `python -m benchmarks tuning` found; at SNIP's learning rate of 0.1 some dense ones diverge.
 _CONVOLUTIONAL = Training(epochs=6, learning_rate=0.03)
@@ -58,6 +79,8 @@ _FLOPS = (0.2, 0.1, 0.05)
 # With the sanity checks, and random masks of the densities that RigL takes.
 _MAIN = ("dense", "exact:3", "exact:3@5", "snip", "snip@5", "random_erk", "shuffled:exact:3",
          "reinit:exact:3")  # fmt: skip
+_OTHERS = ("exact:3@20", "snip@20", "first_order:3", "first_order:3@5", "diagonal:3", "magnitude",
+           "grasp", "synflow", "random")  # fmt: skip
 # Networks with batch normalisation, which take longer per epoch.
 _NORMALISED = Training(epochs=4)
 
@@ -92,7 +115,7 @@ def _in_dense_time(
         )  # fmt: skip
 
 
-# The rows that a claim hangs on have five seeds. What is in two grids is run once.
+# The LeNets have five seeds, the deeper networks three. What is in two grids is run once.
 STUDIES = (
     # Clothes instead of digits.
     Study("lenet_300_100", _MAIN, _SPARSITIES, seeds=5, training=Training(), dataset=_FASHION),
@@ -103,20 +126,6 @@ STUDIES = (
     *_in_dense_time("lenet_300_100", Training(), 9, {0.9: 26, 0.95: 39, 0.98: 44, 0.99: 44, 0.995: 60}, {}),
     *_in_dense_time("lenet5_caffe", _CONVOLUTIONAL, 2, {0.9: 12, 0.98: 22, 0.99: 25, 0.995: 32}, {}),
     *_in_dense_time("vgg7", _NORMALISED, 2, {0.9: 8, 0.95: 9, 0.98: 10}, {0.2: 7, 0.1: 7, 0.05: 9}),
-    # The other methods, and what pruning during training would have given.
-    Study(
-        "lenet_300_100",
-        ("exact:3@20", "snip@20", "first_order:3", "first_order:3@5", "diagonal:3", "magnitude", "grasp",
-         "synflow", "random"),
-        (0.9, 0.98, 0.995), seeds=3, training=Training(), dataset=_FASHION,
-    ),
-    Study("lenet_300_100", ("gradual", "rigl"), (0.9, 0.98, 0.99, 0.995), seeds=3, training=Training(),
-          dataset=_FASHION),
-    Study("lenet_300_100", ("exact:3@5", "snip@5"), (), seeds=3, training=Training(),
-          dataset=_FASHION, flops=_FLOPS),
-    # What rounds do on convolutions, where ProsPr in one is level with SNIP.
-    Study("lenet5_caffe", ("exact:3@5", "snip@5"), (0.98, 0.99, 0.995), seeds=5,
-          training=_CONVOLUTIONAL),
     Study("vgg7", ("random_erk", "shuffled:exact:3", "reinit:exact:3", "magnitude", "synflow"),
           (0.9, 0.95, 0.98), seeds=3, training=_NORMALISED, dataset=_FASHION),
     Study("vgg7", ("gradual", "rigl"), (0.9, 0.95, 0.98), seeds=3, training=_NORMALISED,
@@ -125,46 +134,62 @@ STUDIES = (
           training=_NORMALISED, dataset=_FASHION, flops=(0.1,)),
     Study("resnet20", ("random_erk", "shuffled:exact:3"), (0.9, 0.98), seeds=3,
           training=_NORMALISED, dataset=_FASHION),
+    # The other methods, and what pruning during training would have given.
+    Study("lenet_300_100", _OTHERS, _SPARSITIES, seeds=5, training=Training(), dataset=_FASHION),
+    Study("lenet5_caffe", _OTHERS, (0.9, 0.98, 0.995), seeds=5, training=_CONVOLUTIONAL,
+          dataset=_FASHION),
+    Study("lenet_300_100", ("gradual", "rigl"), (0.9, 0.98, 0.99, 0.995), seeds=5, training=Training(),
+          dataset=_FASHION),
+    Study("lenet_300_100", ("exact:3@5", "snip@5"), (), seeds=5, training=Training(),
+          dataset=_FASHION, flops=_FLOPS),
     *_in_dense_time("resnet20", _NORMALISED, 2, {0.9: 7, 0.98: 10}, {0.1: 9}),
+    # How far from SNIP's own numbers is a matter of training.
+    Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=5,
+          training=Training(epochs=100)),
+    Study("lenet_300_100", ("exact:3", "snip"), (0.98,), seeds=5, training=Training(epochs=400)),
+    Study("lenet5_caffe", ("exact:3", "snip"), (0.98, 0.99, 0.995), seeds=5, training=_LONG),
+    Study("lenet5_caffe", ("exact:3@5", "snip@5"), (), seeds=5, training=_CONVOLUTIONAL,
+          dataset=_FASHION, flops=_FLOPS),
+    Study("lenet5_caffe", ("gradual", "rigl"), (0.9, 0.98, 0.995), seeds=5, training=_CONVOLUTIONAL,
+          dataset=_FASHION),
+    # Digits.
     Study(
         "lenet_300_100",
         ("dense", "exact:3", "shuffled:exact:3", "reinit:exact:3", "snip", "shuffled:snip",
-         "first_order:3", "random"),
+         "first_order:3", "random", "random_erk"),
         _SPARSITIES, seeds=5, training=Training(),
     ),
     # What rounds do; the row of exact in one is above.
     Study(
-        "lenet_300_100", ("exact:3@5", "exact:3@20"), _SPARSITIES, seeds=5, training=Training(),
+        "lenet_300_100", ("exact:3@5", "exact:3@20", "snip@5", "snip@20"), _SPARSITIES, seeds=5,
+        training=Training(),
     ),
-    Study("lenet_300_100", ("snip@5", "snip@20"), _SPARSITIES, seeds=3, training=Training()),
     # What it does if pruned weights may return.
     Study(
         "lenet_300_100", ("snip@20+revive", "first_order:3@20", "first_order:3@20+revive"),
-        _SPARSITIES, seeds=3, training=Training(),
+        _SPARSITIES, seeds=5, training=Training(),
     ),
-    # How far from SNIP's own numbers is a matter of training.
-    Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=3,
-          training=Training(epochs=100)),
-    Study("lenet_300_100", ("exact:3", "snip"), (0.98,), seeds=5, training=Training(epochs=400)),
-    Study("lenet5_caffe", ("exact:3", "snip"), (0.98, 0.99, 0.995), seeds=5, training=_LONG),
-    Study("lenet5_caffe", ("exact:20",), (0.98, 0.99, 0.995), seeds=3, training=_LONG,
-          pruning=Pruning(learning_rate=0.03)),
-    Study("lenet5_caffe", ("shuffled:exact:3", "random", "reinit:exact:3"), (0.98, 0.99), seeds=2,
-          training=_LONG),
-    Study("lenet5_caffe", ("dense", "exact:3", "snip"), (0.95, 0.98, 0.99, 0.995), seeds=5,
-          training=_CONVOLUTIONAL),
-    Study("lenet5_caffe", ("shuffled:exact:3", "reinit:exact:3"), (0.98, 0.99), seeds=2,
-          training=_CONVOLUTIONAL),
-    Study("lenet5_caffe", ("random",), (0.95, 0.98, 0.99, 0.995), seeds=2,
-          training=_CONVOLUTIONAL),
-    Study("lenet5_caffe", ("exact:3",), (0.95, 0.98, 0.99, 0.995), seeds=5,
-          training=_CONVOLUTIONAL, pruning=Pruning(learning_rate=0.3)),
     Study(
         "lenet_300_100",
         ("exact:20", "exact:100", "diagonal:3", "diagonal:100", "diagonal:300", "grasp", "synflow",
          "magnitude", "reinit:snip"),
-        _SPARSITIES, seeds=3, training=Training(),
+        _SPARSITIES, seeds=5, training=Training(),
     ),
+    Study("lenet5_caffe", ("dense", "exact:3", "snip", "random"), (0.95, 0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL),
+    Study("lenet5_caffe", ("shuffled:exact:3", "reinit:exact:3", "random_erk"), (0.98, 0.99), seeds=5,
+          training=_CONVOLUTIONAL),
+    Study("lenet5_caffe", ("exact:3",), (0.95, 0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL, pruning=Pruning(learning_rate=0.3)),
+    # What rounds do on convolutions, where ProsPr in one is level with SNIP.
+    Study("lenet5_caffe", ("exact:3@5", "snip@5"), (0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL),
+    Study("lenet5_caffe", ("exact:20",), (0.98, 0.99, 0.995), seeds=3, training=_LONG,
+          pruning=Pruning(learning_rate=0.03)),
+    Study("lenet5_caffe", ("dense", "shuffled:exact:3", "random", "reinit:exact:3"), (0.98, 0.99),
+          seeds=2, training=_LONG),
+    Study("vgg7", ("first_order:3", "first_order:3@5", "grasp"), (0.9, 0.95, 0.98), seeds=3,
+          training=_NORMALISED, dataset=_FASHION),
 )  # fmt: skip
 
 
@@ -176,9 +201,9 @@ def run(out: Path, *, full: bool = True) -> list[object]:
     """
     del full  # there is no short form of it
     console = Console()
-    for alike, grid in run_studies(out / "accuracy.jsonl", STUDIES, console).items():
+    for alike, records in run_studies(out / "accuracy.jsonl", STUDIES, console).items():
         figure = out / f"accuracy_{alike}.png"
-        results.comparison_figure(grid).savefig(figure, dpi=150)
+        drawn(records).savefig(figure, dpi=150)
         console.print(f"[dim]{figure}[/dim]")
     return []
 
@@ -196,8 +221,8 @@ def run_studies(
         data = "" if study.dataset == "mnist" else f"_{study.dataset}"
         before = f"_after_{study.pretrained}" if study.pretrained else ""
         by = "_adam" if study.training.adam else ""
-        alike = f"{study.model}{data}{before}_{study.training.epochs}_epochs{by}"
-        records.setdefault(alike, []).extend(
+        name = f"{study.model}{data}{before}_{study.training.epochs}_epochs{by}"
+        records.setdefault(name, []).extend(
             compare(
                 journal,
                 model=study.model,
@@ -212,11 +237,22 @@ def run_studies(
                 console=console,
             )
         )
-    for grid in records.values():
-        console.print(results.comparison_table(grid))
-        if (table := _differences(grid)).row_count:
+    for alike in records.values():
+        console.print(results.comparison_table(alike))
+        if (table := _differences(alike)).row_count:
             console.print(table)
     return records
+
+
+def records_of(
+    journal: Iterable[dict[str, Any]], model: str, dataset: str, epochs: int
+) -> list[dict[str, Any]]:
+    """What a journal has of the studies of one network, data set and length of training."""
+    studies = [
+        s for s in STUDIES if (s.model, s.dataset, s.training.epochs) == (model, dataset, epochs)
+    ]
+    cells = [cell for study in studies for cell in study.cells()]
+    return list(finished(journal, cells, SAMPLES).values())
 
 
 def markdown(
@@ -228,46 +264,62 @@ def markdown(
         Lines: the errors; the lowest errors of an epoch's end, as SNIP's code reports them; and the
         differences between contenders of the same seeds.
     """
-    records = [
-        record
-        for record in journal
-        if (record["model"], record.get("dataset", "mnist"), record["training_epochs"])
-        == (model, dataset, epochs)
-        and not record["validation"]
-        and record.get("pretrained") is None
-    ]
+    records = records_of(journal, model, dataset, epochs)
     rows = results.errors(records)
     dense = rows.pop(results.method_label(DENSE), {})
     seeds = [len({record["seed"] for record in records if record["method"] == DENSE})]
     seeds += [found.seeds for row in rows.values() for found in row.values()]
+    of_dense = f"; the dense network has {next(iter(dense.values()))}" if dense else ""
     yield (
-        f"Test error in % after {epochs} epochs, mean ± standard deviation; the dense network has "
-        f"{next(iter(dense.values()), '–')}. Seeds: {max(seeds)}, where no other number is in brackets.\n"
+        f"Test error in % after {epochs} epochs, mean ± standard deviation{of_dense}. "
+        f"Seeds: {max(seeds)}, where no other number is in brackets.\n"
     )
     yield from _grid(rows, max(seeds))
     lowest = results.errors(records, lowest=True)
     lowest.pop(results.method_label(DENSE), None)
     if lowest:
-        yield "\nThe lowest error of an epoch's end, which is picked by looking at the test set:\n"
+        yield (
+            "\nThe lowest error of an epoch's end, which is picked by looking at the test set, of the "
+            "networks that noted it:\n"
+        )
         yield from _grid(lowest, max(seeds))
     differences = {
-        f"`{first}` than `{second}`": {
-            budget: _signed(mean, error) for budget, (mean, error, _) in found.items()
-        }
-        for first, second in _PAIRS
-        if (found := results.paired_differences(records, first, second))
+        f"`{first}` than `{second}`": {budget: _signed(*found[:2]) for budget, found in row.items()}
+        for (first, second), row in _paired(records).items()
     }
     yield "\nBy how many points the error is larger, paired by seed, ± the standard error:\n"
     yield from _rows(differences)
 
 
+def drawn(records: Sequence[dict[str, Any]]) -> Figure:
+    """The study's figure of one network: of few contenders, where it has any of these, and else of all."""
+    few = [r for text in _DRAWN for r in of_contender(records, text)]
+    return results.comparison_figure(few or records)
+
+
+def of_contender(records: Iterable[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The records of a contender whose scores are made by the library's defaults."""
+    contender = Contender.parse(text)
+    return [r for r in records if results.is_of(r, contender) and _by_default(r)]
+
+
+def _by_default(record: Mapping[str, Any]) -> bool:
+    return record["learning_rate"] in (None, Pruning().learning_rate)
+
+
 def _grid(rows: dict[str, dict[results.Budget, results.Error]], seeds: int) -> Iterator[str]:
-    """Errors in Markdown, with the number of seeds where it is another one."""
+    """Errors in Markdown, the least of each column bold, with the number of seeds where it is another one."""
+    least: dict[results.Budget, float] = {}
+    for row in rows.values():
+        for budget, error in row.items():
+            least[budget] = min(error.mean, least.get(budget, math.inf))
+
+    def text(budget: results.Budget, error: results.Error) -> str:
+        bold = f"**{error}**" if error.mean == least[budget] else str(error)
+        return bold if error.seeds == seeds else f"{bold} ({error.seeds})"
+
     yield from _rows(
-        {
-            label: {b: f"{e}{'' if e.seeds == seeds else f' ({e.seeds})'}" for b, e in row.items()}
-            for label, row in rows.items()
-        }
+        {label: {b: text(b, e) for b, e in row.items()} for label, row in rows.items()}
     )
 
 
@@ -281,10 +333,26 @@ def _rows(rows: dict[str, dict[results.Budget, str]]) -> Iterator[str]:
 
 # Pairs of contenders whose difference the page speaks of.
 _PAIRS = (
-    ("snip", "exact:3"), ("snip@5", "exact:3@5"), ("exact:3", "exact:3@5"), ("snip", "snip@5"),
+    ("snip", "exact:3"), ("snip@5", "exact:3@5"), ("snip@20", "exact:3@20"),
+    ("first_order:3", "exact:3"), ("first_order:3@5", "exact:3@5"), ("snip@20+revive", "exact:3@5"),
+    ("exact:3", "exact:3@5"), ("exact:3@20", "exact:3@5"), ("snip", "snip@5"),
     ("shuffled:exact:3", "exact:3"), ("reinit:exact:3", "exact:3"), ("random_erk", "exact:3"),
-    ("random_erk", "exact:3@5"), ("gradual", "exact:3@5"), ("rigl", "exact:3@5"),
+    ("random_erk", "exact:3@5"), ("synflow", "exact:3@5"), ("gradual", "exact:3@5"),
+    ("rigl", "exact:3@5"),
 )  # fmt: skip
+
+
+# What a figure shows.
+_DRAWN = ("dense", "exact:3", "shuffled:exact:3", "exact:3@5", "snip", "snip@5", "random_erk", "synflow",
+          "gradual", "rigl")  # fmt: skip
+
+
+def _paired(
+    records: Sequence[dict[str, Any]],
+) -> dict[tuple[str, str], dict[results.Budget, tuple[float, float, int]]]:
+    """Differences by pair, of those that the records have, and by budget."""
+    alike = [record for record in records if _by_default(record)]
+    return {pair: found for pair in _PAIRS if (found := results.paired_differences(alike, *pair))}
 
 
 def _signed(mean: float, error: float) -> str:
@@ -293,7 +361,7 @@ def _signed(mean: float, error: float) -> str:
 
 def _differences(records: Sequence[dict[str, Any]]) -> Table:
     """Error of one contender less that of another, paired by seed, ± the standard error."""
-    rows = {pair: results.paired_differences(records, *pair) for pair in _PAIRS}
+    rows = _paired(records)
     budgets = list(dict.fromkeys(budget for row in rows.values() for budget in row))
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, caption="points, paired by seed, ± standard error"
@@ -303,6 +371,5 @@ def _differences(records: Sequence[dict[str, Any]]) -> Table:
         table.add_column(str(budget), justify="right")
     for (first, second), row in rows.items():
         cells = [_signed(*row[b][:2]) if b in row else "" for b in budgets]
-        if row:
-            table.add_row(f"{first} than {second}", *cells)
+        table.add_row(f"{first} than {second}", *cells)
     return table

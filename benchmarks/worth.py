@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 STEPS = 20  # of an epoch
 BATCH = Training().batch_size
-SAMPLES = 60_000  # of the study's data sets
 # What is kept of each network, as in the study.
 _SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
 _FLOPS = (0.2, 0.1, 0.05)
@@ -174,7 +173,7 @@ def _figure(
     errors, epochs = _errors(name, journal), _epochs(name)
     if (_DENSE, epochs) not in errors:
         return None
-    steps = SAMPLES // BATCH
+    steps = accuracy.SAMPLES // BATCH
     dense, costs = _costs_of(name, rows)
     found = {b: [*of.values()] for (b, n), of in errors.items() if n == epochs and b in costs}
     dense_errors = [*errors[_DENSE, epochs].values()]
@@ -262,7 +261,7 @@ def longer(record: Mapping[str, Any], journal: Sequence[Mapping[str, Any]]) -> I
             if not seeds:
                 continue
             cells = [
-                f"{n * SAMPLES // BATCH * steps[b]:.1f} | {np.mean([errors[b, n][s] for s in seeds]):.2f}"
+                f"{n * accuracy.SAMPLES // BATCH * steps[b]:.1f} | {np.mean([errors[b, n][s] for s in seeds]):.2f}"
                 for b, n in keys
             ]
             if budget == _DENSE:

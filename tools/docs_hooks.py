@@ -139,8 +139,9 @@ def _longer() -> Iterator[str]:
 
 def _journal() -> list[dict[str, Any]]:
     """The records of the accuracy study."""
-    lines = (ROOT / "benchmarks/results/accuracy.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    from prospr_ops.cli.comparison import journal  # noqa: PLC0415 - loads TensorFlow
+
+    return journal.read(ROOT / "benchmarks/results/accuracy.jsonl")
 
 
 def _cuda() -> Iterator[str]:

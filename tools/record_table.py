@@ -2,6 +2,7 @@
 
 python tools/record_table.py benchmarks/results/first_call.json
 python tools/record_table.py benchmarks/results/sparse.json
+python tools/record_table.py benchmarks/results/accuracy.jsonl   # stays where it is
 """
 
 from __future__ import annotations
@@ -31,14 +32,52 @@ def block(name: str) -> str:
     return importlib.import_module(f"benchmarks.{name}").headline(record)
 
 
+# A method's row in the README: its name, its score, its errors at three sparsities, and the rest.
+METHOD = re.compile(
+    r"(?m)^(\| (`\w+`|… `rounds=5`) \| (?:\\\||[^|])+ \|)(?:[^|]+\|){3}([^|]+\|[^|]+\|)$"
+)
+SPARSITIES = (0.9, 0.98, 0.995)
+
+
+def with_errors(readme: str) -> str:
+    """The README with the errors of the accuracy study, LeNet-300-100 on Fashion-MNIST, in its table of methods."""
+    from benchmarks import accuracy  # noqa: PLC0415 - loads TensorFlow
+    from prospr_ops.cli.comparison import journal, results  # noqa: PLC0415 - loads TensorFlow
+
+    records = accuracy.records_of(
+        journal.read(ROOT / "benchmarks/results/accuracy.jsonl"),
+        "lenet_300_100",
+        "fashion_mnist",
+        20,
+    )
+
+    def errors(contender: str) -> list[str]:
+        by_budget: dict[results.Budget, list[float]] = {}
+        for record in accuracy.of_contender(records, contender):
+            by_budget.setdefault(results.Budget.of(record), []).append(record["test_error"])
+        budgets = [results.Budget(0.0 if contender == "dense" else s) for s in SPARSITIES]
+        return [str(results.Error.of(by_budget[budget])) for budget in budgets]
+
+    def row(found: re.Match[str]) -> str:
+        first, name, rest = found.groups()
+        cells = errors("exact@5" if "rounds" in name else name.strip("`"))
+        return f"{first} {' | '.join(cells)} |{rest}"
+
+    dense = f"The dense network has {errors('dense')[0]}."
+    return re.sub(r"The dense network has [\d.]+ ± [\d.]+\.", dense, METHOD.sub(row, readme))
+
+
 def main() -> None:
     """Copies the record that is named, and writes the README."""
     given = Path(sys.argv[1])
     name = given.stem
+    readme = ROOT / "README.md"
+    if name == "accuracy":
+        readme.write_text(with_errors(readme.read_text()))
+        return
     if name not in BLOCKS:
         sys.exit(f"the README has a block for {', '.join(BLOCKS)}, and none for {name!r}")
     (RECORDS / given.name).write_text(given.read_text())
-    readme = ROOT / "README.md"
     text, count = BLOCKS[name].subn(lambda _: block(name), readme.read_text())
     if count != 1:
         sys.exit(f"README.md has no block for {name}: {BLOCKS[name].pattern}")

@@ -50,6 +50,15 @@ def test_the_readme_has_a_row_for_each_method():
     assert found == [(method.name, method.summary) for method in METHODS.values()]
 
 
+def test_the_readme_has_the_studys_errors(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "tools")])
+    tool = importlib.import_module("record_table")
+    text = README.read_text("utf-8")
+    assert len(tool.METHOD.findall(text)) == len(METHODS) + 1  # exact in five rounds, too
+    assert tool.with_errors(text) == text
+    assert tool.with_errors(re.sub(r"\d\d\.\d\d ± ", "99.99 ± ", text)) == text
+
+
 def test_the_default_method_is_the_one_that_the_page_names():
     page = (ROOT / "docs" / "methods.md").read_text("utf-8")
     for function in (po.prune, po.score):

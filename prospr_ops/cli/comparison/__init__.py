@@ -5,9 +5,9 @@
 (`journal`), from which `results` makes the table and the figure.
 """
 
-from prospr_ops.cli.comparison.cells import Cell, Contender, Pruning
+from prospr_ops.cli.comparison.cells import Cell, Contender, Pruning, grid
 from prospr_ops.cli.comparison.results import comparison_figure, comparison_table
-from prospr_ops.cli.comparison.runner import compare
+from prospr_ops.cli.comparison.runner import compare, finished
 from prospr_ops.cli.comparison.training import Training
 
 __all__ = [
@@ -18,4 +18,6 @@ __all__ = [
     "compare",
     "comparison_figure",
     "comparison_table",
+    "finished",
+    "grid",
 ]

@@ -118,7 +118,7 @@ def paired_differences(
     wanted = [Contender.parse(text) for text in (first, second)]
     for record in records:
         for side, contender in zip(sides, wanted, strict=True):
-            if _is_of(record, contender):
+            if is_of(record, contender):
                 error = record["validation_error" if record["validation"] else "test_error"]
                 side[Budget.of(record), record["seed"]] = error
     gathered: dict[Budget, list[float]] = {}
@@ -131,7 +131,8 @@ def paired_differences(
     }
 
 
-def _is_of(record: Mapping[str, Any], contender: Contender) -> bool:
+def is_of(record: Mapping[str, Any], contender: Contender) -> bool:
+    """Whether a record is of this contender, however its scores were made."""
     control, _, method = record["method"].rpartition(":")
     return contender == Contender(
         method, record["steps"], control, record.get("rounds"), bool(record.get("revive"))

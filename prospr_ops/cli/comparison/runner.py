@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import replace
 from itertools import groupby
@@ -68,9 +68,10 @@ def compare(
         contenders: Each "[control:]method[:steps][@rounds[+revive]]", with a method of `prospr_ops.prune`;
             or "dense"; or what is pruned during training: "gradual" (`GradualPruning` to half of the
             steps), "rigl" and "set" (`DynamicSparsity`), and "exact_rigl", which begins with the masks
-            of "exact:3"; or "random_erk", the masks that "rigl" and "set" begin with. Control "shuffled" shuffles the method's masks within each layer, "reinit" trains them
-            on newly drawn weights: a method that is no better than these has only found how many
-            weights each layer needs.
+            of "exact:3"; or "random_erk", the masks that "rigl" and "set" begin with. Control
+            "shuffled" shuffles the method's masks within each layer, "reinit" trains them on newly
+            drawn weights: a method that is no better than these has only found how many weights each
+            layer needs.
         sparsities: Fractions of the weights to prune, in [0, 1); None for 0.9, 0.95, 0.98, 0.99 and
             0.995, or for none where `flops` is given.
         flops: Fractions of the multiply-adds to keep, in (0, 1]: more columns. Only contenders with
@@ -137,11 +138,11 @@ def compare(
     journal.read(path)  # refuses a file that is something else before it is written to
     journal.mend(path)
     samples = len(worker.load(dataset, validation).x_train)
-    finished = _finished(path, cells, samples)
-    todo = [cell for cell in cells if cell not in finished]
+    done = finished(journal.read(path), cells, samples)
+    todo = [cell for cell in cells if cell not in done]
     if todo:
         _run(todo, path, min(workers, len(todo)), console or Console())
-    return list(_finished(path, cells, samples).values())
+    return list(finished(journal.read(path), cells, samples).values())
 
 
 def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
@@ -180,14 +181,21 @@ def _run(cells: list[Cell], path: Path, workers: int, console: Console) -> None:
         raise ValueError(msg)
 
 
-def _finished(path: Path, cells: Sequence[Cell], samples: int) -> dict[Cell, dict[str, Any]]:
-    """The journal's records of these cells, of so many training samples: a part is another set."""
-    records = {
-        _key(record): record
-        for record in journal.read(path)
-        if record.get("training_samples") == samples
-    }
-    return {cell: records[key] for cell in cells if (key := _key(cell.identity())) in records}
+def finished(
+    records: Iterable[dict[str, Any]], cells: Iterable[Cell], samples: int
+) -> dict[Cell, dict[str, Any]]:
+    """Those of these cells that a journal has.
+
+    Args:
+        records: Of the journal.
+        cells: Of a grid.
+        samples: Training samples of the data set; a network that was trained on a part is another one.
+
+    Returns:
+        The record by cell, in the order of the cells.
+    """
+    by_key = {_key(r): r for r in records if r.get("training_samples") == samples}
+    return {cell: by_key[key] for cell in cells if (key := _key(cell.identity())) in by_key}
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:
