@@ -277,7 +277,9 @@ def markdown(
     yield from _grid(rows, max(seeds))
     lowest = results.errors(records, lowest=True)
     lowest.pop(results.method_label(DENSE), None)
-    if lowest:
+    if lowest and lowest == rows:
+        yield "\nThe lowest error of an epoch's end is that of the last one in all of them."
+    elif lowest:
         yield (
             "\nThe lowest error of an epoch's end, which is picked by looking at the test set, of the "
             "networks that noted it:\n"
