@@ -142,16 +142,6 @@ STUDIES = (
           dataset=_FASHION),
     Study("lenet_300_100", ("exact:3@5", "snip@5"), (), seeds=5, training=Training(),
           dataset=_FASHION, flops=_FLOPS),
-    *_in_dense_time("resnet20", _NORMALISED, 2, {0.9: 7, 0.98: 10}, {0.1: 9}),
-    # How far from SNIP's own numbers is a matter of training.
-    Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=5,
-          training=Training(epochs=100)),
-    Study("lenet_300_100", ("exact:3", "snip"), (0.98,), seeds=5, training=Training(epochs=400)),
-    Study("lenet5_caffe", ("exact:3", "snip"), (0.98, 0.99, 0.995), seeds=5, training=_LONG),
-    Study("lenet5_caffe", ("exact:3@5", "snip@5"), (), seeds=5, training=_CONVOLUTIONAL,
-          dataset=_FASHION, flops=_FLOPS),
-    Study("lenet5_caffe", ("gradual", "rigl"), (0.9, 0.98, 0.995), seeds=5, training=_CONVOLUTIONAL,
-          dataset=_FASHION),
     # Digits.
     Study(
         "lenet_300_100",
@@ -182,8 +172,23 @@ STUDIES = (
     Study("lenet5_caffe", ("exact:3",), (0.95, 0.98, 0.99, 0.995), seeds=5,
           training=_CONVOLUTIONAL, pruning=Pruning(learning_rate=0.3)),
     # What rounds do on convolutions, where ProsPr in one is level with SNIP.
-    Study("lenet5_caffe", ("exact:3@5", "snip@5"), (0.98, 0.99, 0.995), seeds=5,
+    Study("lenet5_caffe", ("exact:3@5", "snip@5", "synflow"), (0.98, 0.99, 0.995), seeds=5,
           training=_CONVOLUTIONAL),
+    # Whether SynFlow is ahead on convolutions by more than its layers' densities, and by more than its
+    # multiply-adds.
+    Study("lenet5_caffe", ("synflow", "shuffled:synflow"), (0.9, 0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL, dataset=_FASHION),
+    Study("lenet5_caffe", ("exact:3@5", "snip@5", "synflow"), (), seeds=5, training=_CONVOLUTIONAL,
+          dataset=_FASHION, flops=_FLOPS),
+    Study("resnet20", ("synflow",), (0.9, 0.98), seeds=3, training=_NORMALISED, dataset=_FASHION),
+    # How far from SNIP's own numbers is a matter of training.
+    Study("lenet_300_100", ("dense", "exact:3", "snip"), (0.95, 0.98), seeds=5,
+          training=Training(epochs=100)),
+    Study("lenet_300_100", ("exact:3", "snip"), (0.98,), seeds=5, training=Training(epochs=400)),
+    Study("lenet5_caffe", ("exact:3", "snip"), (0.98, 0.99, 0.995), seeds=5, training=_LONG),
+    *_in_dense_time("resnet20", _NORMALISED, 2, {0.9: 7, 0.98: 10}, {0.1: 9}),
+    Study("lenet5_caffe", ("gradual", "rigl"), (0.9, 0.98, 0.995), seeds=5, training=_CONVOLUTIONAL,
+          dataset=_FASHION),
     Study("lenet5_caffe", ("exact:20",), (0.98, 0.99, 0.995), seeds=3, training=_LONG,
           pruning=Pruning(learning_rate=0.03)),
     Study("lenet5_caffe", ("dense", "shuffled:exact:3", "random", "reinit:exact:3"), (0.98, 0.99),
@@ -275,16 +280,7 @@ def markdown(
         f"Seeds: {max(seeds)}, where no other number is in brackets.\n"
     )
     yield from _grid(rows, max(seeds))
-    lowest = results.errors(records, lowest=True)
-    lowest.pop(results.method_label(DENSE), None)
-    if lowest and lowest == rows:
-        yield "\nThe lowest error of an epoch's end is that of the last one in all of them."
-    elif lowest:
-        yield (
-            "\nThe lowest error of an epoch's end, which is picked by looking at the test set, of the "
-            "networks that noted it:\n"
-        )
-        yield from _grid(lowest, max(seeds))
+    yield from _lowest(_few(records), max(seeds))
     differences = {
         f"`{first}` than `{second}`": {budget: _signed(*found[:2]) for budget, found in row.items()}
         for (first, second), row in _paired(records).items()
@@ -295,8 +291,28 @@ def markdown(
 
 def drawn(records: Sequence[dict[str, Any]]) -> Figure:
     """The study's figure of one network: of few contenders, where it has any of these, and else of all."""
-    few = [r for text in _DRAWN for r in of_contender(records, text)]
-    return results.comparison_figure(few or records)
+    return results.comparison_figure(_few(records) or records)
+
+
+def _few(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record for text in _DRAWN for record in of_contender(records, text)]
+
+
+def _lowest(records: Sequence[dict[str, Any]], seeds: int) -> Iterator[str]:
+    """The lowest errors of an epoch's end, of the cells whose networks all noted it."""
+    last = results.errors(records)
+    lowest = {
+        label: kept
+        for label, row in results.errors(records, lowest=True).items()
+        if (kept := {b: e for b, e in row.items() if e.seeds == last[label][b].seeds})
+    }
+    if len(lowest) < 2:  # nothing to compare
+        return
+    if lowest == last:
+        yield "\nThe lowest error of an epoch's end is that of the last one in all of them."
+        return
+    yield "\nThe lowest error of an epoch's end, which is picked by looking at the test set:\n"
+    yield from _grid(lowest, seeds)
 
 
 def of_contender(records: Iterable[dict[str, Any]], text: str) -> list[dict[str, Any]]:
@@ -339,12 +355,12 @@ _PAIRS = (
     ("first_order:3", "exact:3"), ("first_order:3@5", "exact:3@5"), ("snip@20+revive", "exact:3@5"),
     ("exact:3", "exact:3@5"), ("exact:3@20", "exact:3@5"), ("snip", "snip@5"),
     ("shuffled:exact:3", "exact:3"), ("reinit:exact:3", "exact:3"), ("random_erk", "exact:3"),
-    ("random_erk", "exact:3@5"), ("synflow", "exact:3@5"), ("gradual", "exact:3@5"),
-    ("rigl", "exact:3@5"),
+    ("random_erk", "exact:3@5"), ("synflow", "exact:3@5"), ("shuffled:synflow", "synflow"),
+    ("gradual", "exact:3@5"), ("rigl", "exact:3@5"),
 )  # fmt: skip
 
 
-# What a figure shows.
+# What a figure shows, and whose lowest errors are told.
 _DRAWN = ("dense", "exact:3", "shuffled:exact:3", "exact:3@5", "snip", "snip@5", "random_erk", "synflow",
           "gradual", "rigl")  # fmt: skip
 
