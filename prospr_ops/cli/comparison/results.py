@@ -250,7 +250,9 @@ def comparison_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_yscale("log")
     axes.set_xticks([1 - pruned for pruned in ticks], [percent(pruned) for pruned in ticks])
     lowest, highest = axes.get_ylim()
-    marks = [mark for mark in (1, 1.5, 2, 3, 5, 10, 20, 40, 80) if lowest <= mark <= highest]
+    marks = [
+        mark for mark in (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 80) if lowest <= mark <= highest
+    ]
     axes.set_yticks(marks, [f"{mark:g} %" for mark in marks])
     axes.minorticks_off()
     axes.invert_xaxis()
