@@ -174,6 +174,13 @@ STUDIES = (
     # What rounds do on convolutions, where ProsPr in one is level with SNIP.
     Study("lenet5_caffe", ("exact:3@5", "snip@5", "synflow"), (0.98, 0.99, 0.995), seeds=5,
           training=_CONVOLUTIONAL),
+    # The sanity check of the masks of five rounds.
+    Study("lenet_300_100", ("shuffled:exact:3@5",), (0.98, 0.99, 0.995), seeds=5, training=Training(),
+          dataset=_FASHION),
+    Study("lenet5_caffe", ("shuffled:exact:3@5",), (0.98, 0.99, 0.995), seeds=5,
+          training=_CONVOLUTIONAL, dataset=_FASHION),
+    Study("vgg7", ("shuffled:exact:3@5",), (0.95, 0.98), seeds=3, training=_NORMALISED,
+          dataset=_FASHION),
     # Whether SynFlow is ahead on convolutions by more than its layers' densities, and by more than its
     # multiply-adds.
     Study("lenet5_caffe", ("synflow", "shuffled:synflow"), (0.9, 0.98, 0.99, 0.995), seeds=5,
@@ -357,7 +364,8 @@ _PAIRS = (
     ("first_order:3", "exact:3"), ("first_order:3@5", "exact:3@5"), ("snip@20+revive", "exact:3@5"),
     ("exact:3", "exact:3@5"), ("exact:3@20", "exact:3@5"), ("snip", "snip@5"),
     ("shuffled:exact:3", "exact:3"), ("reinit:exact:3", "exact:3"), ("random_erk", "exact:3"),
-    ("random_erk", "exact:3@5"), ("synflow", "exact:3@5"), ("shuffled:synflow", "synflow"),
+    ("shuffled:exact:3@5", "exact:3@5"), ("random_erk", "exact:3@5"), ("synflow", "exact:3@5"),
+    ("synflow", "random_erk"), ("synflow", "snip@5"), ("shuffled:synflow", "synflow"),
     ("gradual", "exact:3@5"), ("rigl", "exact:3@5"),
 )  # fmt: skip
 
