@@ -294,8 +294,9 @@ def markdown(
         f"`{first}` than `{second}`": {budget: _signed(*found[:2]) for budget, found in row.items()}
         for (first, second), row in _paired(records).items()
     }
-    yield "\nBy how many points the error is larger, paired by seed, ± the standard error:\n"
-    yield from _rows(differences)
+    if differences:
+        yield "\nBy how many points the error is larger, paired by seed, ± the standard error:\n"
+        yield from _rows(differences)
 
 
 def drawn(records: Sequence[dict[str, Any]]) -> Figure:
