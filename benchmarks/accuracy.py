@@ -115,7 +115,7 @@ def _in_dense_time(
         )  # fmt: skip
 
 
-# The LeNets have five seeds, the deeper networks three. What is in two grids is run once.
+# Most rows of the LeNets have five seeds, those of the deeper networks three. What is in two grids is run once.
 STUDIES = (
     # Clothes instead of digits.
     Study("lenet_300_100", _MAIN, _SPARSITIES, seeds=5, training=Training(), dataset=_FASHION),

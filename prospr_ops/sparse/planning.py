@@ -140,9 +140,8 @@ class _Plan:
                 self.outer[id(inner)] = layer
                 self.reasons[id(inner)] = reason_against_part(layer, inner)
                 if not self.reasons[id(inner)]:
-                    used = uses.get(
-                        inner.kernel.path, 1
-                    )  # 1 where no trace tells, as of any length
+                    # Once where no trace tells, as of any length.
+                    used = uses.get(inner.kernel.path, 1)
                     self._work[id(inner)] = _work_of_part(inner, used, batch_size)
             if inputs and isinstance(layer, keras.layers.Layer) and not (parts or is_graph(layer)):
                 self._work[id(layer)] = _work(layer, inputs[0], outputs[0], batch_size)

@@ -135,10 +135,10 @@ def compare(
         pretrained,
         [float(share) for share in flops],
     )
-    journal.read(path)  # refuses a file that is something else before it is written to
+    records = journal.read(path)  # refuses a file that is something else before it is written to
     journal.mend(path)
     samples = len(worker.load(dataset, validation).x_train)
-    done = finished(journal.read(path), cells, samples)
+    done = finished(records, cells, samples)
     todo = [cell for cell in cells if cell not in done]
     if todo:
         _run(todo, path, min(workers, len(todo)), console or Console())
