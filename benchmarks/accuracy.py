@@ -201,8 +201,26 @@ STUDIES = (
           pruning=Pruning(learning_rate=0.03)),
     Study("lenet5_caffe", ("dense", "shuffled:exact:3", "random", "reinit:exact:3"), (0.98, 0.99),
           seeds=2, training=_LONG),
+    # What the two data sets and the four networks still lacked of each other's rows.
+    Study("lenet_300_100", ("first_order:3@5", "shuffled:exact:3@5", "gradual", "rigl"),
+          (0.9, 0.98, 0.99, 0.995), seeds=5, training=Training()),
+    Study("lenet_300_100", ("exact:3@5", "snip@5"), (), seeds=5, training=Training(), flops=_FLOPS),
+    Study("resnet20", ("gradual", "rigl"), (0.98,), seeds=3, training=_NORMALISED, dataset=_FASHION),
     Study("vgg7", ("first_order:3", "first_order:3@5", "grasp"), (0.9, 0.95, 0.98), seeds=3,
           training=_NORMALISED, dataset=_FASHION),
+    Study("lenet5_caffe", (*_OTHERS, "gradual", "rigl"), (0.98, 0.995), seeds=5,
+          training=_CONVOLUTIONAL),
+    Study("lenet5_caffe", ("exact:3@5", "snip@5", "synflow"), (), seeds=5, training=_CONVOLUTIONAL,
+          flops=_FLOPS),
+    Study("vgg7", ("exact:3@20", "snip@20", "random"), (0.9, 0.95, 0.98), seeds=3,
+          training=_NORMALISED, dataset=_FASHION),
+    Study("vgg7", ("exact:3@5", "snip@5", "synflow", "random_erk"), (0.99, 0.995), seeds=3,
+          training=_NORMALISED, dataset=_FASHION),
+    Study("resnet20", ("exact:3@5", "snip@5"), (), seeds=3, training=_NORMALISED, dataset=_FASHION,
+          flops=(0.2, 0.05)),
+    Study("resnet20", ("shuffled:exact:3@5", "first_order:3@5", "random"), (0.98,), seeds=3,
+          training=_NORMALISED, dataset=_FASHION),
+    Study("resnet20", ("gradual", "rigl"), (0.9,), seeds=3, training=_NORMALISED, dataset=_FASHION),
 )  # fmt: skip
 
 

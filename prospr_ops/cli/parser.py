@@ -41,7 +41,7 @@ _DEMO_EXAMPLES = """\
 examples:
   prospr demo             a table and a picture, in minutes
   prospr demo --quick     the same in under a minute, to see that all works
-  prospr demo --methods exact snip --sparsities 0.98 0.99 --steps 100 --out deeper
+  prospr demo --methods exact:10@5 synflow --sparsities 0.98 0.99 --out other
 
 MNIST comes from the folder in the environment variable PROSPR_DATA, else from Keras.
 """
@@ -175,7 +175,9 @@ def _check(options: Mapping[str, Any], command: _Command) -> None:
     for name, accepted in CHOICES.items():
         if name in options and not isinstance(options[name], Mapping):
             choose(name, options[name], accepted)
-    for method in options.get("methods", [options.get("method", "exact")]):
+    # Those of the demo have steps and rounds, as in exact:3@5, which it reads itself.
+    names = [re.split("[:@]", text)[0] for text in options.get("methods", [])]
+    for method in [*names, options.get("method", "exact")]:
         choose("method", method, METHODS)
     if command is _COMMANDS["prune"]:
         names = ("sparsity", "flops", "scope", "pattern", "min_keep")
@@ -248,13 +250,12 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
         "--methods",
         nargs="+",
         metavar="M",
-        help=" ".join(METHODS),
+        help="each METHOD[:STEPS][@ROUNDS] (exact@5 exact snip@5 magnitude)",
     )
-    parser.add_argument("--sparsities", nargs="+", type=float, metavar="S", help="0.9 0.95 0.98")
+    parser.add_argument("--sparsities", nargs="+", type=float, metavar="S", help="(0.9 0.98 0.995)")
     parser.add_argument(
         "--epochs", type=int, metavar="N", help="of training (6, or 40 on a small data set)"
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="prospect steps of ProsPr (3)")
     parser.add_argument(
         "--seed", type=int, metavar="N", help="of weights, pruning and training (0)"
     )

@@ -460,15 +460,14 @@ def test_demo_passes_its_options_on(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(commands, "demo", lambda **options: calls.append(options))
     assert cli.main(["demo"]) == 0
-    options = "--methods snip random --sparsities 0.5 0.6 --epochs 2 --steps 4 --seed 1 --quick"
+    options = "--methods snip exact:4@5 --sparsities 0.5 0.6 --epochs 2 --seed 1 --quick"
     assert cli.main(["demo", *options.split(), "--force", "--out", str(tmp_path)]) == 0
     assert calls == [
         {},
         {
-            "methods": ["snip", "random"],
+            "methods": ["snip", "exact:4@5"],
             "sparsities": [0.5, 0.6],
             "epochs": 2,
-            "steps": 4,
             "seed": 1,
             "quick": True,
             "force": True,

@@ -4,14 +4,17 @@ import io
 import json
 import sys
 
+import keras
 import numpy as np
 import pytest
 from rich.console import Console
 
+import prospr_ops as po
 from prospr_ops.cli import demonstration as demo
+from prospr_ops.cli.comparison import Contender
 from prospr_ops.data import datasets as data
 
-OPTIONS = {"methods": ["diagonal", "magnitude"], "sparsities": [0.9, 0.98], "quick": True}
+OPTIONS = {"methods": ["diagonal@2", "magnitude"], "sparsities": [0.9, 0.98], "quick": True}
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +50,9 @@ def test_runs(finished):
     runs, _, _ = finished
     assert [(run.method, run.sparsity) for run in runs] == [
         ("dense", 0.0),
-        ("diagonal", 0.9),
+        ("diagonal:3@2", 0.9),
         ("magnitude", 0.9),
-        ("diagonal", 0.98),
+        ("diagonal:3@2", 0.98),
         ("magnitude", 0.98),
     ]
     assert [sum(run.kept.values()) for run in runs] == [266_200, 26_620, 26_620, 5324, 5324]
@@ -64,11 +67,24 @@ def test_table(finished):
     assert "…" not in text, "the table must fit 80 columns"
     rows = [" ".join(line.split()) for line in text.splitlines()]
     for run in runs[1:]:
-        label = {"diagonal": "ProsPr-diagonal", "magnitude": "Magnitude"}[run.method]
+        label = {"diagonal:3@2": "ProsPr-diagonal, 2 rounds", "magnitude": "Magnitude"}[run.method]
         kept = " ".join(f"{count:,}" for count in run.kept.values())
         beginning = f"{label} {100 * run.sparsity:g} % {100 * run.accuracy:.2f} % {kept} "
         assert any(row.startswith(beginning) for row in rows), beginning
+    assert "Prospect steps: 3." in text
     assert str(data._MNIST_SAMPLE.name) in text, "the source of the data must be shown"
+
+
+def test_methods_are_told_apart_by_their_steps():
+    def run(method: str) -> demo.Run:
+        return demo.Run(method, 0.9, 0.5, {"net/first/kernel": 10}, 0.1, 0.1)
+
+    console = Console(file=io.StringIO(), width=80)
+    console.print(demo.runs_table([run("exact:3"), run("exact:10@5"), run("snip")]))
+    shown = console.file.getvalue()
+    for label in ("ProsPr-exact, M = 3 ", "ProsPr-exact, M = 10, 5 rounds ", "SNIP "):
+        assert f"\n{label}" in shown
+    assert "Prospect steps" not in shown
 
 
 def test_files(finished):
@@ -80,12 +96,24 @@ def test_files(finished):
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_masks_are_those_of_prune():
+    digits = demo._first(data.mnist(), 512)
+    network = demo._pruned(Contender.parse("snip@3+revive"), 0.9, digits, seed=3)
+    keras.utils.set_random_seed(3)
+    result = po.prune(
+        po.models.lenet_300_100(), (digits.x_train, digits.y_train), sparsity=0.9, method="snip",
+        rounds=3, revive=True, batch_size=512, loss=demo._loss(), seed=3, verbose=0,
+    )  # fmt: skip
+    for path, mask in result.masks.items():
+        np.testing.assert_array_equal(network.masks[path], mask)
+
+
 def test_networks_start_alike():
     digits = demo._first(data.mnist(), 512)
-    dense = demo._pruned("dense", 0.0, digits, 1, seed=3)
+    dense = demo._pruned(Contender("dense"), 0.0, digits, seed=3)
     initial = {weight.path: weight.numpy() for weight in dense.model.weights}
-    for method in ("diagonal", "random"):
-        network = demo._pruned(method, 0.9, digits, 1, seed=3)
+    for text in ("diagonal:1", "random"):
+        network = demo._pruned(Contender.parse(text), 0.9, digits, seed=3)
         for weight in network.model.weights:
             mask = network.masks.get(weight.path, True)
             np.testing.assert_array_equal(weight, np.where(mask, initial[weight.path], 0))
@@ -94,7 +122,7 @@ def test_networks_start_alike():
 def test_training_repeats_and_keeps_masks():
     digits = demo._first(data.mnist(), 512)
     epochs = []
-    networks = [demo._pruned("snip", 0.9, digits, 1, seed=3) for _ in range(2)]
+    networks = [demo._pruned(Contender("snip"), 0.9, digits, seed=3) for _ in range(2)]
     accuracies = [
         demo._train(network.model, digits, 2, 3, lambda: epochs.append(1))[0]
         for network in networks
@@ -127,6 +155,9 @@ def test_without_matplotlib_there_is_still_a_record(monkeypatch, tmp_path, conso
     [
         ({"methods": ["diagonal", "guess"]}, "guess"),
         ({"methods": ["dense"]}, "dense"),
+        ({"methods": ["shuffled:snip"]}, "prospr compare"),
+        ({"methods": ["gradual"]}, "prospr compare"),
+        ({"methods": ["snip@0"]}, "exact:3@5"),
         ({"sparsities": [0.9, 1.5]}, "1.5"),
         ({"epochs": 0}, "epochs"),
         ({"methods": []}, "methods"),

@@ -17,10 +17,10 @@ from prospr_ops.reporting.figures.style import short_labels
 def figure(**changes):
     arguments = {
         "accuracies": {
-            "diagonal": {0.98: 0.96, 0.9: 0.98},
-            "magnitude": {0.9: 0.97, 0.98: 0.1135},
+            "ProsPr-diagonal": {0.98: 0.96, 0.9: 0.98},
+            "Magnitude": {0.9: 0.97, 0.98: 0.1135},
         },
-        "pixel_maps": {"diagonal": np.eye(28), "magnitude": np.full((28, 28), 7)},
+        "pixel_maps": {"ProsPr-diagonal": np.eye(28), "Magnitude": np.full((28, 28), 7)},
         "dense": 0.985,
         "map_sparsity": 0.9,
         "title": "A title",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from prospr_ops.cli.comparison.training import Training
-from prospr_ops.methods import METHODS, Method
+from prospr_ops.methods import METHODS, Method, method_label
 from prospr_ops.pruning.target import check_revive
 from prospr_ops.utils.checks import check_integer, check_real, choose
 
@@ -104,6 +104,25 @@ class Contender:
         check_revive(bool(plus), method, rounds, "weight")
         steps = int(number or 3) if _takes_steps(method) else None
         return cls(method, steps, control, rounds, bool(plus))
+
+    def label(self, rate: float | None = None) -> str:
+        """How a table names it: "ProsPr-exact, M = 3, 5 rounds, α = 0.1, shuffled".
+
+        Args:
+            rate: Learning rate of the prospect steps, where the table has several.
+        """
+        parts = [{**DURING, **DRAWN}.get(self.method) or method_label(self.method)]
+        if self.steps is not None:
+            parts.append(f"M = {self.steps}")
+        if self.rounds is not None:
+            parts.append("1 round" if self.rounds == 1 else f"{self.rounds} rounds")
+        if self.revive:
+            parts.append("may return")
+        if rate is not None:
+            parts.append(f"α = {rate:g}")
+        if self.control:
+            parts.append(CONTROLS[self.control])
+        return ", ".join(parts)
 
     def __str__(self) -> str:
         """The form that `parse` reads."""

@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from prospr_ops.cli.comparison.cells import CONTROLS, DENSE, DRAWN, DURING, Contender
+from prospr_ops.cli.comparison.cells import CONTROLS, DENSE, Contender
 from prospr_ops.methods import method_label
 from prospr_ops.reporting.figures.style import COLOURS, FAINT, INK, new_figure
 from prospr_ops.utils.tables import percent
@@ -86,7 +86,8 @@ def errors(
             error = record.get("lowest_error")
             if error is None:
                 continue
-        label = contender_label(record, with_rate=len(rates) > 1)
+        rate = record["learning_rate"] if len(rates) > 1 else None
+        label = _contender(record).label(rate)
         row = gathered.setdefault(label, {})
         row.setdefault(Budget.of(record), []).append(error)
     return {
@@ -133,27 +134,15 @@ def paired_differences(
 
 def is_of(record: Mapping[str, Any], contender: Contender) -> bool:
     """Whether a record is of this contender, however its scores were made."""
+    return contender == _contender(record)
+
+
+def _contender(record: Mapping[str, Any]) -> Contender:
     control, _, method = record["method"].rpartition(":")
-    return contender == Contender(
+    # Journals of earlier versions have neither rounds nor revive.
+    return Contender(
         method, record["steps"], control, record.get("rounds"), bool(record.get("revive"))
     )
-
-
-def contender_label(record: Mapping[str, Any], *, with_rate: bool = False) -> str:
-    """Returns how a table names a record's contender: "ProsPr-exact, M = 3, α = 0.1, shuffled"."""
-    control, _, method = record["method"].rpartition(":")
-    parts = [{**DURING, **DRAWN}.get(method) or method_label(method)]
-    if record["steps"] is not None:
-        parts.append(f"M = {record['steps']}")
-    if record.get("rounds") is not None:  # which journals of earlier versions do not have
-        parts.append(f"{record['rounds']} rounds")
-    if record.get("revive"):
-        parts.append("may return")
-    if with_rate and record["learning_rate"] is not None:
-        parts.append(f"α = {record['learning_rate']:g}")
-    if control:
-        parts.append(CONTROLS[control])
-    return ", ".join(parts)
 
 
 def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prospr_ops.methods import method_label
 from prospr_ops.reporting.figures.first_layer import draw_maps
 from prospr_ops.reporting.figures.style import COLOURS, FAINT, INK, MARKERS, new_figure
 from prospr_ops.utils.tables import percent
@@ -32,9 +31,9 @@ def accuracy_figure(
     """Draws accuracy by sparsity and, beside it, which pixels each method keeps.
 
     Args:
-        accuracies: Test accuracy in [0, 1] by sparsity, by method.
+        accuracies: Test accuracy in [0, 1] by sparsity, by the method's label.
         pixel_maps: Number of weights kept in the first layer at each pixel, `[height, width]`, by
-            method. All share one colour scale.
+            label. All share one colour scale.
         dense: Test accuracy of the unpruned network.
         map_sparsity: Sparsity of the maps.
         title: Title of the figure.
@@ -49,8 +48,7 @@ def accuracy_figure(
     figure.suptitle(title, x=0.012, ha="left", size=14, weight="bold", color=INK)
     halves: Any = figure.subfigures(1, 2, width_ratios=[1.25, 1])
     _draw_accuracies(halves[0].subplots(), accuracies, dense)
-    maps = {method_label(method): counts for method, counts in pixel_maps.items()}
-    draw_maps(halves[1], maps)
+    draw_maps(halves[1], pixel_maps)
     halves[1].suptitle(
         f"Where the first layer keeps its weights, {percent(map_sparsity)} pruned",
         size=11,
@@ -100,7 +98,7 @@ def _draw_accuracies(
             marker=MARKERS[number % len(MARKERS)],
             markersize=7,
             linewidth=2.2,
-            label=method_label(method),
+            label=method,
         )
         for sparsity in sparsities:
             if points[sparsity] < bottom:
