@@ -176,8 +176,8 @@ def _check(options: Mapping[str, Any], command: _Command) -> None:
         if name in options and not isinstance(options[name], Mapping):
             choose(name, options[name], accepted)
     # Those of the demo have steps and rounds, as in exact:3@5, which it reads itself.
-    names = [re.split("[:@]", text)[0] for text in options.get("methods", [])]
-    for method in [*names, options.get("method", "exact")]:
+    demonstrated = [re.split("[:@]", text)[0] for text in options.get("methods", [])]
+    for method in [*demonstrated, options.get("method", "exact")]:
         choose("method", method, METHODS)
     if command is _COMMANDS["prune"]:
         names = ("sparsity", "flops", "scope", "pattern", "min_keep")
