@@ -283,12 +283,16 @@ def _errors(
 ) -> dict[tuple[results.Budget, int], dict[int, float]]:
     """Test errors by seed, by budget and epochs: of the dense network, and of those that are drawn."""
     errors: dict[tuple[results.Budget, int], dict[int, float]] = {}
-    for r in journal:
-        if (r["model"], r.get("dataset")) == (name, DATASET) and (
-            r["method"] == "dense" or (r["method"], r.get("rounds")) == (METHOD, ROUNDS)
-        ):
-            of = errors.setdefault((results.Budget.of(r), r["training_epochs"]), {})
-            of[r["seed"]] = r["test_error"]
+    lengths = {
+        study.training.epochs
+        for study in accuracy.STUDIES
+        if (study.model, study.dataset) == (name, DATASET)
+    }
+    for epochs in lengths:
+        records = accuracy.records_of(journal, name, DATASET, epochs)
+        for contender in ("dense", f"{METHOD}@{ROUNDS}"):
+            for r in accuracy.of_contender(records, contender):
+                errors.setdefault((results.Budget.of(r), epochs), {})[r["seed"]] = r["test_error"]
     return errors
 
 

@@ -2,7 +2,7 @@
 
 python tools/record_table.py benchmarks/results/first_call.json
 python tools/record_table.py benchmarks/results/sparse.json
-python tools/record_table.py benchmarks/results/accuracy.jsonl   # stays where it is
+python tools/record_table.py benchmarks/results/accuracy.jsonl   # stays where it is; its figures, too
 """
 
 from __future__ import annotations
@@ -12,13 +12,20 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # the benchmarks are no part of what is installed
 RECORDS = ROOT / "docs" / "benchmarks"
+IMAGES = ROOT / "docs" / "images"
+JOURNAL = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 # What the README has of each benchmark.
 BLOCKS = {
     "first_call": re.compile(r"(?s)(?<=<!-- first_call -->\n).*?(?=<!-- end -->\n)"),
@@ -48,7 +55,7 @@ def with_errors(readme: str) -> str:
     from prospr_ops.cli.comparison import journal, results  # noqa: PLC0415 - loads TensorFlow
 
     records = accuracy.records_of(
-        journal.read(ROOT / "benchmarks/results/accuracy.jsonl"),
+        journal.read(JOURNAL),
         "lenet_300_100",
         "fashion_mnist",
         20,
@@ -70,13 +77,33 @@ def with_errors(readme: str) -> str:
     return re.sub(r"The dense network has [\d.]+ ± [\d.]+\.", dense, METHOD.sub(row, readme))
 
 
+def figures() -> Iterator[tuple[str, Figure]]:
+    """The figures of the accuracy study, and of what its networks cost, by the names of their files."""
+    from benchmarks import accuracy, worth  # noqa: PLC0415 - loads TensorFlow
+    from prospr_ops.cli.comparison import journal  # noqa: PLC0415 - loads TensorFlow
+
+    records = journal.read(JOURNAL)
+    lengths: dict[tuple[str, str], int] = {}
+    for study in accuracy.STUDIES:
+        lengths.setdefault((study.model, study.dataset), study.training.epochs)
+    for (model, dataset), epochs in lengths.items():
+        data = "" if dataset == "mnist" else f"_{dataset}"
+        found = accuracy.records_of(records, model, dataset, epochs)
+        yield f"accuracy_{model}{data}.png", accuracy.drawn(found)
+    costs = json.loads((RECORDS / "worth.json").read_text())
+    for model, figure in worth.figures(costs, records).items():
+        yield f"worth_{model}.png", figure
+
+
 def main() -> None:
-    """Copies the record that is named, and writes the README."""
+    """Copies the record that is named, and writes the README and the figures."""
     given = Path(sys.argv[1])
     name = given.stem
     readme = ROOT / "README.md"
     if name == "accuracy":
         readme.write_text(with_errors(readme.read_text()))
+        for file, figure in figures():
+            figure.savefig(IMAGES / file, dpi=110)
         return
     if name not in BLOCKS:
         sys.exit(f"the README has a block for {', '.join(BLOCKS)}, and none for {name!r}")

@@ -452,6 +452,14 @@ def test_figure(tmp_path):
     figure.savefig(tmp_path / "figure.png")
 
 
+def test_an_axis_of_close_errors_has_marks():
+    close = [{**record, "test_error": 8 + record["seed"]} for record in RECORDS]
+    (axes,) = results.comparison_figure(close).axes
+    assert len(axes.get_yticks()) >= 3
+    lowest, highest = axes.get_ylim()
+    assert all(lowest <= mark <= highest for mark in axes.get_yticks())
+
+
 def test_journal_lines_are_whole(tmp_path):
     """Two writers do not mix their lines."""
     path = tmp_path / "journal.jsonl"

@@ -17,6 +17,10 @@ from prospr_ops.utils.tables import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Errors in percent that an axis names; the finer ones where errors lie close together.
+_MARKS = (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 80)
+_FINE_MARKS = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 17, 20, 25, 30, 40, 50, 60, 80)
+
 
 class Error(NamedTuple):
     """Errors in percent of the networks that differ by their seed alone.
@@ -239,9 +243,10 @@ def comparison_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_yscale("log")
     axes.set_xticks([1 - pruned for pruned in ticks], [percent(pruned) for pruned in ticks])
     lowest, highest = axes.get_ylim()
-    marks = [
-        mark for mark in (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 80) if lowest <= mark <= highest
-    ]
+    marks: list[float] = []
+    for of_axis in (_MARKS, _FINE_MARKS):
+        if len(marks) < 3:
+            marks = [mark for mark in of_axis if lowest <= mark <= highest]
     axes.set_yticks(marks, [f"{mark:g} %" for mark in marks])
     axes.minorticks_off()
     axes.invert_xaxis()
