@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,7 +112,8 @@ def run_demo(
     if not methods or not sparsities:
         msg = f"methods and sparsities must not be empty, got {methods!r} and {sparsities!r}"
         raise ValueError(msg)
-    contenders = [_scored(text) for text in methods]
+    contenders = list(dict.fromkeys(_scored(text) for text in methods))
+    sparsities = list(dict.fromkeys(sparsities))
     if epochs is not None:
         check_integer("epochs", epochs, at_least=1)
     choose("dataset", dataset, DATASETS)
@@ -132,7 +135,10 @@ def run_demo(
 
     jobs = [(Contender(DENSE), 0.0), *((one, s) for s in sparsities for one in contenders)]
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    with (
+        _traced_once_each(),
+        Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress,
+    ):
         # All are pruned before any is trained, so that a wrong option shows at once.
         networks = [
             _pruned(contender, sparsity, data, seed)
@@ -301,6 +307,21 @@ def _train(
     seconds = time.perf_counter() - start
     _, accuracy = model.evaluate(data.x_test, data.y_test, batch_size=1000, verbose=0)
     return accuracy, seconds
+
+
+@contextmanager
+def _traced_once_each() -> Iterator[None]:
+    """Drops TensorFlow's warnings that training is traced often: each network is a model of its own."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "tf.function retracing" not in record.getMessage()
+
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def _loss() -> keras.losses.Loss:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 
 import keras
@@ -87,6 +88,21 @@ def test_methods_are_told_apart_by_their_steps():
     assert "Prospect steps" not in shown
 
 
+def test_a_demonstration_does_not_warn(tmp_path):
+    options = "--quick --methods magnitude random snip --sparsities 0.5 0.6 0.7 --out"
+    done = subprocess.run(
+        [sys.executable, "-m", "prospr_ops", "demo", *options.split(), str(tmp_path)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
+def test_a_method_is_shown_once(tmp_path, console):
+    twice = {"methods": ["random", "random", "exact", "exact:3"], "sparsities": [0.5, 0.5]}
+    runs = demo.run_demo(**twice, quick=True, out=tmp_path, console=console)
+    assert [(run.method, run.sparsity) for run in runs[1:]] == [("random", 0.5), ("exact:3", 0.5)]
+
+
 def test_files(finished):
     runs, out, _ = finished
     record = json.loads((out / "demo.json").read_text())
@@ -158,6 +174,7 @@ def test_without_matplotlib_there_is_still_a_record(monkeypatch, tmp_path, conso
         ({"methods": ["shuffled:snip"]}, "prospr compare"),
         ({"methods": ["gradual"]}, "prospr compare"),
         ({"methods": ["snip@0"]}, "exact:3@5"),
+        ({"methods": ["exact:"]}, "exact:3@5"),
         ({"sparsities": [0.9, 1.5]}, "1.5"),
         ({"epochs": 0}, "epochs"),
         ({"methods": []}, "methods"),

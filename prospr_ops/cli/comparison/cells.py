@@ -75,7 +75,7 @@ class Contender:
         if control not in CONTROLS:
             control, rest = "", text
         rest, at, count = rest.partition("@")
-        method, _, number = rest.partition(":")
+        method, colon, number = rest.partition(":")
         choose("the method of a contender", method, [*METHODS, *DURING, *DRAWN, DENSE])
         if control and method == DENSE:
             msg = f"the dense network has no masks, so there is no {text!r}"
@@ -91,7 +91,7 @@ class Contender:
             raise ValueError(msg)
         count, plus, option = count.partition("+")
         if (
-            (number and not number.isdecimal())
+            (colon and not number.isdecimal())
             or (at and not (count.isdecimal() and int(count)))
             or (plus and option != "revive")
         ):
