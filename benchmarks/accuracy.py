@@ -8,6 +8,7 @@ one's own.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -327,14 +328,19 @@ def _few(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _lowest(records: Sequence[dict[str, Any]], seeds: int) -> Iterator[str]:
-    """The lowest errors of an epoch's end, of the cells whose networks all noted it."""
+    """The lowest errors of an epoch's end, of the cells whose networks all noted it, where two can be compared."""
     last = results.errors(records)
+    noted = {
+        label: {b: e for b, e in row.items() if e.seeds == last[label][b].seeds}
+        for label, row in results.errors(records, lowest=True).items()
+    }
+    contenders = Counter(budget for row in noted.values() for budget in row)
     lowest = {
         label: kept
-        for label, row in results.errors(records, lowest=True).items()
-        if (kept := {b: e for b, e in row.items() if e.seeds == last[label][b].seeds})
+        for label, row in noted.items()
+        if (kept := {b: e for b, e in row.items() if contenders[b] > 1})
     }
-    if len(lowest) < 2:  # nothing to compare
+    if not lowest:
         return
     if all(last[label][b] == e for label, row in lowest.items() for b, e in row.items()):
         yield "\nThe lowest error of an epoch's end is that of the last one in all of them."
