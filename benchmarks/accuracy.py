@@ -203,8 +203,8 @@ STUDIES = (
     Study("lenet5_caffe", ("dense", "shuffled:exact:3", "random", "reinit:exact:3"), (0.98, 0.99),
           seeds=2, training=_LONG),
     # What the two data sets and the four networks still lacked of each other's rows.
-    Study("lenet_300_100", ("first_order:3@5", "shuffled:exact:3@5", "gradual", "rigl"),
-          (0.9, 0.98, 0.99, 0.995), seeds=5, training=Training()),
+    Study("lenet_300_100", ("first_order:3@5", "shuffled:exact:3@5", "gradual", "rigl"), _SPARSITIES,
+          seeds=5, training=Training()),
     Study("lenet_300_100", ("exact:3@5", "snip@5"), (), seeds=5, training=Training(), flops=_FLOPS),
     Study("resnet20", ("gradual", "rigl"), (0.98,), seeds=3, training=_NORMALISED, dataset=_FASHION),
     Study("vgg7", ("first_order:3", "first_order:3@5", "grasp"), (0.9, 0.95, 0.98), seeds=3,
@@ -390,7 +390,7 @@ _PAIRS = (
     ("exact:3", "exact:3@5"), ("exact:3@20", "exact:3@5"), ("snip", "snip@5"),
     ("shuffled:exact:3", "exact:3"), ("reinit:exact:3", "exact:3"), ("random_erk", "exact:3"),
     ("shuffled:exact:3@5", "exact:3@5"), ("random_erk", "exact:3@5"), ("synflow", "exact:3@5"),
-    ("synflow", "random_erk"), ("synflow", "snip@5"), ("shuffled:synflow", "synflow"),
+    ("synflow", "random_erk"), ("synflow", "snip"), ("synflow", "snip@5"), ("shuffled:synflow", "synflow"),
     ("gradual", "exact:3@5"), ("rigl", "exact:3@5"),
 )  # fmt: skip
 
