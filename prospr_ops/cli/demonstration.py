@@ -27,7 +27,7 @@ from prospr_ops.pruning.api import prune
 from prospr_ops.pruning.arrays import Masks
 from prospr_ops.reporting.figures import accuracy_figure
 from prospr_ops.utils.build import build_info
-from prospr_ops.utils.checks import check_integer, choose
+from prospr_ops.utils.checks import check_integer, check_real, choose
 from prospr_ops.utils.files import check_output, replacing, write_json
 from prospr_ops.utils.tables import percent
 
@@ -109,14 +109,12 @@ def run_demo(
     """
     start = time.perf_counter()
     console = console or Console()
-    if not methods or not sparsities:
-        msg = f"methods and sparsities must not be empty, got {methods!r} and {sparsities!r}"
-        raise ValueError(msg)
-    contenders = list(dict.fromkeys(_scored(text) for text in methods))
-    sparsities = list(dict.fromkeys(sparsities))
+    jobs = _jobs(methods, sparsities)
     if epochs is not None:
-        check_integer("epochs", epochs, at_least=1)
+        epochs = check_integer("epochs", epochs, at_least=1)
+    seed = check_integer("seed", seed, at_least=0)
     choose("dataset", dataset, DATASETS)
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     record_file, figure_file = out / "demo.json", out / "demo.png"
     for file in (record_file, figure_file):
@@ -133,10 +131,9 @@ def run_demo(
         markup=False,
     )
 
-    jobs = [(Contender(DENSE), 0.0), *((one, s) for s in sparsities for one in contenders)]
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with (
-        _traced_once_each(),
+        _without_retracing_warnings(),
         Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress,
     ):
         # All are pruned before any is trained, so that a wrong option shows at once.
@@ -162,6 +159,7 @@ def run_demo(
     record = {
         "dataset": data.name,
         "data": data.source,
+        "images": {"train": len(data.x_train), "test": len(data.x_test)},
         "seed": seed,
         "pruning": _PRUNING,
         "training": {"epochs": epochs, **_TRAINING},
@@ -170,9 +168,12 @@ def run_demo(
     }
     write_json(record_file, record)
     title = f"LeNet-300-100 on {len(data.x_train):,} images of {data.name}, pruned before training"
+    if len(steps := _steps(runs)) == 1:
+        title += f", M = {steps.pop()}"
     try:
         figure = _figure(runs, networks, title)
     except ImportError as error:
+        figure_file.unlink(missing_ok=True)  # that of an earlier run, which does not fit the record
         console.print(f"No picture: {error}", highlight=False, markup=False, soft_wrap=True)
     else:
         written.append(figure_file)
@@ -198,7 +199,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     labels = _labels(runs)
-    table.caption = "One seed: a few tenths of a point are chance."
+    table.caption = "One seed: small differences are chance."
     if len(steps := _steps(runs)) == 1:
         table.caption += f" Prospect steps: {steps.pop()}."
     if any(0 in run.kept.values() for run in runs):
@@ -230,8 +231,24 @@ class _Network(NamedTuple):
     seconds: float
 
 
-def _scored(text: str) -> Contender:
-    """Reads a contender that `prune` can score."""
+def _jobs(methods: Sequence[str], sparsities: Sequence[float]) -> list[tuple[Contender, float]]:
+    """The networks: the dense one, then one for each sparsity and method."""
+    if isinstance(methods, str):
+        msg = f"methods must be a list such as [{methods!r}], not str"
+        raise TypeError(msg)
+    contenders = dict.fromkeys(_contender(text) for text in methods)
+    levels = dict.fromkeys(check_real("sparsity", level, below=1.0) for level in sparsities)
+    if not contenders or not levels:
+        msg = f"methods and sparsities must not be empty, got {methods!r} and {sparsities!r}"
+        raise ValueError(msg)
+    return [(Contender(DENSE), 0.0), *((one, level) for level in levels for one in contenders)]
+
+
+def _contender(text: str) -> Contender:
+    """Reads a contender that `prune` can score, the same one however it is written."""
+    if not isinstance(text, str):
+        msg = f"a method must be a str such as 'exact:3@5', not {type(text).__name__} ({text!r})"
+        raise TypeError(msg)
     contender = Contender.parse(text)
     if contender.scored is None or contender.control:
         msg = (
@@ -239,7 +256,8 @@ def _scored(text: str) -> Contender:
             f"rounds as in exact:3@5, not {text!r}; prospr compare takes it"
         )
         raise ValueError(msg)
-    return contender
+    usual = contender.rounds == contender.scored.rounds
+    return replace(contender, rounds=None) if usual else contender
 
 
 def _labels(runs: Sequence[Run]) -> dict[str, str]:
@@ -310,7 +328,7 @@ def _train(
 
 
 @contextmanager
-def _traced_once_each() -> Iterator[None]:
+def _without_retracing_warnings() -> Iterator[None]:
     """Drops TensorFlow's warnings that training is traced often: each network is a model of its own."""
 
     def other(record: logging.LogRecord) -> bool:

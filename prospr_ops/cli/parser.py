@@ -175,10 +175,7 @@ def _check(options: Mapping[str, Any], command: _Command) -> None:
     for name, accepted in CHOICES.items():
         if name in options and not isinstance(options[name], Mapping):
             choose(name, options[name], accepted)
-    # Those of the demo have steps and rounds, as in exact:3@5, which it reads itself.
-    demonstrated = [re.split("[:@]", text)[0] for text in options.get("methods", [])]
-    for method in [*demonstrated, options.get("method", "exact")]:
-        choose("method", method, METHODS)
+    choose("method", options.get("method", "exact"), METHODS)
     if command is _COMMANDS["prune"]:
         names = ("sparsity", "flops", "scope", "pattern", "min_keep")
         Target.of(**{name: options[name] for name in names if name in options})
@@ -250,7 +247,8 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
         "--methods",
         nargs="+",
         metavar="M",
-        help="each METHOD[:STEPS][@ROUNDS] (exact@5 exact snip@5 magnitude)",
+        help=f"each METHOD[:STEPS][@ROUNDS[+revive]], of {' '.join(METHODS)} "
+        "(exact@5 exact snip@5 magnitude)",
     )
     parser.add_argument("--sparsities", nargs="+", type=float, metavar="S", help="(0.9 0.98 0.995)")
     parser.add_argument(

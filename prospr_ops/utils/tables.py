@@ -14,8 +14,14 @@ UNKNOWN = "–"
 
 
 def percent(fraction: float) -> str:
-    """Formats a fraction as a percentage with up to four significant digits: 0.995 is "99.5 %"."""
-    return f"{100 * fraction:.4g} %"
+    """Formats a fraction as a percentage with up to four significant digits: 0.995 is "99.5 %".
+
+    One just below 1 gets as many as tell it from 1: 0.99999 is "99.999 %".
+    """
+    digits = 4
+    while fraction < 1 and f"{100 * fraction:.{digits}g}" == "100" and digits < 17:
+        digits += 1
+    return f"{100 * fraction:.{digits}g} %"
 
 
 def magnitude(number: float) -> str:

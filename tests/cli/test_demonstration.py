@@ -98,8 +98,13 @@ def test_a_demonstration_does_not_warn(tmp_path):
 
 
 def test_a_method_is_shown_once(tmp_path, console):
-    twice = {"methods": ["random", "random", "exact", "exact:3"], "sparsities": [0.5, 0.5]}
-    runs = demo.run_demo(**twice, quick=True, out=tmp_path, console=console)
+    twice = {
+        "methods": ["random", "random@1", "exact", "exact:3"],
+        "sparsities": np.array([0.5, 0.5], np.float32),
+    }
+    runs = demo.run_demo(
+        **twice, quick=True, epochs=np.int64(1), out=str(tmp_path), console=console
+    )
     assert [(run.method, run.sparsity) for run in runs[1:]] == [("random", 0.5), ("exact:3", 0.5)]
 
 
@@ -109,6 +114,7 @@ def test_files(finished):
     assert [demo.Run(**run) for run in record["runs"]] == runs
     assert record["data"] == f"files in {data._MNIST_SAMPLE}"
     assert record["training"]["epochs"] == 1
+    assert record["images"] == {"train": 2000, "test": 2000}
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -160,7 +166,9 @@ def test_pixel_map():
 
 def test_without_matplotlib_there_is_still_a_record(monkeypatch, tmp_path, console):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    demo.run_demo(methods=["random"], sparsities=[0.5], quick=True, out=tmp_path, console=console)
+    (tmp_path / "demo.png").write_bytes(b"of an earlier run")
+    options = {"methods": ["random"], "sparsities": [0.5], "quick": True, "force": True}
+    demo.run_demo(**options, out=tmp_path, console=console)
     assert (tmp_path / "demo.json").exists()
     assert not (tmp_path / "demo.png").exists()
     assert "pip install 'prospr_ops[plots]'" in console.file.getvalue()
@@ -178,10 +186,16 @@ def test_without_matplotlib_there_is_still_a_record(monkeypatch, tmp_path, conso
         ({"sparsities": [0.9, 1.5]}, "1.5"),
         ({"epochs": 0}, "epochs"),
         ({"methods": []}, "methods"),
+        ({"methods": "exact"}, "not str"),
+        ({"methods": [None]}, "NoneType"),
         ({"sparsities": []}, "sparsities"),
+        ({"sparsities": [0.9, float("nan")]}, "nan"),
+        ({"sparsities": [False]}, "bool"),
     ],
 )
 def test_wrong_options_show_before_training(changes, message, monkeypatch, tmp_path, console):
     monkeypatch.setattr(demo, "_train", lambda *_, **__: pytest.fail("training had begun"))
-    with pytest.raises(ValueError, match=message):
-        demo.run_demo(**{**OPTIONS, **changes}, out=tmp_path, console=console)
+    out = tmp_path / "results"
+    with pytest.raises((ValueError, TypeError), match=message):
+        demo.run_demo(**{**OPTIONS, **changes}, out=out, console=console)
+    assert not out.exists()

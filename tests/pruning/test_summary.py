@@ -131,6 +131,14 @@ def test_labels_tell_results_apart(settings, labels):
     assert settings_table.result_labels([result(settings=one) for one in settings]) == labels
 
 
+def test_percent_of_nearly_all():
+    assert [tables.percent(x) for x in (0.99999, 0.999999, 1.0)] == [
+        "99.999 %",
+        "99.9999 %",
+        "100 %",
+    ]
+
+
 def test_percent():
     assert [tables.percent(x) for x in (0, 0.9, 0.995, 1 / 3, 1)] == [
         "0 %",

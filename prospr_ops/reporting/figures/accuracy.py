@@ -95,7 +95,8 @@ def _draw_accuracies(
             [1 - sparsity for sparsity in sparsities],
             np.clip([points[sparsity] for sparsity in sparsities], 1 - _HIGHEST, _HIGHEST),
             color=colour,
-            marker=MARKERS[number % len(MARKERS)],
+            # Where the colours begin again, the markers do not.
+            marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
             markersize=7,
             linewidth=2.2,
             label=method,

@@ -77,7 +77,7 @@ def draw_maps(
     for axes, (label, counts) in zip(grid.flat, maps.items(), strict=False):
         seen = np.ma.masked_less(counts, 0)
         image = axes.imshow(seen, cmap="magma", vmin=0, vmax=brightest)
-        axes.set_title(wrapped(label), size=11, color=INK)
+        axes.set_title(wrapped(label), size=min(11, 24 / columns), color=INK)
     bar = figure.colorbar(image, ax=grid, shrink=0.85, aspect=30)
     bar.ax.yaxis.get_major_locator().set_params(integer=True)
     bar.outline.set_visible(False)
